@@ -1,0 +1,532 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The agent protocol: the file that host (VMM, CLI, tests; glibc) and guest (clone-agent; static
+ * musl) share: the specification, the limits, the type numbers and the messages, on top of the
+ * bounded reader and writer of proto_wire.h. All static inline, allocating nothing, without state:
+ * any thread. (Long for a file of ours: a protocol should be read in one place.)
+ *
+ * TRANSPORT. AF_VSOCK streams. The agent listens on port PROTO_AGENT_PORT; one connection is one
+ * session. Once it listens (and again after a restart of the agent) it connects to the host, CID
+ * 2, port PROTO_READY_PORT, sends one READY frame and closes; nobody answering there is no error.
+ *
+ * FRAME. le32 length of the payload (at most PROTO_MAX_PAYLOAD), u8 type, payload. Integers are
+ * little-endian, unsigned. In the layouts below
+ *     gen    16 bytes, a generation id; all zero means "never reconciled"
+ *     s16    le16 length, then that many bytes, none of them NUL, no terminator
+ *     s32    le32 length, then that many bytes, none of them NUL, no terminator
+ *     b16    le16 length, then that many bytes of any value
+ *     list   le16 count, then that many s32
+ *     rest   all bytes to the end of the payload, possibly none
+ * A payload must be used up exactly: a byte missing or a byte left over is malformed, and so is an
+ * unknown flag, an unknown type, a type that is not legal in the session's state, or a value beyond
+ * its limit. The agent answers anything malformed with ERROR (stage PROTO_STAGE_PROTOCOL) and
+ * closes that connection; a connection that sends no whole first frame within 10 s is closed, and
+ * so is, with ERROR EAGAIN, one beyond PROTO_MAX_CONNS.
+ *
+ * FIRST FRAME of the host: decides the session.
+ *   EXEC      gen, u32 flags (PROTO_EXEC_*), u64 timeout_ms (0: none), u16 rows, u16 cols (0 and
+ *             0: 24 and 80; used with TTY only), s16 user, s16 cwd, list argv (1 or more), list
+ *             env (each "KEY=VALUE")
+ *   IDENTITY  gen (not zero), u64 realtime_ns (since 1970; 0: leave the clock), u32 flags (0),
+ *             b16 entropy (at most PROTO_MAX_ENTROPY), s16 hostname (at most PROTO_MAX_HOSTNAME;
+ *             empty: leave), s16 machine_id (32 lower-case hex digits; empty: leave), b16 userdata
+ *             (at most PROTO_MAX_USERDATA)
+ *   SETTLE    u32 flags (PROTO_SETTLE_*), u32 timeout_ms (how long to wait for an idle guest)
+ *   SHUTDOWN  u8 mode (PROTO_SHUTDOWN_*), u32 grace_ms (0: 10 s): after it the agent forces it
+ *   ACTIVITY  (empty)
+ *   PING      (empty)
+ *
+ * ANSWERS of the guest.
+ *   ACK       u32 version (PROTO_VERSION), gen (the agent's), u64 realtime_ns (the guest's clock),
+ *             u32 done (SETTLE: the steps that were done, as PROTO_SETTLE_*; otherwise 0),
+ *             s16 text (remarks for a person; may be empty)
+ *   ERROR     u32 errno (Linux number), u8 stage (PROTO_STAGE_*), s16 text (one line)
+ *   REPORT    u64 uptime_ms, u32 load1_x100, u32 procs, u32 sessions (commands running), u64
+ *             exec_count, u64 last_exec_ms (milliseconds since the last EXEC was accepted; ~0:
+ *             never), u64 mem_total_bytes, u64 mem_available_bytes
+ *   READY     u32 version, gen (the agent's)
+ * IDENTITY, SETTLE, SHUTDOWN and PING are answered by one ACK or ERROR, ACTIVITY by one REPORT or
+ * ERROR; then the agent closes.
+ *
+ * EXEC SESSION. After EXEC the guest sends STARTED once execve(2) has succeeded, or ERROR and
+ * closes. Then, in any order:
+ *   host to guest
+ *     STDIN      rest: data; legal only with PROTO_EXEC_STDIN and before STDIN_EOF
+ *     STDIN_EOF  (empty): no more input; with TTY the agent types the terminal's EOF character
+ *     RESIZE     u16 rows, u16 cols; without TTY ignored
+ *     SIGNAL     u8 number (1 to 64): to the command's process group
+ *   guest to host
+ *     STARTED    u32 pid (in the guest)
+ *     STDOUT     rest: data; with TTY everything comes here
+ *     STDERR     rest: data
+ *     STDIN_ACK  u32 bytes of STDIN taken by the command since the last STDIN_ACK; sent when they
+ *                are a quarter of PROTO_STDIN_WINDOW, or earlier
+ *     EXIT       u8 kind (PROTO_EXIT_*), u32 value: the last frame, then the agent closes
+ *
+ *   Input. The agent holds up to PROTO_STDIN_WINDOW bytes that the command has not read; beyond it
+ *   the agent stops reading the connection. A host that never has more than that many bytes
+ *   unacknowledged (count STDIN bytes sent, subtract STDIN_ACK) therefore never gets its RESIZE and
+ *   SIGNAL stuck behind data. A host that ignores STDIN_ACK is correct too, without that promise.
+ *   Input for a command that has closed its stdin is acknowledged and dropped.
+ *   The host shutting down its sending side counts as STDIN_EOF.
+ *
+ *   Output. Nothing is read from the command while the connection does not take what was read
+ *   before: a slow host slows the command and loses nothing.
+ *
+ *   End. EXIT comes when the command has ended and its stdout and stderr are at end of file. If a
+ *   process it left behind keeps them open, EXIT comes PROTO_LINGER_MS after the end, and not
+ *   before all that was in the pipes at that moment was sent; later output is read and dropped.
+ *
+ *   Timeout. SIGTERM to the process group when it expires, SIGKILL to it PROTO_KILL_GRACE_MS later
+ *   (or as soon as the command itself has ended); EXIT has kind PROTO_EXIT_TIMEOUT then. The time
+ *   runs from STARTED to the end of the command.
+ *
+ *   Disconnection does not end the command: it runs on, its output is read and dropped, its stdin
+ *   sees what was already sent and then end of file, its timeout stays in force.
+ *
+ *   The command is leader of its own session and process group. It starts with user and groups of
+ *   `user` ("", a name or a number, optionally ":group"; empty is root), in `cwd` (empty: the
+ *   user's home, or / if that is missing), with PATH, HOME, USER, LOGNAME, SHELL, LANG and, with
+ *   TTY, TERM set, then env over them. argv[0] is looked up in the PATH that results.
+ *
+ * GENERATION. The agent starts with a zero one and only IDENTITY sets it. EXEC whose gen differs
+ * from the agent's is refused with ERROR ESTALE, stage PROTO_STAGE_GENERATION: no command runs in a
+ * guest that has not reconciled. (A zero gen equals that of an agent never reconciled: the way to
+ * run commands in a machine that is not a fork and got no IDENTITY.)
+ *
+ * IDENTITY clears the generation, then: credits the entropy and reseeds the kernel's generator,
+ * sets the clock, the host name (and /etc/hostname), /etc/machine-id (and /var/lib/dbus/machine-id
+ * if that is a file of its own), /run/clone/userdata; runs the executables in /etc/clone/fork.d in
+ * lexical order, each at most PROTO_HOOK_MS, with CLONE_GENERATION (hex), CLONE_HOSTNAME,
+ * CLONE_MACHINE_ID, CLONE_USERDATA (a path) in the environment; sets the generation; ACK. The first
+ * step that fails answers ERROR (stage PROTO_STAGE_IDENTITY, or PROTO_STAGE_HOOK with the hook's
+ * name and output) and leaves the generation zero. A file that cannot be written on a read-only
+ * root is a remark in ACK, not an error, if the running system has the new value. A second IDENTITY
+ * replaces one in progress (that is answered ERROR ECANCELED); losing the connection cancels it.
+ *
+ * SETTLE makes a guest ready to become a template; see PROTO_SETTLE_* for the steps, done in that
+ * order. A guest that does not get idle in time is not an error: PROTO_SETTLE_IDLE is then missing
+ * in `done`, the other steps are done all the same.
+ */
+#ifndef CLONE_GUEST_PROTO_H
+#define CLONE_GUEST_PROTO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "proto_wire.h"
+
+#define PROTO_VERSION 1u
+#define PROTO_AGENT_PORT 1024u /* the agent listens here */
+#define PROTO_READY_PORT 1025u /* the agent tells the host here that it does */
+
+#define PROTO_GEN 16u
+#define PROTO_MAX_ENTROPY 256u
+#define PROTO_MAX_HOSTNAME 64u
+#define PROTO_MAX_USERDATA 16384u
+#define PROTO_MACHINE_ID 32u
+#define PROTO_MAX_TEXT 4096u
+#define PROTO_MAX_CONNS 256u
+#define PROTO_STDIN_WINDOW 131072u
+#define PROTO_FIRST_FRAME_MS 10000
+#define PROTO_LINGER_MS 200
+#define PROTO_KILL_GRACE_MS 500
+#define PROTO_HOOK_MS 10000
+#define PROTO_SHUTDOWN_MS 10000
+
+enum proto_type {
+	PROTO_EXEC = 1,
+	PROTO_IDENTITY = 2,
+	PROTO_SETTLE = 3,
+	PROTO_SHUTDOWN = 4,
+	PROTO_ACTIVITY = 5,
+	PROTO_PING = 6,
+
+	PROTO_STDIN = 16,
+	PROTO_STDIN_EOF = 17,
+	PROTO_RESIZE = 18,
+	PROTO_SIGNAL = 19,
+
+	PROTO_STARTED = 128,
+	PROTO_STDOUT = 129,
+	PROTO_STDERR = 130,
+	PROTO_STDIN_ACK = 131,
+	PROTO_EXIT = 132,
+	PROTO_ACK = 133,
+	PROTO_ERROR = 134,
+	PROTO_REPORT = 135,
+	PROTO_READY = 136,
+};
+
+#define PROTO_EXEC_TTY 1u   /* a terminal instead of pipes */
+#define PROTO_EXEC_STDIN 2u /* STDIN follows; else stdin is /dev/null, or a silent terminal */
+#define PROTO_EXEC_ALL 3u
+
+#define PROTO_SETTLE_IDLE 1u	 /* wait until the CPUs are at least 97 % idle for a second */
+#define PROTO_SETTLE_SYNC 2u	 /* write dirty data to disk */
+#define PROTO_SETTLE_DROP 4u	 /* drop the page cache, dentries, inodes */
+#define PROTO_SETTLE_COMPACT 8u	 /* compact memory */
+#define PROTO_SETTLE_ZERO 16u	 /* overwrite free memory with zeros */
+#define PROTO_SETTLE_ALL 31u
+
+#define PROTO_SHUTDOWN_POWEROFF 0u
+#define PROTO_SHUTDOWN_REBOOT 1u
+
+#define PROTO_EXIT_EXITED 0u   /* value: exit status */
+#define PROTO_EXIT_SIGNALED 1u /* value: signal number */
+#define PROTO_EXIT_TIMEOUT 2u  /* value: 0; ended because of timeout_ms */
+
+/* What the agent was doing when ERROR's errno arose. */
+#define PROTO_STAGE_REQUEST 0u	  /* anything else: too many sessions, not supported, ... */
+#define PROTO_STAGE_PROTOCOL 1u	  /* malformed */
+#define PROTO_STAGE_GENERATION 2u /* ESTALE */
+#define PROTO_STAGE_SETUP 3u	  /* EXEC: user, cwd, terminal, fork */
+#define PROTO_STAGE_COMMAND 4u	  /* EXEC: execve: not found is ENOENT (shells: 127), else 126 */
+#define PROTO_STAGE_IDENTITY 5u
+#define PROTO_STAGE_HOOK 6u
+#define PROTO_STAGE_SETTLE 7u
+
+/*
+ * Messages. A proto_put_X makes a whole frame in `buf` (PROTO_MAX_FRAME bytes hold any; the short
+ * ones need PROTO_SMALL_FRAME) and returns its size or 0 if a value is beyond its limit. A
+ * proto_get_X reads the payload of a frame of that type and returns false if it is malformed;
+ * slices in its result point into the frame.
+ */
+#define PROTO_SMALL_FRAME 128u
+
+struct proto_exec_args { /* EXEC as its sender has it */
+	const uint8_t *gen;
+	uint32_t flags;
+	uint64_t timeout_ms;
+	uint16_t rows, cols;
+	const char *user, *cwd; /* NULL: empty */
+	const char *const *argv;
+	const char *const *env; /* NULL: none */
+};
+
+struct proto_exec { /* EXEC as received */
+	struct proto_slice gen;
+	uint32_t flags;
+	uint64_t timeout_ms;
+	uint16_t rows, cols;
+	struct proto_slice user, cwd;
+	struct proto_list argv, env;
+};
+
+static inline size_t proto_put_exec(void *buf, size_t cap, const struct proto_exec_args *a)
+{
+	struct proto_wr w;
+
+	proto_begin(&w, buf, cap, PROTO_EXEC);
+	proto_put(&w, a->gen, PROTO_GEN);
+	proto_put_u32(&w, a->flags);
+	proto_put_u64(&w, a->timeout_ms);
+	proto_put_u16(&w, a->rows);
+	proto_put_u16(&w, a->cols);
+	proto_put_s16(&w, a->user);
+	proto_put_s16(&w, a->cwd);
+	proto_put_list(&w, a->argv);
+	proto_put_list(&w, a->env);
+	return proto_end(&w);
+}
+
+static inline bool proto_get_exec(struct proto_rd r, struct proto_exec *x)
+{
+	struct proto_list env;
+	struct proto_slice s;
+
+	x->gen = proto_get(&r, PROTO_GEN);
+	x->flags = proto_get_u32(&r);
+	x->timeout_ms = proto_get_u64(&r);
+	x->rows = proto_get_u16(&r);
+	x->cols = proto_get_u16(&r);
+	x->user = proto_get_s16(&r, UINT16_MAX);
+	x->cwd = proto_get_s16(&r, UINT16_MAX);
+	x->argv = proto_get_list(&r);
+	x->env = proto_get_list(&r);
+	if (!proto_done(&r) || (x->flags & ~PROTO_EXEC_ALL) || !x->argv.count)
+		return false;
+	for (env = x->env; proto_list_next(&env, &s);)
+		if (!s.len || s.p[0] == '=' || !memchr(s.p, '=', s.len))
+			return false;
+	return true;
+}
+
+struct proto_identity_args { /* IDENTITY as its sender has it */
+	const uint8_t *gen;
+	uint64_t realtime_ns;
+	const void *entropy;
+	size_t entropy_len;
+	const char *hostname, *machine_id; /* NULL: leave */
+	const void *userdata;
+	size_t userdata_len;
+};
+
+struct proto_identity { /* IDENTITY as received */
+	struct proto_slice gen;
+	uint64_t realtime_ns;
+	uint32_t flags;
+	struct proto_slice entropy, hostname, machine_id, userdata;
+};
+
+static inline bool proto_gen_is_zero(const void *gen)
+{
+	static const uint8_t zero[PROTO_GEN];
+
+	return !memcmp(gen, zero, PROTO_GEN);
+}
+
+static inline size_t proto_put_identity(void *buf, size_t cap, const struct proto_identity_args *a)
+{
+	struct proto_wr w;
+
+	if (a->entropy_len > PROTO_MAX_ENTROPY || a->userdata_len > PROTO_MAX_USERDATA)
+		return 0;
+	proto_begin(&w, buf, cap, PROTO_IDENTITY);
+	proto_put(&w, a->gen, PROTO_GEN);
+	proto_put_u64(&w, a->realtime_ns);
+	proto_put_u32(&w, 0);
+	proto_put_b16(&w, a->entropy, a->entropy_len);
+	proto_put_s16(&w, a->hostname);
+	proto_put_s16(&w, a->machine_id);
+	proto_put_b16(&w, a->userdata, a->userdata_len);
+	return proto_end(&w);
+}
+
+static inline bool proto_get_identity(struct proto_rd r, struct proto_identity *x)
+{
+	x->gen = proto_get(&r, PROTO_GEN);
+	x->realtime_ns = proto_get_u64(&r);
+	x->flags = proto_get_u32(&r);
+	x->entropy = proto_get_b16(&r, PROTO_MAX_ENTROPY);
+	x->hostname = proto_get_s16(&r, PROTO_MAX_HOSTNAME);
+	x->machine_id = proto_get_s16(&r, PROTO_MACHINE_ID);
+	x->userdata = proto_get_b16(&r, PROTO_MAX_USERDATA);
+	if (!proto_done(&r) || x->flags || proto_gen_is_zero(x->gen.p) || x->realtime_ns > INT64_MAX)
+		return false;
+	if (x->machine_id.len && x->machine_id.len != PROTO_MACHINE_ID)
+		return false;
+	for (size_t i = 0; i < x->machine_id.len; i++)
+		if (!strchr("0123456789abcdef", x->machine_id.p[i]))
+			return false;
+	for (size_t i = 0; i < x->hostname.len; i++)
+		if (x->hostname.p[i] <= ' ' || x->hostname.p[i] == '/' || x->hostname.p[i] == 127)
+			return false;
+	return true;
+}
+
+struct proto_ack { /* ACK, both ways; the sender's text ends with NUL */
+	uint32_t version;
+	uint8_t gen[PROTO_GEN];
+	uint64_t realtime_ns;
+	uint32_t done;
+	struct proto_slice text;
+};
+
+static inline size_t proto_put_ack(void *buf, size_t cap, const struct proto_ack *a)
+{
+	struct proto_wr w;
+
+	proto_begin(&w, buf, cap, PROTO_ACK);
+	proto_put_u32(&w, a->version);
+	proto_put(&w, a->gen, PROTO_GEN);
+	proto_put_u64(&w, a->realtime_ns);
+	proto_put_u32(&w, a->done);
+	proto_put_b16(&w, a->text.p, a->text.len);
+	return proto_end(&w);
+}
+
+static inline void proto_get_gen(struct proto_rd *r, uint8_t gen[PROTO_GEN])
+{
+	struct proto_slice s = proto_get(r, PROTO_GEN);
+
+	memset(gen, 0, PROTO_GEN);
+	memcpy(gen, s.p, s.len);
+}
+
+static inline bool proto_get_ack(struct proto_rd r, struct proto_ack *a)
+{
+	a->version = proto_get_u32(&r);
+	proto_get_gen(&r, a->gen);
+	a->realtime_ns = proto_get_u64(&r);
+	a->done = proto_get_u32(&r);
+	a->text = proto_get_s16(&r, PROTO_MAX_TEXT);
+	return proto_done(&r);
+}
+
+struct proto_error {
+	uint32_t err; /* a positive errno */
+	uint8_t stage;
+	struct proto_slice text;
+};
+
+static inline size_t proto_put_error(void *buf, size_t cap, const struct proto_error *e)
+{
+	struct proto_wr w;
+
+	proto_begin(&w, buf, cap, PROTO_ERROR);
+	proto_put_u32(&w, e->err);
+	proto_put_u8(&w, e->stage);
+	proto_put_b16(&w, e->text.p, e->text.len);
+	return proto_end(&w);
+}
+
+static inline bool proto_get_error(struct proto_rd r, struct proto_error *e)
+{
+	e->err = proto_get_u32(&r);
+	e->stage = proto_get_u8(&r);
+	e->text = proto_get_s16(&r, PROTO_MAX_TEXT);
+	return proto_done(&r);
+}
+
+struct proto_report {
+	uint64_t uptime_ms;
+	uint32_t load1_x100, procs, sessions;
+	uint64_t exec_count, last_exec_ms, mem_total_bytes, mem_available_bytes;
+};
+
+static inline size_t proto_put_report(void *buf, size_t cap, const struct proto_report *p)
+{
+	struct proto_wr w;
+
+	proto_begin(&w, buf, cap, PROTO_REPORT);
+	proto_put_u64(&w, p->uptime_ms);
+	proto_put_u32(&w, p->load1_x100);
+	proto_put_u32(&w, p->procs);
+	proto_put_u32(&w, p->sessions);
+	proto_put_u64(&w, p->exec_count);
+	proto_put_u64(&w, p->last_exec_ms);
+	proto_put_u64(&w, p->mem_total_bytes);
+	proto_put_u64(&w, p->mem_available_bytes);
+	return proto_end(&w);
+}
+
+static inline bool proto_get_report(struct proto_rd r, struct proto_report *p)
+{
+	p->uptime_ms = proto_get_u64(&r);
+	p->load1_x100 = proto_get_u32(&r);
+	p->procs = proto_get_u32(&r);
+	p->sessions = proto_get_u32(&r);
+	p->exec_count = proto_get_u64(&r);
+	p->last_exec_ms = proto_get_u64(&r);
+	p->mem_total_bytes = proto_get_u64(&r);
+	p->mem_available_bytes = proto_get_u64(&r);
+	return proto_done(&r);
+}
+
+struct proto_ready {
+	uint32_t version;
+	uint8_t gen[PROTO_GEN];
+};
+
+static inline size_t proto_put_ready(void *buf, size_t cap, const struct proto_ready *y)
+{
+	struct proto_wr w;
+
+	proto_begin(&w, buf, cap, PROTO_READY);
+	proto_put_u32(&w, y->version);
+	proto_put(&w, y->gen, PROTO_GEN);
+	return proto_end(&w);
+}
+
+static inline bool proto_get_ready(struct proto_rd r, struct proto_ready *y)
+{
+	y->version = proto_get_u32(&r);
+	proto_get_gen(&r, y->gen);
+	return proto_done(&r);
+}
+
+/* Payloads of at most two integers: `a` of `abytes`, then `b` of `bbytes` (0: there is no b). */
+static inline size_t proto_put_two(void *buf, size_t cap, enum proto_type type, uint32_t a,
+				   size_t abytes, uint32_t b, size_t bbytes)
+{
+	struct proto_wr w;
+
+	proto_begin(&w, buf, cap, type);
+	proto_put_int(&w, a, abytes);
+	proto_put_int(&w, b, bbytes);
+	return proto_end(&w);
+}
+
+static inline bool proto_get_two(struct proto_rd r, uint32_t *a, size_t abytes, uint32_t *b,
+				 size_t bbytes)
+{
+	uint32_t x = (uint32_t)proto_get_int(&r, abytes), y = (uint32_t)proto_get_int(&r, bbytes);
+
+	if (a)
+		*a = x;
+	if (b)
+		*b = y;
+	return proto_done(&r);
+}
+
+/* ACTIVITY, PING, STDIN_EOF. */
+static inline size_t proto_put_empty(void *buf, size_t cap, enum proto_type type)
+{
+	return proto_put_two(buf, cap, type, 0, 0, 0, 0);
+}
+
+static inline size_t proto_put_settle(void *buf, size_t cap, uint32_t flags, uint32_t timeout_ms)
+{
+	return proto_put_two(buf, cap, PROTO_SETTLE, flags, 4, timeout_ms, 4);
+}
+
+static inline bool proto_get_settle(struct proto_rd r, uint32_t *flags, uint32_t *timeout_ms)
+{
+	return proto_get_two(r, flags, 4, timeout_ms, 4) && !(*flags & ~PROTO_SETTLE_ALL);
+}
+
+static inline size_t proto_put_shutdown(void *buf, size_t cap, uint32_t mode, uint32_t grace_ms)
+{
+	return proto_put_two(buf, cap, PROTO_SHUTDOWN, mode, 1, grace_ms, 4);
+}
+
+static inline bool proto_get_shutdown(struct proto_rd r, uint32_t *mode, uint32_t *grace_ms)
+{
+	return proto_get_two(r, mode, 1, grace_ms, 4) && *mode <= PROTO_SHUTDOWN_REBOOT;
+}
+
+static inline size_t proto_put_resize(void *buf, size_t cap, uint16_t rows, uint16_t cols)
+{
+	return proto_put_two(buf, cap, PROTO_RESIZE, rows, 2, cols, 2);
+}
+
+static inline bool proto_get_resize(struct proto_rd r, uint32_t *rows, uint32_t *cols)
+{
+	return proto_get_two(r, rows, 2, cols, 2);
+}
+
+static inline size_t proto_put_signal(void *buf, size_t cap, uint8_t number)
+{
+	return proto_put_two(buf, cap, PROTO_SIGNAL, number, 1, 0, 0);
+}
+
+static inline bool proto_get_signal(struct proto_rd r, uint32_t *number)
+{
+	return proto_get_two(r, number, 1, NULL, 0) && *number >= 1 && *number <= 64;
+}
+
+/* STARTED and STDIN_ACK. */
+static inline size_t proto_put_one_u32(void *buf, size_t cap, enum proto_type type, uint32_t v)
+{
+	return proto_put_two(buf, cap, type, v, 4, 0, 0);
+}
+
+static inline bool proto_get_one_u32(struct proto_rd r, uint32_t *v)
+{
+	return proto_get_two(r, v, 4, NULL, 0);
+}
+
+static inline size_t proto_put_exit(void *buf, size_t cap, uint8_t kind, uint32_t value)
+{
+	return proto_put_two(buf, cap, PROTO_EXIT, kind, 1, value, 4);
+}
+
+static inline bool proto_get_exit(struct proto_rd r, uint32_t *kind, uint32_t *value)
+{
+	return proto_get_two(r, kind, 1, value, 4) && *kind <= PROTO_EXIT_TIMEOUT;
+}
+
+#endif
