@@ -439,7 +439,7 @@ static inline bool proto_get_ready(struct proto_rd r, struct proto_ready *y)
 }
 
 /* Payloads of at most two integers: `a` of `abytes`, then `b` of `bbytes` (0: there is no b). */
-static inline size_t proto_put_two(void *buf, size_t cap, enum proto_type type, uint32_t a,
+static inline size_t proto_put_two(void *buf, size_t cap, uint8_t type, uint32_t a,
 				   size_t abytes, uint32_t b, size_t bbytes)
 {
 	struct proto_wr w;
@@ -463,7 +463,7 @@ static inline bool proto_get_two(struct proto_rd r, uint32_t *a, size_t abytes, 
 }
 
 /* ACTIVITY, PING, STDIN_EOF. */
-static inline size_t proto_put_empty(void *buf, size_t cap, enum proto_type type)
+static inline size_t proto_put_empty(void *buf, size_t cap, uint8_t type)
 {
 	return proto_put_two(buf, cap, type, 0, 0, 0, 0);
 }
@@ -509,7 +509,7 @@ static inline bool proto_get_signal(struct proto_rd r, uint32_t *number)
 }
 
 /* STARTED and STDIN_ACK. */
-static inline size_t proto_put_one_u32(void *buf, size_t cap, enum proto_type type, uint32_t v)
+static inline size_t proto_put_one_u32(void *buf, size_t cap, uint8_t type, uint32_t v)
 {
 	return proto_put_two(buf, cap, type, v, 4, 0, 0);
 }
