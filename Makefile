@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+# One makefile for everything. VARIANT=release|debug|asan|tsan, objects under build/VARIANT.
+# `make help` lists the targets.
+
+VARIANT ?= release
+CC := gcc
+B := build/$(VARIANT)
+PREFIX ?= /usr/local
+VERSION := 0.1.0
+
+PKGS := libevent_core libevent_extra jansson libseccomp libcap-ng liburing libcrypto libzstd liblzma
+# The packages come by apt on the first run (`make deps`), so pkg-config is asked when a recipe runs.
+PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS))
+PKG_LIBS = $(shell pkg-config --libs $(PKGS))
+
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef \
+	-Wformat=2 -Werror
+CFLAGS_release := -O2 -g -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+CFLAGS_debug := -O0 -g3 -DCLONE_DEBUG
+CFLAGS_asan := -O1 -g -DCLONE_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+	-fno-omit-frame-pointer
+CFLAGS_tsan := -O1 -g -DCLONE_DEBUG -fsanitize=thread
+LDFLAGS_release := -Wl,-z,relro,-z,now
+LDFLAGS_asan := -fsanitize=address,undefined
+LDFLAGS_tsan := -fsanitize=thread
+
+CFLAGS_ALL = -std=gnu11 -D_GNU_SOURCE -DCLONE_VERSION='"$(VERSION)"' -DCLONE_PREFIX='"$(PREFIX)"' \
+	$(WARN) $(CFLAGS_$(VARIANT)) -fPIE -pthread -MMD -MP -Isrc -I. $(PKG_CFLAGS)
+LDFLAGS_ALL = -pie -pthread $(LDFLAGS_$(VARIANT))
+
+LIB_SRC := $(filter-out src/cli/main.c,$(wildcard src/*/*.c))
+LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
+LIB := $(B)/libclone.a
+TESTS_SRC := $(wildcard tests/unit/test_*.c)
+TESTS := $(TESTS_SRC:tests/unit/%.c=$(B)/tests/%)
+TEST_LIB_SRC := $(wildcard tests/lib/*.c)
+TEST_LIB_OBJ := $(TEST_LIB_SRC:%.c=$(B)/%.o)
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
+
+AGENT := build/guest/clone-agent
+INIT := build/guest/clone-init
+GUEST_CFLAGS := -std=gnu11 -D_GNU_SOURCE -Os -static -s $(filter-out -Werror,$(WARN)) -Werror \
+	-ffunction-sections -fdata-sections -Wl,--gc-sections -I. -Iguest \
+	-idirafter /usr/include -idirafter /usr/include/x86_64-linux-gnu
+
+.PHONY: all tests clean help guest
+all: $(B)/clone guest
+
+help:
+	@grep -E '^## ' Makefile | sed 's/^## //'
+
+## all            build clone and the guest programs (VARIANT=release|debug|asan|tsan)
+ifneq ($(wildcard src/cli/main.c),)
+$(B)/clone: $(B)/src/cli/main.o $(LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $(B)/src/cli/main.o $(LIB) $(PKG_LIBS)
+else
+$(B)/clone: $(LIB)
+endif
+
+$(LIB): $(LIB_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(B)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -c -o $@ $<
+
+guest: $(if $(wildcard guest/agent/*.c),$(AGENT)) $(if $(wildcard guest/init/*.c),$(INIT))
+
+$(AGENT): $(wildcard guest/agent/*.c guest/agent/*.h guest/*.h) Makefile
+	@mkdir -p $(@D)
+	musl-gcc $(GUEST_CFLAGS) -o $@ $(filter %.c,$^)
+
+$(INIT): $(wildcard guest/init/*.c guest/init/*.h guest/*.h) Makefile
+	@mkdir -p $(@D)
+	musl-gcc $(GUEST_CFLAGS) -o $@ $(filter %.c,$^)
+
+## tests          build the unit tests
+tests: $(TESTS)
+
+$(B)/tests/%: $(B)/tests/unit/%.o $(TEST_LIB_OBJ) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $< $(TEST_LIB_OBJ) $(LIB) $(PKG_LIBS) -lcmocka
+
+## unit           run the unit tests
+.PHONY: unit
+unit: guest tests
+	@set -e; for t in $(TESTS); do echo "== $$t"; $$t; done
+
+## clean          remove build/
+clean:
+	rm -rf build
+
+.SECONDARY:
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

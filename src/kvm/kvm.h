@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The only KVM ioctls. A struct kvm is one VM's kernel objects; it belongs to the process that
+ * created it (KVM ties it to the mm): a fork's child abandons its parent's and creates its own.
+ * API references are to Linux Documentation/virt/kvm/api.rst.
+ *
+ * Threads: set-up and routing on main; kvm_vcpu_run on the vCPU's own thread; kvm_irqfd_fire by
+ * any thread (it writes an eventfd).
+ */
+#ifndef CLONE_KVM_KVM_H
+#define CLONE_KVM_KVM_H
+
+#include <linux/kvm.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+#define KVM_MAX_VCPUS_OURS 64
+#define KVM_GSI_PINS 24 /* IOAPIC pins; MSI routes use GSIs from here up */
+#define KVM_GSI_MAX 1024
+
+struct kvm;
+struct kvm_vcpu;
+struct vcpu_state; /* kvm/state.h */
+struct chip_state; /* kvm/state.h: PIC x2, IOAPIC, PIT2 */
+
+/* Is this /dev/kvm usable by us (API version 12, every capability we need, by name)? */
+int kvm_check_system(int sys_fd, struct err *e);
+
+/*
+ * KVM_CREATE_VM with TSS and identity-map addresses set inside the MMIO hole. sys_fd (/dev/kvm)
+ * is borrowed and must stay open. Spurious EINTR/EAGAIN/ENOMEM are retried once.
+ */
+int kvm_create(int sys_fd, struct kvm **out, struct err *e);
+/* Closes the VM and its vCPUs. Slow for a VM that has run (about 20 ms): off the critical path. */
+void kvm_destroy(struct kvm *k);
+/* In a fork's child: unmaps the vCPUs' run pages and frees the struct without closing
+ * descriptors (the fd table did that). */
+void kvm_abandon(struct kvm *k);
+
+int kvm_set_memory(struct kvm *k, unsigned int slot, uint64_t gpa, uint64_t size_bytes, void *hva,
+		   bool log_dirty, struct err *e);
+/* Dirty log of a slot into bitmap (one bit a page, caller sized). */
+int kvm_get_dirty(struct kvm *k, unsigned int slot, void *bitmap, struct err *e);
+/* In-kernel PIC, IOAPIC, LAPICs and PIT. Before any vCPU. */
+int kvm_create_irqchip(struct kvm *k, struct err *e);
+int kvm_irq_line(struct kvm *k, unsigned int gsi, bool level);
+
+/* Kicks: fd (an eventfd, the caller's) is signalled by a guest write of len bytes (0: any) at addr;
+ * with match, only of that value. */
+int kvm_ioeventfd(struct kvm *k, uint64_t addr, unsigned int len, bool pio, bool match,
+		  uint64_t value, int fd, bool assign, struct err *e);
+/* Interrupts: writing fd injects gsi. */
+int kvm_irqfd(struct kvm *k, int fd, unsigned int gsi, bool assign, struct err *e);
+/*
+ * MSI routes: a table kept here and given to the kernel whole. kvm_msi_alloc reserves a GSI
+ * (-ENOSPC), kvm_msi_set changes the table, kvm_routes_commit makes changes take effect (cheap
+ * when nothing changed). The IOAPIC/PIC default routes are always included.
+ */
+int kvm_msi_alloc(struct kvm *k, struct err *e);
+void kvm_msi_free(struct kvm *k, int gsi);
+void kvm_msi_set(struct kvm *k, int gsi, uint64_t addr, uint32_t data, bool active);
+int kvm_routes_commit(struct kvm *k, struct err *e);
+
+/* PIC, IOAPIC, PIT. The LAPIC belongs to its vCPU. */
+int kvm_chip_save(struct kvm *k, struct chip_state *out, struct err *e);
+int kvm_chip_load(struct kvm *k, const struct chip_state *s, struct err *e);
+/* kvmclock of the VM (KVM_GET_CLOCK); on load it goes on from the saved value. */
+int kvm_clock_save(struct kvm *k, uint64_t *ns, struct err *e);
+int kvm_clock_load(struct kvm *k, uint64_t ns, struct err *e);
+
+/* ---- vCPUs ---- */
+
+int kvm_vcpu_create(struct kvm *k, unsigned int index, struct kvm_vcpu **out, struct err *e);
+void kvm_vcpu_destroy(struct kvm_vcpu *v);
+struct kvm_run *kvm_vcpu_runpage(struct kvm_vcpu *v);
+/* KVM_RUN; 0 when run page says why it exited, -EINTR when kicked, other -errno. */
+int kvm_vcpu_run(struct kvm_vcpu *v);
+/* Completes a pending exit (immediate_exit set) so that registers are consistent to save. */
+int kvm_vcpu_settle(struct kvm_vcpu *v, struct err *e);
+/* Everything: regs, sregs, fpu/xsave, xcrs, debugregs, lapic, MSRs, mp_state, events, cpuid. */
+int kvm_vcpu_save(struct kvm_vcpu *v, struct vcpu_state *out, struct err *e);
+/* In the order KVM needs; TSC_DEADLINE last. CPUID is set first from the state. */
+int kvm_vcpu_load(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e);
+/* KVM_KVMCLOCK_CTRL: tells the guest's watchdog that it was paused; errors are ignored. */
+void kvm_vcpu_was_paused(struct kvm_vcpu *v);
+
+#endif

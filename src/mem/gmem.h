@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest RAM. The only module that turns a guest physical address into a pointer; all others copy
+ * (gmem_read, gmem_write) or borrow (gmem_pin ... gmem_unpin). RAM is private memory of this
+ * process, anonymous or a template file mapped MAP_PRIVATE, so that fork(2) shares it copy-on-write.
+ *
+ * Layout: RAM below GMEM_HOLE_START, the rest from GMEM_HOLE_END (4 GiB) up. "Offset" below means
+ * the offset into RAM as if the hole were not there: it is the offset in a template's RAM file.
+ *
+ * Threads: any thread may read, write and pin; mapping calls are main's, with vCPUs not running.
+ */
+#ifndef CLONE_MEM_GMEM_H
+#define CLONE_MEM_GMEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+typedef uint64_t gpa_t; /* an address in the guest, never dereferenced */
+
+#define GMEM_PAGE 4096u
+#define GMEM_HOLE_START 0xC0000000ull /* 3 GiB: PCI, ECAM, IOAPIC, LAPIC live above */
+#define GMEM_HOLE_END 0x100000000ull
+#define GMEM_MAX_REGIONS 3
+#define GMEM_MIN_BYTES (64ull << 20)
+#define GMEM_MAX_BYTES (1ull << 40)
+
+struct gmem;
+
+struct gmem_region {
+	gpa_t gpa;
+	uint64_t size_bytes;
+	void *hva; /* for KVM memslots only */
+	uint64_t offset; /* of its first byte in RAM */
+};
+
+/* A range of RAM offsets, page aligned. */
+struct gmem_extent {
+	uint64_t offset, len;
+};
+
+/*
+ * Reserves size_bytes (a multiple of 2 MiB, GMEM_MIN_BYTES..GMEM_MAX_BYTES) of zero RAM.
+ * -EINVAL on a bad size, -ENOMEM (with what to do about overcommit) when the host refuses.
+ */
+int gmem_create(uint64_t size_bytes, struct gmem **out, struct err *e);
+void gmem_destroy(struct gmem *gm);
+
+uint64_t gmem_size(const struct gmem *gm);
+size_t gmem_regions(const struct gmem *gm, struct gmem_region out[GMEM_MAX_REGIONS]);
+
+/* Copies; -EFAULT when any byte is not RAM (nothing is copied then). A copy may cross regions
+ * only if they are adjacent, which ours never are. */
+int gmem_read(struct gmem *gm, gpa_t gpa, void *dst, size_t n);
+int gmem_write(struct gmem *gm, gpa_t gpa, const void *src, size_t n);
+
+/* Single-copy-atomic 16-bit access for ring indices: acquire load, release store. gpa must be
+ * 2-aligned RAM, else -EFAULT. */
+int gmem_load16(struct gmem *gm, gpa_t gpa, uint16_t *out);
+int gmem_store16(struct gmem *gm, gpa_t gpa, uint16_t v);
+
+/*
+ * Borrows [gpa, gpa+n) as a pointer, NULL when any byte is not RAM. `write` says that the borrower
+ * may store; unpin then marks the range dirty. Every pin ends with an unpin with the same
+ * arguments before the VM can be quiesced: gmem_pins() is 0 then.
+ */
+void *gmem_pin(struct gmem *gm, gpa_t gpa, size_t n, bool write);
+void gmem_unpin(struct gmem *gm, gpa_t gpa, size_t n, bool write);
+unsigned int gmem_pins(const struct gmem *gm);
+/* true when [gpa, gpa+n) is RAM. */
+bool gmem_valid(const struct gmem *gm, gpa_t gpa, uint64_t n);
+
+/*
+ * Maps extents of a template's RAM file privately over RAM; all else stays anonymous zeroes.
+ * The file must not change while any VM lives. Extents ascending, page-aligned, within RAM and
+ * within the file (hostile: checked, -EINVAL). The fd stays the caller's and may be closed.
+ */
+int gmem_map_file(struct gmem *gm, int fd, const struct gmem_extent *ext, size_t n, struct err *e);
+
+/*
+ * Finds what must be stored: pages that are not all zero, ascending, with gaps shorter than
+ * merge_bytes swallowed, at most max extents (the smallest gaps are merged further to fit).
+ * Never faults in pages that were never touched. *out is malloc'd, the caller's.
+ */
+int gmem_find_data(struct gmem *gm, uint64_t merge_bytes, size_t max, struct gmem_extent **out,
+		   size_t *n, struct err *e);
+/* Reads by RAM offset, for the snapshot writer. */
+int gmem_read_offset(struct gmem *gm, uint64_t offset, void *dst, size_t n);
+/* Borrow by RAM offset; NULL when the range is out of RAM or crosses regions. No pin is counted:
+ * for the snapshot writer while the VM is paused. */
+const void *gmem_at_offset(struct gmem *gm, uint64_t offset, size_t n);
+
+/*
+ * The VMM's own dirty bitmap (KVM's log sees vCPU writes only): off until started.
+ * gmem_dirty_test reports and clears one page by RAM offset.
+ */
+int gmem_dirty_start(struct gmem *gm, struct err *e);
+void gmem_dirty_stop(struct gmem *gm);
+bool gmem_dirty_test(struct gmem *gm, uint64_t offset);
+
+/* Gives pages back: they read as zero (anonymous) or as the template's page again. */
+int gmem_discard(struct gmem *gm, gpa_t gpa, uint64_t n);
+
+#endif
