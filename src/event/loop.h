@@ -5,7 +5,7 @@
  * and every device registers again in adopt(); the parent's loop objects are simply forgotten
  * (copy-on-write memory that nobody writes), their descriptors closed by the fd table.
  *
- * All calls are main's, except loop_wake. Callbacks run on main with the device lock held.
+ * All calls are main's, except loop_post. Callbacks run on main with the device lock held.
  */
 #ifndef CLONE_EVENT_LOOP_H
 #define CLONE_EVENT_LOOP_H

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Grants: a bounded list of named descriptors. See grants.h. Main thread only.
+ */
+#include "event/grants.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/util.h"
+
+struct grant {
+	char *name;
+	int fd;
+};
+
+struct grants {
+	struct fdtab *fds;
+	struct grant *v;
+	size_t n, cap;
+};
+
+int grants_create(struct fdtab *fds, struct grants **out, struct err *e)
+{
+	struct grants *g = calloc(1, sizeof(*g));
+
+	if (!g)
+		return err_set(e, ENOMEM, "grants: out of memory");
+	g->fds = fds;
+	*out = g;
+	return 0;
+}
+
+static struct grant *find(struct grants *g, const char *name)
+{
+	for (size_t i = 0; i < g->n; i++)
+		if (!strcmp(g->v[i].name, name))
+			return &g->v[i];
+	return NULL;
+}
+
+static void forget(struct grants *g, struct grant *x)
+{
+	free(x->name);
+	*x = g->v[--g->n];
+}
+
+void grants_destroy(struct grants *g)
+{
+	if (!g)
+		return;
+	grants_drop(g, "");
+	free(g->v);
+	free(g);
+}
+
+int grants_put(struct grants *g, const char *name, int fd, struct err *e)
+{
+	char *copy = NULL;
+	int ret;
+
+	if (strlen(name) > GRANT_NAME_MAX) {
+		ret = err_set(e, EINVAL, "grant: name longer than %d bytes", GRANT_NAME_MAX);
+		goto fail;
+	}
+	if (find(g, name)) {
+		ret = err_set(e, EEXIST, "grant: '%s' was passed twice", name);
+		goto fail;
+	}
+	if (g->n == GRANTS_MAX) {
+		ret = err_set(e, ENOSPC, "grant: more than %d descriptors wait", GRANTS_MAX);
+		goto fail;
+	}
+	if (g->n == g->cap) {
+		size_t cap = MAX(g->cap * 2, (size_t)16);
+		struct grant *v = realloc(g->v, cap * sizeof(*v));
+
+		if (!v) {
+			ret = err_set(e, ENOMEM, "grant: out of memory");
+			goto fail;
+		}
+		g->v = v;
+		g->cap = cap;
+	}
+	copy = strdup(name);
+	if (!copy) {
+		ret = err_set(e, ENOMEM, "grant: out of memory");
+		goto fail;
+	}
+	g->v[g->n++] = (struct grant){ .name = copy, .fd = fd };
+	fdtab_add(g->fds, fd, FD_CLOSE, "grant");
+	return 0;
+fail:
+	close(fd);
+	return ret;
+}
+
+int grants_take(struct grants *g, const char *name, struct err *e)
+{
+	struct grant *x = find(g, name);
+	int fd;
+
+	if (!x)
+		return err_set(e, ENOENT, "no descriptor was passed for '%s'", name);
+	fd = x->fd;
+	forget(g, x);
+	return fd;
+}
+
+void grants_drop(struct grants *g, const char *prefix)
+{
+	size_t len = strlen(prefix);
+
+	for (size_t i = g->n; i-- > 0;) {
+		struct grant *x = &g->v[i];
+
+		if (strncmp(x->name, prefix, len) != 0)
+			continue;
+		fdtab_del(g->fds, x->fd);
+		close(x->fd);
+		forget(g, x);
+	}
+}
+
+void grants_child(struct grants *g, const char *prefix)
+{
+	size_t len = strlen(prefix);
+
+	for (size_t i = g->n; i-- > 0;) {
+		struct grant *x = &g->v[i];
+
+		if (strncmp(x->name, prefix, len) != 0) {
+			forget(g, x); /* the fd table's sweep closes it */
+			continue;
+		}
+		memmove(x->name, x->name + len, strlen(x->name + len) + 1);
+		fdtab_set(g->fds, x->fd, FD_KEEP);
+	}
+}
