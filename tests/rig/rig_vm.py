@@ -9,7 +9,6 @@ import ctypes
 import fcntl
 import json
 import os
-import secrets
 import select
 import shlex
 import shutil
@@ -74,7 +73,7 @@ class Machine:
 
     def write_conf(self, kernel, idle_s):
         """The part of the initrd that differs from start to start."""
-        token = secrets.token_hex(16)
+        token = os.urandom(16).hex()
         version = rig_build.kernel_version(kernel)
         conf = {
             "RIG_TOKEN": token, "RIG_IDLE": str(idle_s), "RIG_VERSION": version,
