@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The behavioural KVM probe: a child process runs a hand-written 64-bit guest, the caller waits for it with a
- * deadline. See probe.h. A child rather than a thread, because only its death stops a vCPU surely.
+ * The behavioural KVM probe: a child process runs a hand-written 64-bit guest, the caller waits for
+ * it with a deadline. See probe.h. A child rather than a thread, because only its death stops a
+ * vCPU surely.
  */
-#define _GNU_SOURCE
 #include "kvm/probe.h"
 
 #include <errno.h>
@@ -54,8 +54,9 @@ struct shared {
 extern const uint8_t kvm_probe_guest[], kvm_probe_guest_end[];
 
 /*
- * Flat 64-bit code, position independent, no stack use, no interrupts: any exception is a triple fault.
- * A result is right or the guest stops with its stage number; numbers are those of enum stage.
+ * Flat 64-bit code, position independent, no stack use, no interrupts: any exception is a triple
+ * fault. A result is right or the guest stops with its stage number; numbers are those of enum
+ * stage.
  */
 __asm__(".pushsection .rodata\n"
 	".balign 16\n"
@@ -159,7 +160,13 @@ static int long_mode(int vcpu)
 {
 	struct kvm_regs regs = { .rip = CODE_GPA, .rsp = STACK_GPA, .rflags = 2 };
 	struct kvm_segment seg = {
-		.limit = 0xffffffff, .selector = 0x10, .type = 3, .present = 1, .s = 1, .g = 1, .db = 1,
+		.limit = 0xffffffff,
+		.selector = 0x10,
+		.type = 3,
+		.present = 1,
+		.s = 1,
+		.g = 1,
+		.db = 1,
 	};
 	struct kvm_sregs sregs;
 
@@ -206,11 +213,13 @@ static void read_exit(struct shared *sh, const struct kvm_run *run)
 				 stage_name(sh));
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
-		snprintf(sh->why, sizeof(sh->why), "it cannot run %s (KVM internal error, suberror %u)",
-			 stage_name(sh), run->internal.suberror);
+		snprintf(sh->why, sizeof(sh->why),
+			 "it cannot run %s (KVM internal error, suberror %u)", stage_name(sh),
+			 run->internal.suberror);
 		break;
 	case KVM_EXIT_SHUTDOWN:
-		snprintf(sh->why, sizeof(sh->why), "its guest dies at %s (triple fault)", stage_name(sh));
+		snprintf(sh->why, sizeof(sh->why), "its guest dies at %s (triple fault)",
+			 stage_name(sh));
 		break;
 	default:
 		snprintf(sh->why, sizeof(sh->why), "its guest stops at %s (exit reason %u)",
@@ -222,7 +231,8 @@ static void read_exit(struct shared *sh, const struct kvm_run *run)
 static const char *try_kvm(struct shared *sh)
 {
 	struct kvm_userspace_memory_region slot = {
-		.memory_size = RAM_BYTES, .userspace_addr = (uintptr_t)sh->ram,
+		.memory_size = RAM_BYTES,
+		.userspace_addr = (uintptr_t)sh->ram,
 	};
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm, vcpu, len, rc, tries = 0;
 	struct kvm_run *run;
@@ -301,8 +311,8 @@ static int await_child(pid_t pid, int deadline_ms, struct shared *sh)
 	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 		;
 	if (n <= 0 && !rc && sh->answer < 0)
-		snprintf(sh->why, sizeof(sh->why), "its guest is still in %s after %d ms", stage_name(sh),
-			 deadline_ms);
+		snprintf(sh->why, sizeof(sh->why), "its guest is still in %s after %d ms",
+			 stage_name(sh), deadline_ms);
 	else if (sh->answer < 0)
 		snprintf(sh->why, sizeof(sh->why), "the probe's process died");
 	return rc;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Can this machine's /dev/kvm run a stock kernel? Asked by `clone doctor` and by the tests, which go to
- * the emulated host (tests/rig) when it cannot. Needs nothing but libc and the kernel's headers.
+ * Can this machine's /dev/kvm run a stock kernel? Asked by `clone doctor` and by the tests, which
+ * go to the emulated host (tests/rig) when it cannot. Needs nothing but libc and the kernel's
+ * headers.
  */
 #ifndef KVM_PROBE_H
 #define KVM_PROBE_H
@@ -17,8 +18,9 @@
  * -EINVAL for deadline_ms < 1, other -errno when the question could not be asked (no memory, no
  * process). why is empty unless 0 is returned; it may be NULL if why_len is 0.
  *
- * Takes at most deadline_ms and some ms to clean up; about 100 ms where KVM is native, so give 1000.
- * Any thread. Works in a child process, which is gone on return, so no signal handler is needed.
+ * Takes at most deadline_ms and some ms to clean up; about 100 ms where KVM is native, so give
+ * 1000. Any thread. Works in a child process, which is gone on return, so no signal handler is
+ * needed.
  */
 int kvm_probe_stock(int deadline_ms, char *why, size_t why_len);
 

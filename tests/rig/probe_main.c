@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Prints where tests that need KVM must run: "native", or "rig: REASON". Used by tests/rig/in; compiled by it with
- * plain cc. Exit code 0 either way, 2 when it could not find out.
+ * Prints where tests that need KVM must run: "native", or "rig: REASON". Used by tests/rig/in;
+ * compiled by it with plain cc. Exit code 0 either way, 2 when it could not find out.
  */
 #include "kvm/probe.h"
 

@@ -177,7 +177,7 @@ def read_bytes(path):
 def compile_c(out, *sources, static=False):
     if os.path.exists(out) and all(os.path.getmtime(s) < os.path.getmtime(out) for s in sources):
         return
-    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-I" + os.path.join(REPO, "src")]
+    flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-I" + os.path.join(REPO, "src")]
     tmp = f"{out}.{os.getpid()}"
     call(["cc", *flags, *(["-static"] if static else []), "-o", tmp,
           *[s for s in sources if s.endswith(".c")]])

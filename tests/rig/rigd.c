@@ -2,15 +2,15 @@
 /*
  * rigd: PID 1 of the rig's emulated host. Started by l1-init after the root is in place; listens on
  * TCP port 1 (reached from outside only through QEMU's forward on 127.0.0.1), runs one command per
- * connection in a process of its own, reaps orphans, and powers the machine off when nobody has used it
- * for a while. Static, single-threaded; one process per connection.
+ * connection in a process of its own, reaps orphans, and powers the machine off when nobody has
+ * used it for a while. Static, single-threaded; one process per connection.
  *
  * Frames both ways: type (1 byte), length (4 bytes, big endian), payload.
- *   in:  R request, I standard input (empty: end of file), W rows and cols (2 x u16), K signal (1 byte)
- *   out: O standard output, E standard error, F failure text of rigd itself, X wait status (u32)
- * Request: NUL-terminated strings: token, tty (0 or 1), rows, cols, cwd, argc, argv..., environment...
+ *   in:  R request, I standard input (empty: end of file), W rows and cols (2 x u16), K signal (1
+ * byte) out: O standard output, E standard error, F failure text of rigd itself, X wait status
+ * (u32) Request: NUL-terminated strings: token, tty (0 or 1), rows, cols, cwd, argc, argv...,
+ * environment...
  */
-#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -187,7 +187,9 @@ static _Noreturn void child_exec(const struct request *r, int in, int out, int e
 	if (fd >= 0 && write(fd, "0", 1) != 1)
 		dprintf(2, "rig: oom_score_adj: %s\n", strerror(errno));
 	if (chdir(r->cwd)) {
-		dprintf(2, "rig: cannot enter %s in the rig: %s (/tmp and /run are its own; see /host)\n",
+		dprintf(2,
+			"rig: cannot enter %s in the rig: %s (/tmp and /run are its own; see "
+			"/host)\n",
 			r->cwd, strerror(errno));
 		_exit(125);
 	}
@@ -278,8 +280,8 @@ static bool forward(struct session *s, int *fd, char type)
 static void push_input(struct session *s)
 {
 	while (s->pend_len) {
-		ssize_t n = s->in < 0 ? (ssize_t)s->pend_len :
-					write(s->in, s->pend + s->pend_off, s->pend_len);
+		ssize_t n = s->in < 0 ? (ssize_t)s->pend_len
+				      : write(s->in, s->pend + s->pend_off, s->pend_len);
 
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
@@ -359,7 +361,8 @@ static _Noreturn void finish(struct session *s)
 	int status = 0;
 
 	waitpid(s->pid, &status, 0);
-	/* What the command wrote is in the pipes already; what its daemons write later is not ours. */
+	/* What the command wrote is in the pipes already; what its daemons write later is not ours.
+	 */
 	while (forward(s, &s->out, 'O') || forward(s, &s->err, 'E'))
 		;
 	put_be32(w, (uint32_t)status);
@@ -465,7 +468,8 @@ int main(int argc, char **argv)
 		return 1;
 	announce();
 	for (;;) {
-		struct pollfd p[2] = { { active < 1024 ? sock : -1, POLLIN, 0 }, { sfd, POLLIN, 0 } };
+		struct pollfd p[2] = { { active < 1024 ? sock : -1, POLLIN, 0 },
+				       { sfd, POLLIN, 0 } };
 		int n = poll(p, 2, active || !idle_s ? -1 : idle_s * 1000);
 
 		if (n == 0) {
