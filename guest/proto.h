@@ -89,20 +89,22 @@
  *   user's home, or / if that is missing), with PATH, HOME, USER, LOGNAME, SHELL, LANG and, with
  *   TTY, TERM set, then env over them. argv[0] is looked up in the PATH that results.
  *
- * GENERATION. The agent starts with a zero one and only IDENTITY sets it. EXEC whose gen differs
- * from the agent's is refused with ERROR ESTALE, stage PROTO_STAGE_GENERATION: no command runs in a
- * guest that has not reconciled. (A zero gen equals that of an agent never reconciled: the way to
- * run commands in a machine that is not a fork and got no IDENTITY.)
+ * GENERATION. Only IDENTITY sets the agent's generation. EXEC whose gen differs from it is refused
+ * with ERROR ESTALE, stage PROTO_STAGE_GENERATION: no command runs in a guest that has not
+ * reconciled. An agent that has had no IDENTITY at all since it started takes a zero gen: the way
+ * to run commands in a machine that is not a fork. After a first IDENTITY zero is never right
+ * again: while one is in progress, and after one has failed, every EXEC is refused.
  *
- * IDENTITY clears the generation, then: credits the entropy and reseeds the kernel's generator,
- * sets the clock, the host name (and /etc/hostname), /etc/machine-id (and /var/lib/dbus/machine-id
- * if that is a file of its own), /run/clone/userdata; runs the executables in /etc/clone/fork.d in
- * lexical order, each at most PROTO_HOOK_MS, with CLONE_GENERATION (hex), CLONE_HOSTNAME,
- * CLONE_MACHINE_ID, CLONE_USERDATA (a path) in the environment; sets the generation; ACK. The first
- * step that fails answers ERROR (stage PROTO_STAGE_IDENTITY, or PROTO_STAGE_HOOK with the hook's
- * name and output) and leaves the generation zero. A file that cannot be written on a read-only
- * root is a remark in ACK, not an error, if the running system has the new value. A second IDENTITY
- * replaces one in progress (that is answered ERROR ECANCELED); losing the connection cancels it.
+ * IDENTITY invalidates the generation, then: credits the entropy and reseeds the kernel's
+ * generator, sets the clock, the host name (and /etc/hostname), /etc/machine-id (and
+ * /var/lib/dbus/machine-id if that is a file of its own), /run/clone/userdata; runs the executables
+ * in /etc/clone/fork.d in lexical order, each at most PROTO_HOOK_MS, with CLONE_GENERATION (hex),
+ * CLONE_HOSTNAME, CLONE_MACHINE_ID, CLONE_USERDATA (a path) in the environment; sets the
+ * generation; ACK. The first step that fails answers ERROR (stage PROTO_STAGE_IDENTITY, or
+ * PROTO_STAGE_HOOK with the hook's name and output) and leaves the generation invalid (ACK then
+ * shows zero). A file that cannot be written on a read-only root is a remark in ACK, not an error,
+ * if the running system has the new value. A second IDENTITY replaces one in progress (that is
+ * answered ERROR ECANCELED); losing the connection cancels it.
  *
  * SETTLE makes a guest ready to become a template; see PROTO_SETTLE_* for the steps, done in that
  * order. A guest that does not get idle in time is not an error: PROTO_SETTLE_IDLE is then missing
@@ -164,11 +166,11 @@ enum proto_type {
 #define PROTO_EXEC_STDIN 2u /* STDIN follows; else stdin is /dev/null, or a silent terminal */
 #define PROTO_EXEC_ALL 3u
 
-#define PROTO_SETTLE_IDLE 1u	 /* wait until the CPUs are at least 97 % idle for a second */
-#define PROTO_SETTLE_SYNC 2u	 /* write dirty data to disk */
-#define PROTO_SETTLE_DROP 4u	 /* drop the page cache, dentries, inodes */
-#define PROTO_SETTLE_COMPACT 8u	 /* compact memory */
-#define PROTO_SETTLE_ZERO 16u	 /* overwrite free memory with zeros */
+#define PROTO_SETTLE_IDLE 1u	/* wait until the CPUs are at least 97 % idle for a second */
+#define PROTO_SETTLE_SYNC 2u	/* write dirty data to disk */
+#define PROTO_SETTLE_DROP 4u	/* drop the page cache, dentries, inodes */
+#define PROTO_SETTLE_COMPACT 8u /* compact memory */
+#define PROTO_SETTLE_ZERO 16u	/* overwrite free memory with zeros */
 #define PROTO_SETTLE_ALL 31u
 
 #define PROTO_SHUTDOWN_POWEROFF 0u
@@ -304,7 +306,8 @@ static inline bool proto_get_identity(struct proto_rd r, struct proto_identity *
 	x->hostname = proto_get_s16(&r, PROTO_MAX_HOSTNAME);
 	x->machine_id = proto_get_s16(&r, PROTO_MACHINE_ID);
 	x->userdata = proto_get_b16(&r, PROTO_MAX_USERDATA);
-	if (!proto_done(&r) || x->flags || proto_gen_is_zero(x->gen.p) || x->realtime_ns > INT64_MAX)
+	if (!proto_done(&r) || x->flags || proto_gen_is_zero(x->gen.p) ||
+	    x->realtime_ns > INT64_MAX)
 		return false;
 	if (x->machine_id.len && x->machine_id.len != PROTO_MACHINE_ID)
 		return false;
@@ -439,8 +442,8 @@ static inline bool proto_get_ready(struct proto_rd r, struct proto_ready *y)
 }
 
 /* Payloads of at most two integers: `a` of `abytes`, then `b` of `bbytes` (0: there is no b). */
-static inline size_t proto_put_two(void *buf, size_t cap, uint8_t type, uint32_t a,
-				   size_t abytes, uint32_t b, size_t bbytes)
+static inline size_t proto_put_two(void *buf, size_t cap, uint8_t type, uint32_t a, size_t abytes,
+				   uint32_t b, size_t bbytes)
 {
 	struct proto_wr w;
 

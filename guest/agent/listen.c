@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where connections come from. On vsock only the host, CID 2, is answered: any process of the guest
+ * can connect to the guest's own listeners through the loopback transport, and would be given root.
+ * (A guest that is itself a vsock host is the exception to mind: with vhost_vsock and
+ * vsock_loopback loaded, its own processes can bind CID 2. Do not load both in an image meant for
+ * strangers.)
+ *
+ * The kernel may learn vsock only later, when a module is loaded: the agent tries again, soon at
+ * first and then every few seconds. Event handlers of the agent's thread.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <linux/vm_sockets.h>
+
+#include "agent.h"
+
+#define RETRY_FIRST_MS 20
+#define RETRY_LAST_MS 5000
+#define BACKLOG 128
+
+struct listener {
+	struct agent *agent;
+	bool vsock, complained;
+	struct watch watch, ready;
+	struct timer retry, rest;
+	uint64_t delay_ms;
+};
+
+static bool from_host(int fd)
+{
+	struct sockaddr_vm peer = { 0 };
+	socklen_t n = sizeof(peer);
+
+	return !getpeername(fd, (struct sockaddr *)&peer, &n) && peer.svm_family == AF_VSOCK &&
+	       peer.svm_cid == VMADDR_CID_HOST;
+}
+
+static void on_rest_over(struct timer *t)
+{
+	struct listener *l = container_of(t, struct listener, rest);
+
+	loop_watch(&l->agent->loop, &l->watch, EPOLLIN);
+}
+
+static void on_connection(struct watch *w, uint32_t events)
+{
+	struct listener *l = container_of(w, struct listener, watch);
+	int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	(void)events;
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
+		loop_unwatch(&l->agent->loop, w); /* it stays readable: do not spin on it */
+		loop_timer(&l->agent->loop, &l->rest, 100);
+	}
+	if (fd < 0)
+		return;
+	if (l->vsock && !from_host(fd)) {
+		agent_log("refused a connection that is not from the host");
+		close(fd);
+		return;
+	}
+	conn_open(l->agent, fd);
+}
+
+static void retry_later(struct listener *l)
+{
+	loop_timer(&l->agent->loop, &l->retry, l->delay_ms);
+	l->delay_ms = l->delay_ms * 2 > RETRY_LAST_MS ? RETRY_LAST_MS : l->delay_ms * 2;
+}
+
+/* Connected, or refused because nobody waits for us: in either case that was it. */
+static void on_ready(struct watch *w, uint32_t events)
+{
+	struct listener *l = container_of(w, struct listener, ready);
+	struct proto_ready y = { .version = PROTO_VERSION };
+	uint8_t frame[PROTO_SMALL_FRAME];
+	size_t n;
+
+	if (!(events & (EPOLLERR | EPOLLHUP))) {
+		if (l->agent->gen_state == GEN_SET)
+			memcpy(y.gen, l->agent->gen, PROTO_GEN);
+		n = proto_put_ready(frame, sizeof(frame), &y);
+		if (send(w->fd, frame, n, MSG_NOSIGNAL) != (ssize_t)n)
+			agent_log("ready: %s", strerror(errno));
+	}
+	loop_close(&l->agent->loop, w);
+}
+
+/* Returns 0 if it is on its way, done or pointless; -errno if there is no way to the host yet. */
+static int say_ready(struct listener *l)
+{
+	struct sockaddr_vm host = { .svm_family = AF_VSOCK,
+				    .svm_cid = VMADDR_CID_HOST,
+				    .svm_port = PROTO_READY_PORT };
+	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, (struct sockaddr *)&host, sizeof(host)) && errno != EINPROGRESS) {
+		int err = errno;
+
+		close(fd);
+		return err == ECONNRESET || err == ECONNREFUSED ? 0 : -err;
+	}
+	l->ready = (struct watch){ .fd = fd, .fn = on_ready };
+	return loop_watch(&l->agent->loop, &l->ready, EPOLLOUT);
+}
+
+static int start(struct listener *l, int family, const void *addr, socklen_t n)
+{
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), r;
+
+	if (fd < 0)
+		return -errno;
+	if (bind(fd, addr, n) || listen(fd, BACKLOG)) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	l->watch = (struct watch){ .fd = fd, .fn = on_connection };
+	return loop_watch(&l->agent->loop, &l->watch, EPOLLIN);
+}
+
+static void on_retry(struct timer *t)
+{
+	struct listener *l = container_of(t, struct listener, retry);
+	struct sockaddr_vm any = { .svm_family = AF_VSOCK,
+				   .svm_cid = VMADDR_CID_ANY,
+				   .svm_port = PROTO_AGENT_PORT };
+	const char *what = "listen";
+	int r = l->watch.fd < 0 ? start(l, AF_VSOCK, &any, sizeof(any)) : 0;
+
+	if (!r) {
+		what = "no way to the host yet";
+		r = say_ready(l);
+	}
+	if (!r) {
+		if (l->complained)
+			agent_log("vsock: listening on port %u", PROTO_AGENT_PORT);
+		return;
+	}
+	if (!l->complained)
+		agent_log("vsock: %s: %s; trying again", what, strerror(-r));
+	l->complained = true;
+	retry_later(l);
+}
+
+int listen_open(struct agent *a, const char *where)
+{
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	struct listener *l = calloc(1, sizeof(*l)); /* lives as long as the agent */
+
+	if (!l)
+		return -ENOMEM;
+	l->agent = a;
+	l->watch.fd = l->ready.fd = -1;
+	l->delay_ms = RETRY_FIRST_MS;
+	l->retry.fn = on_retry;
+	l->rest.fn = on_rest_over;
+	if (!strcmp(where, "vsock")) {
+		l->vsock = true;
+		on_retry(&l->retry);
+		return 0;
+	}
+	if (strncmp(where, "unix:", 5) != 0 || strlen(where + 5) >= sizeof(un.sun_path))
+		return -EINVAL;
+	strcpy(un.sun_path, where + 5);
+	return start(l, AF_UNIX, &un, sizeof(un));
+}
