@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "device/bus.h"
 #include "device/device.h"
 
@@ -38,7 +39,7 @@ struct pci_state {
 	struct pci_msix_entry msix[PCI_MSIX_MAX];
 	uint8_t msix_pending[16]; /* PBA bits */
 };
-#define PCI_STATE_NFIELDS 4
+#define PCI_STATE_NFIELDS 3 /* config; msix with its count; msix_pending */
 extern const struct field pci_state_fields[PCI_STATE_NFIELDS];
 
 struct pci_bar_ops {
@@ -48,23 +49,56 @@ struct pci_bar_ops {
 	void (*mapped)(struct pci_dev *p, unsigned int bar, uint64_t base, bool mapped);
 };
 
+/* A window of config space whose accesses have effects (virtio's cfg-access capability). */
+struct pci_cfg_ops {
+	/* Before the guest reads config bytes that touch the window: refresh them. */
+	void (*read)(struct pci_dev *p, unsigned int off, unsigned int len);
+	/* After the guest wrote config bytes that touch the window. */
+	void (*wrote)(struct pci_dev *p, unsigned int off, unsigned int len);
+};
+
+/* The host side of one MSI-X vector: made when the guest first unmasks it with an address. */
+struct pci_vector {
+	int fd, gsi; /* eventfd and GSI bound by an irqfd; -1 when not made */
+	uint32_t addr, data; /* what the GSI's route says */
+	bool live; /* the route is what the table says: writing fd interrupts the guest */
+};
+
+struct pci_bar_ref {
+	struct pci_dev *p;
+	unsigned int bar;
+};
+
 /* Embedded in every PCI device. */
 struct pci_dev {
-	struct device *dev;
-	struct pci_state *st; /* inside the device's state */
+	struct device *dev; /* set by the embedding device before pci_add */
+	struct pci_state *st; /* inside the device's state; set before pci_add */
+	struct pci_bus *bus; /* the rest is pci's */
 	unsigned int slot;
 	uint64_t bar_size[PCI_BARS];
 	uint64_t bar_base[PCI_BARS]; /* where it is visible now; 0: nowhere */
 	const struct pci_bar_ops *bar_ops[PCI_BARS];
-	unsigned int msix_bar, msix_off, pba_off, nr_vectors;
+	struct pci_bar_ref bar_ref[PCI_BARS];
+	uint8_t home[256]; /* config space after power-on */
+	uint8_t wmask[256]; /* the bits of it that a guest may change */
+	unsigned int cap_end, cap_last;
+	unsigned int msix_cap, msix_bar, msix_off, pba_off, nr_vectors;
+	unsigned int cfg_off, cfg_len;
+	const struct pci_cfg_ops *cfg_ops;
+	struct log_limit log;
 	/* host side, rebuilt by pci_adopt */
-	int vec_fd[PCI_MSIX_MAX]; /* irqfd of each vector, -1 when none */
-	int vec_gsi[PCI_MSIX_MAX];
+	struct pci_vector vec[PCI_MSIX_MAX];
+	bool sync_posted;
 };
 
-/* Registers ECAM and CF8/CFC and the host bridge (slot 0). */
+/*
+ * Registers ECAM, CF8/CFC and the reset control byte at CF9. The bus stays the caller's and must
+ * outlive its devices. The host bridge is a device of its own (pci_host_class), first in the
+ * registry: it takes slot 0 of m->pci and carries the CF8 latch in its state.
+ */
 int pci_bus_create(struct machine *m, struct pci_bus **out, struct err *e);
 void pci_bus_destroy(struct pci_bus *b);
+extern const struct device_class pci_host_class; /* no cfg */
 
 struct pci_ids {
 	uint16_t vendor, device, subvendor, subdevice;
@@ -72,17 +106,30 @@ struct pci_ids {
 };
 
 /* Takes the lowest free slot (or `slot` when >= 0). p->dev and p->st are set by the caller before. */
-int pci_add(struct pci_bus *b, struct pci_dev *p, const struct pci_ids *ids, int slot, struct err *e);
-void pci_remove(struct pci_dev *p);
+int pci_add(struct pci_bus *b, struct pci_dev *p, const struct pci_ids *ids, int slot,
+	    struct err *e);
 /* A 32-bit memory BAR of a power-of-two size; placed in the MMIO window now. */
 int pci_add_bar(struct pci_dev *p, unsigned int bar, uint64_t size, const struct pci_bar_ops *ops,
 		struct err *e);
-/* Appends a capability (id + body after the 2-byte header); returns its config offset or -ENOSPC. */
+/* Appends a capability (id + body after the 2-byte header); returns its config offset or -ENOSPC.
+ * Read-only for the guest until pci_cfg_writable says otherwise. */
 int pci_add_cap(struct pci_dev *p, uint8_t id, const void *body, unsigned int len, struct err *e);
+/* Lets the guest write len bytes of config space at off (whole bytes). */
+void pci_cfg_writable(struct pci_dev *p, unsigned int off, unsigned int len);
+/* One window of config space with effects; ops is borrowed for the device's life. */
+void pci_cfg_window(struct pci_dev *p, unsigned int off, unsigned int len,
+		    const struct pci_cfg_ops *ops);
+/* An access to a BAR from the device's own config space; false when it is out of bounds. */
+bool pci_bar_access(struct pci_dev *p, unsigned int bar, uint64_t off, void *data, unsigned int len,
+		    bool write);
 /* MSI-X with its table and PBA inside an existing BAR; accesses to those ranges are handled here. */
 int pci_add_msix(struct pci_dev *p, unsigned int nr, unsigned int bar, unsigned int table_off,
 		 unsigned int pba_off, struct err *e);
-/* Signals a vector; masked vectors become pending. Any thread with the device lock held. */
+/*
+ * Signals a vector; masked vectors become pending. No such vector (0xffff) or MSI-X off: nothing.
+ * Any thread with the device lock held. A vector the guest has only just unmasked stays pending
+ * until main has bound it (one routing update for many table writes).
+ */
 void pci_msix_notify(struct pci_dev *p, unsigned int vec);
 bool pci_msix_enabled(const struct pci_dev *p);
 
@@ -91,10 +138,14 @@ void pci_reset(struct pci_dev *p);
 int pci_check(const struct pci_dev *p, const struct pci_state *st, struct err *e);
 /* After the embedding commit copied the state: BAR mappings follow it. */
 void pci_commit(struct pci_dev *p);
-/* New eventfds, GSIs, irqfds, routes (uncommitted: vm/ calls kvm_routes_commit once for all), and
- * `mapped` for every visible BAR. */
+/*
+ * New eventfds, GSIs, irqfds and routes of the vectors that are unmasked (uncommitted: vm/ calls
+ * kvm_routes_commit once for all devices), and `mapped` for every visible BAR. Main.
+ */
 int pci_adopt(struct pci_dev *p, struct err *e);
-/* Closes host side. */
+/* Delivers what became pending while no route was committed. Main, after kvm_routes_commit. */
+void pci_resume(struct pci_dev *p);
+/* Closes host side and leaves the bus. Accepts a pci_dev that was never added (zeroed). */
 void pci_fini(struct pci_dev *p);
 
 #endif

@@ -56,10 +56,10 @@ struct virtio_type {
 	void (*config_read)(struct virtio_dev *v, unsigned int off, void *buf, unsigned int len);
 	void (*config_write)(struct virtio_dev *v, unsigned int off, const void *buf,
 			     unsigned int len);
-	/* The driver kicked queue q (main). Pop until empty. Also called for each queue at resume,
-	 * because EVENT_IDX suppression can strand a queue. */
+	/* The driver kicked queue q (main). Pop until empty. Also called for each live queue at
+	 * resume, because EVENT_IDX suppression can strand a queue. */
 	void (*kick)(struct virtio_dev *v, unsigned int q);
-	/* DRIVER_OK was written, or committed as such: queues are live. */
+	/* DRIVER_OK was written (vCPU thread), or committed as such (before adopt): queues are live. */
 	void (*started)(struct virtio_dev *v);
 	/* The driver reset the device (vCPU thread or main, device lock held): forget every chain, after
 	 * draining what is in flight. */
@@ -79,6 +79,16 @@ struct vq_chain {
 	struct vq_seg seg[VIRTIO_MAX_SEGS];
 };
 
+/* The host side of one queue. */
+struct vq_host {
+	struct virtio_dev *v;
+	unsigned int q;
+	int kick_fd; /* eventfd of its ioeventfd; -1 when not made */
+	struct loop_io *kick_io;
+	bool bound; /* KVM signals kick_fd for writes at this queue's notify address */
+	uint16_t in_flight; /* chains popped and not pushed: 0 when quiesced */
+};
+
 struct virtio_dev {
 	struct device dev; /* first */
 	struct pci_dev pci;
@@ -86,15 +96,20 @@ struct virtio_dev {
 	struct virtio_state *st; /* inside the device's state */
 	uint16_t queue_max[VIRTIO_MAX_QUEUES];
 	struct log_limit log;
+	bool started; /* type->started was called last, not stopped */
 	/* host side */
-	int kick_fd[VIRTIO_MAX_QUEUES];
-	struct loop_io *kick_io[VIRTIO_MAX_QUEUES];
-	bool resumed;
+	struct vq_host q[VIRTIO_MAX_QUEUES];
+	bool resumed; /* between resume and quiesce: kicks are served */
+	bool posted; /* main will look at slow_kicks soon */
+	bool adopted; /* resume must tell the driver of interrupts that may have been lost */
+	uint64_t slow_kicks; /* queues kicked while they had no ioeventfd */
+	uint64_t notify_base; /* where the notify area is visible; 0: nowhere */
 };
 
 /*
  * For a device's create: sets up the PCI function with nr queues of at most queue_max[i] entries.
- * v->dev, v->type, v->st and v->pci.st are set before. For destroy: virtio_fini.
+ * v->dev, v->type, v->st and v->pci.st are set before. For destroy: virtio_fini, which accepts a
+ * zeroed struct. rng.c is the model of a whole device.
  */
 int virtio_init(struct virtio_dev *v, unsigned int nr_queues, const uint16_t *queue_max,
 		struct err *e);
@@ -105,8 +120,10 @@ int virtio_check(const struct virtio_dev *v, const struct virtio_state *st,
 		 const struct pci_state *pci, struct err *e);
 void virtio_commit(struct virtio_dev *v); /* after the state was copied */
 int virtio_adopt(struct virtio_dev *v, struct err *e); /* kick eventfds, ioeventfds, irqfds */
-void virtio_quiesce(struct virtio_dev *v); /* stops watching kicks */
-void virtio_resume(struct virtio_dev *v); /* watches again; kicks every live queue once */
+/* No kick reaches the device from here on. Before the device drains what it has in flight. */
+void virtio_quiesce(struct virtio_dev *v);
+/* Serves kicks again; kicks every live queue once. After the device's own host side is up. */
+void virtio_resume(struct virtio_dev *v);
 
 bool virtio_has(const struct virtio_dev *v, unsigned int feature_bit); /* negotiated */
 bool virtio_live(const struct virtio_dev *v); /* DRIVER_OK and not NEEDS_RESET */
@@ -116,17 +133,18 @@ void virtio_broken(struct virtio_dev *v, const char *fmt, ...) __attribute__((fo
 void virtio_config_changed(struct virtio_dev *v);
 
 /*
- * Next chain of queue q: 1 and *c, 0 when there is none (kicks are enabled again), -EPROTO when
- * the ring is broken (virtio_broken was called).
+ * Next chain of queue q: 1 and *c, 0 when there is none (kicks are enabled again) or the queue is
+ * not live, -EPROTO when the ring is broken (virtio_broken was called). virtio 1.2 section 2.7.
  */
 int vq_pop(struct virtio_dev *v, unsigned int q, struct vq_chain *c);
-/* Puts the chain popped last back: it will be popped again. */
+/* Puts the chain popped last back: it will be popped again. Not after a pop of another chain. */
 void vq_unpop(struct virtio_dev *v, unsigned int q);
-/* Completes a chain: `written` bytes were stored into its in-segments. Any order. */
+/* Completes a chain: `written` bytes were stored into its in-segments. Any order. A device that
+ * broke or was reset meanwhile forgets it. */
 void vq_push(struct virtio_dev *v, unsigned int q, uint16_t head, uint32_t written);
 /* Interrupts the driver if it wants to know; once after a batch of pushes. */
 void vq_notify(struct virtio_dev *v, unsigned int q);
-/* Is there a chain to pop? Does not consume. */
+/* Is there no chain to pop (kicks are enabled again then)? Does not consume. */
 bool vq_empty(struct virtio_dev *v, unsigned int q);
 
 /* Copies between a chain's readable (out) or writable (in) bytes and a buffer, from offset off
