@@ -4,8 +4,8 @@
  * created it (KVM ties it to the mm): a fork's child abandons its parent's and creates its own.
  * API references are to Linux Documentation/virt/kvm/api.rst.
  *
- * Threads: set-up and routing on main; kvm_vcpu_run on the vCPU's own thread; kvm_irqfd_fire by
- * any thread (it writes an eventfd).
+ * Threads: set-up and routing on main; kvm_vcpu_run on the vCPU's own thread, and so are
+ * settle and save while it parks; kvm_irq_line by any thread with the device lock held.
  */
 #ifndef CLONE_KVM_KVM_H
 #define CLONE_KVM_KVM_H
@@ -22,8 +22,17 @@
 
 struct kvm;
 struct kvm_vcpu;
+struct cpuid_table; /* kvm/state.h */
 struct vcpu_state; /* kvm/state.h */
 struct chip_state; /* kvm/state.h: PIC x2, IOAPIC, PIT2 */
+
+/* Every ioctl that this module makes, for the seccomp filter: by number, with the reason. */
+struct kvm_ioctl {
+	unsigned int nr;
+	const char *name, *why;
+};
+extern const struct kvm_ioctl kvm_ioctls[];
+extern const unsigned int kvm_ioctls_count;
 
 /* Is this /dev/kvm usable by us (API version 12, every capability we need, by name)? */
 int kvm_check_system(int sys_fd, struct err *e);
@@ -39,12 +48,22 @@ void kvm_destroy(struct kvm *k);
  * descriptors (the fd table did that). */
 void kvm_abandon(struct kvm *k);
 
+/* What this host can give a guest (KVM_GET_SUPPORTED_CPUID): slow, 100 us and more. */
+int kvm_supported_cpuid(struct kvm *k, struct cpuid_table *out, struct err *e);
+/* Is this MSR one that this host's KVM saves and restores? For checking a hostile state. */
+bool kvm_msr_known(struct kvm *k, uint32_t index);
+
+/*
+ * Memslots. They must be there before a vCPU's state is loaded: registering kvmclock's page looks
+ * them up. size_bytes 0 removes the slot.
+ */
 int kvm_set_memory(struct kvm *k, unsigned int slot, uint64_t gpa, uint64_t size_bytes, void *hva,
 		   bool log_dirty, struct err *e);
 /* Dirty log of a slot into bitmap (one bit a page, caller sized). */
 int kvm_get_dirty(struct kvm *k, unsigned int slot, void *bitmap, struct err *e);
-/* In-kernel PIC, IOAPIC, LAPICs and PIT. Before any vCPU. */
-int kvm_create_irqchip(struct kvm *k, struct err *e);
+/* In-kernel PIC, IOAPIC and LAPICs, and the PIT if asked for (it costs a kernel thread). Before any
+ * vCPU. */
+int kvm_create_irqchip(struct kvm *k, bool pit, struct err *e);
 int kvm_irq_line(struct kvm *k, unsigned int gsi, bool level);
 
 /* Kicks: fd (an eventfd, the caller's) is signalled by a guest write of len bytes (0: any) at addr;
@@ -72,16 +91,30 @@ int kvm_clock_load(struct kvm *k, uint64_t ns, struct err *e);
 
 /* ---- vCPUs ---- */
 
+/*
+ * index is also the APIC id. The kvm keeps a list of its vCPUs: kvm_destroy and kvm_abandon free
+ * those that were not destroyed one by one before.
+ */
 int kvm_vcpu_create(struct kvm *k, unsigned int index, struct kvm_vcpu **out, struct err *e);
 void kvm_vcpu_destroy(struct kvm_vcpu *v);
 struct kvm_run *kvm_vcpu_runpage(struct kvm_vcpu *v);
 /* KVM_RUN; 0 when run page says why it exited, -EINTR when kicked, other -errno. */
 int kvm_vcpu_run(struct kvm_vcpu *v);
-/* Completes a pending exit (immediate_exit set) so that registers are consistent to save. */
+/*
+ * Completes a pending exit (KVM_RUN with immediate_exit set) so that registers are consistent to
+ * save. 0: done. 1: completing it led to another exit, which is on the run page: handle it as after
+ * kvm_vcpu_run and settle again. immediate_exit is 0 afterwards.
+ */
 int kvm_vcpu_settle(struct kvm_vcpu *v, struct err *e);
-/* Everything: regs, sregs, fpu/xsave, xcrs, debugregs, lapic, MSRs, mp_state, events, cpuid. */
+/* Everything, phase VCPU_SAVED: regs, sregs, xsave, xcrs, debugregs, lapic, MSRs, mp_state, events,
+ * TSC rate. CPUID is not asked of the kernel: what was loaded stays in out->cpuid. */
 int kvm_vcpu_save(struct kvm_vcpu *v, struct vcpu_state *out, struct err *e);
-/* In the order KVM needs; TSC_DEADLINE last. CPUID is set first from the state. */
+/*
+ * Into a fresh vCPU, in the order KVM needs; what VCPU_COLD and VCPU_NONE set, state.h says.
+ * An MSR that cannot be written is passed over when it reads back as the saved value already, or
+ * when it does not exist here and was zero; otherwise -EOPNOTSUPP naming it. A TSC rate more than
+ * 1% from this host's, which the host cannot scale to, is -EOPNOTSUPP.
+ */
 int kvm_vcpu_load(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e);
 /* KVM_KVMCLOCK_CTRL: tells the guest's watchdog that it was paused; errors are ignored. */
 void kvm_vcpu_was_paused(struct kvm_vcpu *v);
