@@ -8,7 +8,7 @@ B := build/$(VARIANT)
 PREFIX ?= /usr/local
 VERSION := 0.1.0
 
-PKGS := libevent_core libevent_extra jansson libseccomp libcap-ng liburing libcrypto libzstd liblzma
+PKGS := libevent_core libevent_extra jansson libseccomp libcap-ng liburing libcrypto libzstd liblzma zlib
 # The packages come by apt on the first run (`make deps`), so pkg-config is asked when a recipe runs.
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS))
 PKG_LIBS = $(shell pkg-config --libs $(PKGS))

@@ -24,6 +24,7 @@ struct initrd_cfg {
 	const char *const *wanted; /* more modules, NULL-terminated; it is an error if one is absent */
 	const char *root_fstype;   /* "ext4", "xfs", "btrfs": its module too; NULL: "ext4" */
 	const char *busybox;	   /* a static busybox: a guest that needs no disk; NULL: none */
+	bool no_modules;	   /* everything is built in: no directory of modules is looked for */
 };
 
 /*
