@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -47,19 +48,33 @@ struct loop_timer {
 	void *arg;
 };
 
+/* Takes the oldest post; false when there is none. */
+static bool take_post(struct loop *l, struct post *out)
+{
+	bool any;
+
+	pthread_mutex_lock(&l->post_lock);
+	any = l->nr_posts;
+	if (any) {
+		*out = l->posts[0];
+		l->nr_posts--;
+		memmove(l->posts, l->posts + 1, l->nr_posts * sizeof(l->posts[0]));
+	}
+	pthread_mutex_unlock(&l->post_lock);
+	return any;
+}
+
+/* Those that were there at the start, so that one that posts itself again does not keep main. */
 static void run_posts(struct loop *l)
 {
-	struct post todo[POST_MAX];
+	struct post p;
 	unsigned int n;
 
 	pthread_mutex_lock(&l->post_lock);
 	n = l->nr_posts;
-	for (unsigned int i = 0; i < n; i++)
-		todo[i] = l->posts[i];
-	l->nr_posts = 0;
 	pthread_mutex_unlock(&l->post_lock);
-	for (unsigned int i = 0; i < n; i++)
-		todo[i].fn(todo[i].arg);
+	while (n-- && take_post(l, &p))
+		p.fn(p.arg);
 }
 
 static void on_wake(evutil_socket_t fd, short what, void *arg)
@@ -251,6 +266,18 @@ void loop_post(struct loop *l, loop_fn fn, void *arg)
 	pthread_mutex_unlock(&l->post_lock);
 	r = write(l->wake_fd, &one, sizeof(one));
 	(void)r; /* EAGAIN means that a wake is pending already */
+}
+
+void loop_unpost(struct loop *l, const void *arg)
+{
+	unsigned int n = 0;
+
+	pthread_mutex_lock(&l->post_lock);
+	for (unsigned int i = 0; i < l->nr_posts; i++)
+		if (l->posts[i].arg != arg)
+			l->posts[n++] = l->posts[i];
+	l->nr_posts = n;
+	pthread_mutex_unlock(&l->post_lock);
 }
 
 struct event_base *loop_base(struct loop *l)

@@ -47,6 +47,8 @@ void loop_del_timer(struct loop_timer *t);
 /* Runs fn on main soon, once per call order: from any thread. A bounded queue, BUG when full
  * beyond 1024 (a vCPU that posts must post at most one of its kind). */
 void loop_post(struct loop *l, loop_fn fn, void *arg);
+/* Drops what was posted with this arg: before arg is freed. Main. */
+void loop_unpost(struct loop *l, const void *arg);
 
 /* For evhttp only. */
 struct event_base *loop_base(struct loop *l);

@@ -331,6 +331,8 @@ void msix_fini(struct pci_dev *p)
 {
 	struct machine *m = p->dev->m;
 
+	if (m->loop)
+		loop_unpost(m->loop, p);
 	for (unsigned int v = 0; v < p->nr_vectors; v++) {
 		struct pci_vector *h = &p->vec[v];
 

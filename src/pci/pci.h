@@ -44,8 +44,8 @@ extern const struct field pci_state_fields[PCI_STATE_NFIELDS];
 
 struct pci_bar_ops {
 	struct bus_ops bus; /* arg is the pci_dev */
-	/* The BAR became visible at base, or stopped being (mapped false): (un)register
-	 * ioeventfds. */
+	/* The BAR became visible at base, or stopped being (mapped false). vCPU thread or main: what
+	 * is main's alone (ioeventfds) is posted. */
 	void (*mapped)(struct pci_dev *p, unsigned int bar, uint64_t base, bool mapped);
 };
 

@@ -21,8 +21,8 @@ void virtio_set_status(struct virtio_dev *v, uint8_t val);
 void virtio_enable_queue(struct virtio_dev *v, unsigned int q);
 /* A notify write that reached us instead of an ioeventfd: main will call kick. */
 void virtio_slow_kick(struct virtio_dev *v, unsigned int q);
-/* The notify area became visible at base, or (0) nowhere. */
-void virtio_bind_kicks(struct virtio_dev *v, uint64_t base);
+/* The notify area became visible at base, or (0) nowhere: main will bind the ioeventfds. */
+void virtio_notify_area(struct virtio_dev *v, uint64_t base);
 
 /* vq.c */
 /* May these registers be a live queue's? Alignment, size, and all three areas in RAM. */

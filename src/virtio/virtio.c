@@ -4,9 +4,11 @@
  * road of a kick from the guest's write to type->kick on main.
  *
  * Kicks: each queue has an eventfd that KVM signals by itself (ioeventfd) and main's loop watches.
- * Those are made on main only, for queues the driver enabled: in adopt, or soon after DRIVER_OK. A
- * kick that comes before, or where KVM would not take an ioeventfd, exits to virtio_slow_kick, which
- * posts to main: slower, never lost. virtio 1.2 sections 2.1, 3.1 and 4.1.
+ * Those are made and bound on main only, for queues the driver enabled: in adopt, or soon after
+ * DRIVER_OK or a move of the BAR. A kick that comes before, or where KVM would not take an
+ * ioeventfd, exits to virtio_slow_kick, which posts to main: slower, never lost.
+ *
+ * virtio 1.2 sections 2.1, 3.1 and 4.1.
  */
 #include <errno.h>
 #include <linux/virtio_config.h>
@@ -196,32 +198,26 @@ static void on_kick(void *arg, int fd, unsigned int events)
 		h->v->type->kick(h->v, h->q);
 }
 
-static uint64_t notify_addr(const struct vq_host *h)
+/* Main: KVM signals kick_fd where the guest's notify area is now. */
+static void bind_kick(struct vq_host *h)
 {
-	return h->v->notify_base + (uint64_t)NOTIFY_STRIDE * h->q;
-}
-
-static void bind_kick(struct vq_host *h, bool on)
-{
-	struct machine *m = h->v->dev.m;
+	struct virtio_dev *v = h->v;
+	struct kvm *k = v->dev.m->kvm;
+	uint64_t want = v->notify_base ? v->notify_base + (uint64_t)NOTIFY_STRIDE * h->q : 0;
 	struct err e;
 
-	if (h->kick_fd < 0 || h->bound == on || !h->v->notify_base)
+	if (h->kick_fd < 0 || h->bound == want)
+		return;
+	if (h->bound && kvm_ioeventfd(k, h->bound, 0, false, false, 0, h->kick_fd, false, &e))
+		log_guest(&v->log, "%s: queue %u: %s", v->dev.id, h->q, e.msg);
+	h->bound = 0;
+	if (!want)
 		return;
 	/* unbound, a kick exits to us and takes the slow road: no reason to stop */
-	if (kvm_ioeventfd(m->kvm, notify_addr(h), 0, false, false, 0, h->kick_fd, on, &e))
-		log_guest(&h->v->log, "%s: queue %u: %s", h->v->dev.id, h->q, e.msg);
+	if (kvm_ioeventfd(k, want, 0, false, false, 0, h->kick_fd, true, &e))
+		log_guest(&v->log, "%s: queue %u: %s", v->dev.id, h->q, e.msg);
 	else
-		h->bound = on;
-}
-
-void virtio_bind_kicks(struct virtio_dev *v, uint64_t base)
-{
-	for (unsigned int q = 0; q < v->st->nr_queues; q++)
-		bind_kick(&v->q[q], false);
-	v->notify_base = base;
-	for (unsigned int q = 0; q < v->st->nr_queues; q++)
-		bind_kick(&v->q[q], true);
+		h->bound = want;
 }
 
 /* Main: the eventfd of a queue, watched. */
@@ -242,20 +238,20 @@ static int make_kick(struct vq_host *h, struct err *e)
 	}
 	fdtab_add(m->fds, fd, FD_CLOSE, "virtio kick");
 	h->kick_fd = fd;
-	bind_kick(h, true);
 	return 0;
 }
 
+/* Main: a bound eventfd for every live queue. */
 static int make_kicks(struct virtio_dev *v, struct err *e)
 {
-	int ret;
+	int ret = 0;
 
-	for (unsigned int q = 0; q < v->st->nr_queues; q++) {
-		ret = queue_live(v, q) ? make_kick(&v->q[q], e) : 0;
-		if (ret)
-			return ret;
+	for (unsigned int q = 0; q < v->st->nr_queues && !ret; q++) {
+		if (queue_live(v, q))
+			ret = make_kick(&v->q[q], e);
+		bind_kick(&v->q[q]);
 	}
-	return 0;
+	return ret;
 }
 
 static void kick_queues(struct virtio_dev *v, uint64_t mask)
@@ -300,6 +296,13 @@ void virtio_slow_kick(struct virtio_dev *v, unsigned int q)
 	post_main(v);
 }
 
+void virtio_notify_area(struct virtio_dev *v, uint64_t base)
+{
+	v->notify_base = base;
+	if (v->resumed) /* otherwise adopt or resume binds */
+		post_main(v);
+}
+
 /* ---- contract parts ---- */
 
 int virtio_init(struct virtio_dev *v, unsigned int nr_queues, const uint16_t *queue_max,
@@ -323,12 +326,16 @@ void virtio_fini(struct virtio_dev *v)
 {
 	if (!v->q[0].v)
 		return;
-	pci_fini(&v->pci);
+	v->resumed = false;
+	pci_fini(&v->pci); /* no notify area any more */
+	if (v->dev.m->loop)
+		loop_unpost(v->dev.m->loop, v);
 	for (unsigned int q = 0; q < v->st->nr_queues; q++) {
 		struct vq_host *h = &v->q[q];
 
 		if (h->kick_fd < 0)
 			continue;
+		bind_kick(h);
 		loop_del_io(h->kick_io);
 		fdtab_del(v->dev.m->fds, h->kick_fd);
 		close(h->kick_fd);
@@ -416,9 +423,8 @@ int virtio_adopt(struct virtio_dev *v, struct err *e)
 	v->resumed = v->posted = false;
 	v->slow_kicks = 0;
 	v->adopted = true;
-	v->notify_base = 0; /* pci_adopt says where, and binds */
-	ret = make_kicks(v, e);
-	return ret ? ret : pci_adopt(&v->pci, e);
+	ret = pci_adopt(&v->pci, e);
+	return ret ? ret : make_kicks(v, e);
 }
 
 void virtio_quiesce(struct virtio_dev *v)

@@ -85,7 +85,7 @@ struct vq_host {
 	unsigned int q;
 	int kick_fd; /* eventfd of its ioeventfd; -1 when not made */
 	struct loop_io *kick_io;
-	bool bound; /* KVM signals kick_fd for writes at this queue's notify address */
+	uint64_t bound; /* KVM signals kick_fd for writes at this address; 0: not bound */
 	uint16_t in_flight; /* chains popped and not pushed: 0 when quiesced */
 };
 

@@ -269,7 +269,7 @@ static void bar_write(void *arg, uint64_t off, const void *data, unsigned int le
 static void bar_mapped(struct pci_dev *p, unsigned int bar, uint64_t base, bool mapped)
 {
 	(void)bar;
-	virtio_bind_kicks(of_pci(p), mapped ? base + NOTIFY_OFF : 0);
+	virtio_notify_area(of_pci(p), mapped ? base + NOTIFY_OFF : 0);
 }
 
 static const struct pci_bar_ops virtio_bar_ops = {
