@@ -63,7 +63,7 @@ struct dev_clock {
 extern const struct device_class dev_clock_class;
 
 /* The wire form of struct vcpu_state (vcpu_fields.c). */
-#define VCPU_STATE_NFIELDS 14
+#define VCPU_STATE_NFIELDS 13
 extern const struct field vcpu_state_fields[VCPU_STATE_NFIELDS];
 
 #endif

@@ -114,7 +114,6 @@ const struct field vcpu_state_fields[VCPU_STATE_NFIELDS] = {
 	F_U32(struct vcpu_state, has_regs),
 	F_U32(struct vcpu_state, tsc_khz),
 	F_U32(struct vcpu_state, mp_state),
-	F_U64(struct vcpu_state, tsc_deadline),
 	F_STRUCT(struct vcpu_state, regs, regs_fields),
 	F_STRUCT(struct vcpu_state, sregs, sregs_fields),
 	F_STRUCT(struct vcpu_state, debugregs, debugregs_fields),

@@ -16,14 +16,17 @@
 #define MSR_KVM_WALL_CLOCK 0x4b564d00
 
 /*
- * Memory types are state, yet most kernels leave them out of their index list. All are zero at
- * power-on and most stay so; zeroes are not stored.
+ * Not stored while zero. Memory types are state, yet most kernels leave them out of their index
+ * list; all are zero at power-on and most stay so. The deadline timer is armed with the last
+ * register written, after the TSC that it compares with; written as zero, some hosts take it for
+ * "expired".
  */
 static const uint32_t extra[] = {
 	0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, /* variable ranges 0 to 3 */
 	0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f, /* 4 to 7 */
 	0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f, /* fixed */
 	0x2ff, /* default type */
+	MSR_IA32_TSC_DEADLINE,
 };
 
 static bool is_extra(uint32_t index)
@@ -37,12 +40,12 @@ static bool is_extra(uint32_t index)
 /*
  * Not state: the wall clock MSRs are a request (KVM writes the time into guest RAM at that
  * moment; a guest asks anew each time), 0x12 is an alias of the kvmclock MSR, for guests that
- * found the old feature bit, which we hide. The deadline is saved apart: it is armed last.
+ * found the old feature bit, which we hide.
  */
 static bool is_skipped(uint32_t index)
 {
 	return index == MSR_KVM_WALL_CLOCK_OLD || index == MSR_KVM_SYSTEM_TIME_OLD ||
-	       index == MSR_KVM_WALL_CLOCK || index == MSR_IA32_TSC_DEADLINE;
+	       index == MSR_KVM_WALL_CLOCK;
 }
 
 static int fetch_list(struct kvm *k, struct err *e)
@@ -105,7 +108,7 @@ static int msr_get(struct kvm_vcpu *v, uint32_t index, uint64_t *value)
 	return 0;
 }
 
-int msrs_save(struct kvm_vcpu *v, struct msr_table *out, uint64_t *deadline, struct err *e)
+int msrs_save(struct kvm_vcpu *v, struct msr_table *out, struct err *e)
 {
 	struct msr_table t;
 	uint32_t at = 0, kept = 0;
@@ -134,8 +137,6 @@ int msrs_save(struct kvm_vcpu *v, struct msr_table *out, uint64_t *deadline, str
 	}
 	out->n = kept;
 	out->pad = 0;
-	if (msr_get(v, MSR_IA32_TSC_DEADLINE, deadline))
-		*deadline = 0;
 	return 0;
 }
 
@@ -181,20 +182,5 @@ int msrs_load(struct kvm_vcpu *v, const struct msr_table *t, struct err *e)
 		if (done < 0)
 			return err_sys(e, errno, "KVM_SET_MSRS of %u registers", rest.n);
 	}
-	return 0;
-}
-
-int msrs_arm_deadline(struct kvm_vcpu *v, uint64_t deadline, struct err *e)
-{
-	struct {
-		uint32_t n, pad;
-		struct kvm_msr_entry e;
-	} one = { .n = 1, .e = { .index = MSR_IA32_TSC_DEADLINE, .data = deadline } };
-
-	/* Zero is disarmed, as the fresh vCPU is already; some hosts take it for "expired". */
-	if (!deadline)
-		return 0;
-	if (kvm_callp(v->fd, KVM_SET_MSRS, &one) != 1)
-		return err_set(e, EOPNOTSUPP, "the TSC deadline timer cannot be armed");
 	return 0;
 }

@@ -11,11 +11,10 @@
 #include "kvm/kvm.h"
 #include "kvm/state.h"
 
-/* Every register that this host saves and this vCPU has. */
-int msrs_save(struct kvm_vcpu *v, struct msr_table *out, uint64_t *deadline, struct err *e);
-/* One call when the host takes them all; the rule for those it refuses is kvm_vcpu_load's. */
+/* Every register that this host saves and this vCPU has; the deadline timer's last. */
+int msrs_save(struct kvm_vcpu *v, struct msr_table *out, struct err *e);
+/* After the LAPIC, whose mode decides whether the deadline timer can be armed. One call when the
+ * host takes them all; the rule for those it refuses is kvm_vcpu_load's. */
 int msrs_load(struct kvm_vcpu *v, const struct msr_table *t, struct err *e);
-/* After the LAPIC and the TSC were loaded. */
-int msrs_arm_deadline(struct kvm_vcpu *v, uint64_t deadline, struct err *e);
 
 #endif

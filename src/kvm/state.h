@@ -40,7 +40,6 @@ struct vcpu_state {
 	uint32_t has_regs; /* VCPU_COLD: this is the boot CPU */
 	uint32_t tsc_khz;
 	uint32_t mp_state;
-	uint64_t tsc_deadline; /* IA32_TSC_DEADLINE: armed last, so it is not among msrs */
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
 	struct kvm_debugregs debugregs;

@@ -134,7 +134,7 @@ int kvm_vcpu_save(struct kvm_vcpu *v, struct vcpu_state *out, struct err *e)
 	out->phase = VCPU_NONE; /* half a state is none, should a step fail */
 	r = do_steps(v, steps, ARRAY_SIZE(steps), e);
 	if (!r)
-		r = msrs_save(v, &out->msrs, &out->tsc_deadline, e);
+		r = msrs_save(v, &out->msrs, e);
 	if (r)
 		return err_wrap(e, r, "vCPU %u", v->index);
 	khz = kvm_call(v->fd, KVM_GET_TSC_KHZ, 0);
@@ -170,57 +170,82 @@ static int load_tsc_khz(struct kvm_vcpu *v, uint32_t khz, struct err *e)
 static int load_cold(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e)
 {
 	const struct step steps[] = {
-		STEP(KVM_SET_CPUID2, &s->cpuid),
 		STEP(KVM_SET_SREGS, &s->sregs),
 		STEP(KVM_SET_REGS, &s->regs),
 	};
-	int r = do_steps(v, steps, s->has_regs ? ARRAY_SIZE(steps) : 1, e);
+	int r = s->has_regs ? do_steps(v, steps, ARRAY_SIZE(steps), e) : 0;
 
-	if (!r)
-		r = msrs_load(v, &s->msrs, e);
-	return r;
+	return r ? r : msrs_load(v, &s->msrs, e);
+}
+
+/*
+ * What a fresh vCPU has already need not be set: a vCPU ioctl costs 1 to 10 us each, and a fork
+ * waits for them. Debug registers are rarely in use, and mostly nothing is about to be injected.
+ */
+static bool has_debugregs(const struct vcpu_state *s)
+{
+	static const struct kvm_debugregs fresh = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
+
+	return memcmp(&s->debugregs, &fresh, sizeof(fresh)) != 0;
+}
+
+static bool has_events(const struct vcpu_state *s)
+{
+	struct kvm_vcpu_events ev = s->events;
+	static const struct kvm_vcpu_events none;
+
+	/* flags say which members are valid, not that anything is pending; the vectors of events
+	 * that are not pending say nothing. */
+	ev.flags = 0;
+	ev.exception.nr = 0;
+	ev.interrupt.nr = 0;
+	return memcmp(&ev, &none, sizeof(none)) != 0;
+}
+
+static bool has_mp_state(const struct kvm_vcpu *v, const struct vcpu_state *s)
+{
+	return s->mp_state != (v->index ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE);
 }
 
 static int load_saved(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e)
 {
 	struct kvm_mp_state mp = { .mp_state = s->mp_state };
-	/* CPUID decides which bits the others may have. XCR0 before XSAVE. SREGS hold the APIC
-	 * base, so the mode that the LAPIC's registers are read in. */
-	const struct step before[] = {
-		STEP(KVM_SET_CPUID2, &s->cpuid),
-		STEP(KVM_SET_SREGS, &s->sregs),
-		STEP(KVM_SET_XCRS, &s->xcrs),
-		STEP(KVM_SET_XSAVE, s->xsave),
-		STEP(KVM_SET_REGS, &s->regs),
-	};
-	/* The LAPIC after the TSC, which its deadline mode counts with, and events after the LAPIC
-	 * and the MP state, whose setting drops a pending SIPI. */
-	const struct step after[] = {
+	/* CPUID, before all this, decides which bits the others may have. XCR0 before XSAVE. SREGS
+	 * hold the APIC base, so the mode that the LAPIC's registers are read in. */
+	const struct step steps[] = {
+		STEP(KVM_SET_SREGS, &s->sregs), STEP(KVM_SET_XCRS, &s->xcrs),
+		STEP(KVM_SET_XSAVE, s->xsave),	STEP(KVM_SET_REGS, &s->regs),
 		STEP(KVM_SET_LAPIC, s->lapic),
-		STEP(KVM_SET_MP_STATE, &mp),
-		STEP(KVM_SET_DEBUGREGS, &s->debugregs),
-		STEP(KVM_SET_VCPU_EVENTS, &s->events),
 	};
-	int r = do_steps(v, before, 1, e);
+	/* Setting the MP state drops a pending SIPI, so events come last. */
+	const struct step mp_state = STEP(KVM_SET_MP_STATE, &mp);
+	const struct step debugregs = STEP(KVM_SET_DEBUGREGS, &s->debugregs);
+	const struct step events = STEP(KVM_SET_VCPU_EVENTS, &s->events);
+	int r = load_tsc_khz(v, s->tsc_khz, e);
 
 	if (!r)
-		r = load_tsc_khz(v, s->tsc_khz, e);
-	if (!r)
-		r = do_steps(v, before + 1, ARRAY_SIZE(before) - 1, e);
+		r = do_steps(v, steps, ARRAY_SIZE(steps), e);
 	if (!r)
 		r = msrs_load(v, &s->msrs, e);
-	if (!r)
-		r = do_steps(v, after, ARRAY_SIZE(after), e);
-	if (!r)
-		r = msrs_arm_deadline(v, s->tsc_deadline, e);
+	if (!r && has_mp_state(v, s))
+		r = do_steps(v, &mp_state, 1, e);
+	if (!r && has_debugregs(s))
+		r = do_steps(v, &debugregs, 1, e);
+	if (!r && has_events(s))
+		r = do_steps(v, &events, 1, e);
 	return r;
 }
 
 int kvm_vcpu_load(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e)
 {
+	const struct step cpuid = STEP(KVM_SET_CPUID2, &s->cpuid);
 	int r = 0;
 
 	BUG_ON(s->cpuid.n > VCPU_MAX_CPUID || s->msrs.n > VCPU_MAX_MSRS);
+	if (s->phase != VCPU_NONE)
+		r = do_steps(v, &cpuid, 1, e);
+	if (r)
+		return err_wrap(e, r, "vCPU %u", v->index);
 	if (s->phase == VCPU_COLD)
 		r = load_cold(v, s, e);
 	else if (s->phase == VCPU_SAVED)

@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vCPU and chip state against the real /dev/kvm, with a hand-written guest that counts: saved,
+ * loaded into a second VM, it goes on counting from where it was. Skipped where there is no
+ * /dev/kvm.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+#include "base/util.h"
+#include "device/kernel_devices.h"
+#include "kvm/kvm.h"
+#include "kvm/state.h"
+#include "x86/boot.h"
+#include "x86/cpuid.h"
+
+#define RAM_BYTES (4ull << 20)
+#define CODE 0x10000u
+#define PML4 0x1000u
+#define PORT 0x80
+
+/* loop: inc rax; movq xmm1, rax; out 0x80, al; jmp loop. */
+static const uint8_t counter[] = { 0x48, 0xff, 0xc0, 0xe6, PORT, 0xeb, 0xf9 };
+
+struct vm {
+	struct kvm *k;
+	struct kvm_vcpu *v;
+	uint8_t *ram;
+};
+
+static int sys_fd;
+
+static void ram_make(struct vm *vm)
+{
+	uint64_t *t;
+
+	vm->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_true(vm->ram != MAP_FAILED);
+	t = (uint64_t *)(void *)(vm->ram + PML4);
+	t[0] = (PML4 + 0x1000) | 3;
+	t[512] = (PML4 + 0x2000) | 3;
+	for (uint64_t i = 0; i < 512; i++)
+		t[1024 + i] = (i << 21) | 0x83;
+	memcpy(vm->ram + CODE, counter, sizeof(counter));
+}
+
+static void vm_make(struct vm *vm, const struct vcpu_state *s, const struct chip_state *c)
+{
+	struct err e;
+
+	assert_int_equal(kvm_create(sys_fd, &vm->k, &e), 0);
+	assert_int_equal(kvm_set_memory(vm->k, 0, 0, RAM_BYTES, vm->ram, false, &e), 0);
+	assert_int_equal(kvm_create_irqchip(vm->k, true, &e), 0);
+	if (c)
+		assert_int_equal(kvm_chip_load(vm->k, c, &e), 0);
+	assert_int_equal(kvm_vcpu_create(vm->k, 0, &vm->v, &e), 0);
+	if (kvm_vcpu_load(vm->v, s, &e))
+		fail_msg("%s", e.msg);
+}
+
+static void vm_free(struct vm *vm)
+{
+	kvm_destroy(vm->k);
+	munmap(vm->ram, RAM_BYTES);
+}
+
+static void cold(struct vcpu_state *s)
+{
+	struct boot_entry b = { .mode = BOOT_LONG64, .rip = CODE, .cr3 = PML4 };
+	static struct cpuid_table host;
+	struct kvm *k;
+	struct err e;
+
+	memset(s, 0, sizeof(*s));
+	assert_int_equal(kvm_create(sys_fd, &k, &e), 0);
+	assert_int_equal(kvm_supported_cpuid(k, &host, &e), 0);
+	kvm_destroy(k);
+	s->phase = VCPU_COLD;
+	s->has_regs = 1;
+	cpuid_build(&host, 0, 1, &s->cpuid);
+	boot_regs(&b, &s->regs, &s->sregs);
+}
+
+/* Runs until the guest has written the port n times; what it wrote last. */
+static uint8_t count(struct vm *vm, int n)
+{
+	struct kvm_run *run = kvm_vcpu_runpage(vm->v);
+	uint8_t last = 0;
+
+	while (n--) {
+		int r = kvm_vcpu_run(vm->v);
+
+		assert_int_equal(r, 0);
+		assert_int_equal(run->exit_reason, KVM_EXIT_IO);
+		assert_int_equal(run->io.port, PORT);
+		last = *((uint8_t *)run + run->io.data_offset);
+	}
+	return last;
+}
+
+static void save(struct vm *vm, struct vcpu_state *s, struct chip_state *c)
+{
+	struct err e;
+
+	assert_int_equal(kvm_vcpu_settle(vm->v, &e), 0);
+	if (kvm_vcpu_save(vm->v, s, &e))
+		fail_msg("%s", e.msg);
+	assert_int_equal(kvm_chip_save(vm->k, c, &e), 0);
+	assert_int_equal(s->phase, VCPU_SAVED);
+}
+
+static void test_vcpu__goes_on_counting_in_a_second_vm(void **st)
+{
+	static struct vcpu_state s;
+	struct chip_state c;
+	struct vm a, b;
+
+	(void)st;
+	cold(&s);
+	ram_make(&a);
+	vm_make(&a, &s, NULL);
+	assert_int_equal(count(&a, 100), 100);
+	save(&a, &s, &c);
+
+	ram_make(&b);
+	memcpy(b.ram, a.ram, RAM_BYTES);
+	vm_make(&b, &s, &c);
+	assert_int_equal(count(&b, 50), 150);
+	/* The first is none the wiser. */
+	assert_int_equal(count(&a, 7), 107);
+	vm_free(&a);
+	vm_free(&b);
+}
+
+/* Registers that change by themselves. */
+#define MSR_TSC 0x10
+
+static void assert_same(const struct vcpu_state *a, const struct vcpu_state *b)
+{
+	assert_memory_equal(&a->regs, &b->regs, sizeof(a->regs));
+	assert_memory_equal(&a->sregs, &b->sregs, sizeof(a->sregs));
+	assert_memory_equal(&a->debugregs, &b->debugregs, sizeof(a->debugregs));
+	assert_memory_equal(&a->xcrs, &b->xcrs, sizeof(a->xcrs));
+	assert_memory_equal(&a->events, &b->events, sizeof(a->events));
+	assert_memory_equal(a->xsave, b->xsave, sizeof(a->xsave));
+	assert_memory_equal(a->lapic, b->lapic, sizeof(a->lapic));
+	assert_int_equal(a->mp_state, b->mp_state);
+	assert_int_equal(a->tsc_khz, b->tsc_khz);
+	assert_int_equal(a->msrs.n, b->msrs.n);
+	for (uint32_t i = 0; i < a->msrs.n; i++) {
+		assert_int_equal(a->msrs.e[i].index, b->msrs.e[i].index);
+		if (a->msrs.e[i].index == MSR_TSC)
+			assert_true(b->msrs.e[i].data >= a->msrs.e[i].data);
+		else if (a->msrs.e[i].data != b->msrs.e[i].data)
+			fail_msg("MSR %#x: %#llx, then %#llx", a->msrs.e[i].index,
+				 (unsigned long long)a->msrs.e[i].data,
+				 (unsigned long long)b->msrs.e[i].data);
+	}
+}
+
+static void test_vcpu__save_load_save_is_equal(void **st)
+{
+	static struct vcpu_state s, s2;
+	struct chip_state c, c2;
+	struct vm a, b;
+
+	(void)st;
+	cold(&s);
+	ram_make(&a);
+	vm_make(&a, &s, NULL);
+	count(&a, 3);
+	save(&a, &s, &c);
+	/* States that a guest of ours does not make by itself. */
+	s.regs.r15 = 0x1122334455667788;
+	s.debugregs.db[1] = 0xffff800012345000;
+	for (uint32_t i = 0; i < s.msrs.n; i++)
+		if (s.msrs.e[i].index == 0xc0000102) /* KERNEL_GS_BASE */
+			s.msrs.e[i].data = 0xffff888000001000;
+	s.xsave[176] = 0x5a; /* XMM1, */
+	s.xsave[512] |= 3; /* and XSTATE_BV says that x87 and SSE are in use */
+	c.ioapic.redirtbl[5].bits = 0x0300000000000033;
+
+	ram_make(&b);
+	memcpy(b.ram, a.ram, RAM_BYTES);
+	vm_make(&b, &s, &c);
+	s2 = s;
+	assert_int_equal(kvm_vcpu_save(b.v, &s2, NULL), 0);
+	assert_same(&s, &s2);
+	assert_int_equal(kvm_chip_save(b.k, &c2, NULL), 0);
+	assert_memory_equal(&c.pic, &c2.pic, sizeof(c.pic));
+	assert_memory_equal(&c.ioapic, &c2.ioapic, sizeof(c.ioapic));
+	vm_free(&a);
+	vm_free(&b);
+}
+
+static void test_vcpu__wire_form_loses_nothing(void **st)
+{
+	const struct field_table t = dev_vcpu_class.state;
+	static struct vcpu_state s, back;
+	struct chip_state c;
+	struct wbuf w, w2;
+	struct rbuf r;
+	struct vm a;
+	struct err e;
+
+	(void)st;
+	cold(&s);
+	ram_make(&a);
+	vm_make(&a, &s, NULL);
+	count(&a, 3);
+	save(&a, &s, &c);
+	wbuf_init(&w, 1 << 20);
+	wbuf_init(&w2, 1 << 20);
+	field_encode(&t, &s, &w);
+	assert_false(w.bad);
+	rbuf_init(&r, w.data, w.len);
+	assert_int_equal(field_decode(&t, &r, &back, &e), 0);
+	assert_true(rbuf_done(&r));
+	assert_same(&s, &back);
+	assert_int_equal(s.cpuid.n, back.cpuid.n);
+	assert_memory_equal(&s.cpuid, &back.cpuid, sizeof(s.cpuid));
+	field_encode(&t, &back, &w2);
+	assert_int_equal(w.len, w2.len);
+	assert_memory_equal(w.data, w2.data, w.len);
+	/* And it runs. */
+	vm_free(&a);
+	ram_make(&a);
+	vm_make(&a, &back, &c);
+	assert_int_equal(count(&a, 1), 4);
+	wbuf_fini(&w);
+	wbuf_fini(&w2);
+	vm_free(&a);
+}
+
+static void test_vcpu__msr_that_cannot_be_set_is_named(void **st)
+{
+	static struct vcpu_state s;
+	struct chip_state c;
+	struct vm a;
+	struct kvm_vcpu *v;
+	struct err e;
+
+	(void)st;
+	cold(&s);
+	ram_make(&a);
+	vm_make(&a, &s, NULL);
+	save(&a, &s, &c);
+	vm_free(&a);
+
+	ram_make(&a);
+	assert_int_equal(kvm_create(sys_fd, &a.k, &e), 0);
+	assert_int_equal(kvm_set_memory(a.k, 0, 0, RAM_BYTES, a.ram, false, &e), 0);
+	assert_int_equal(kvm_create_irqchip(a.k, false, &e), 0);
+	assert_int_equal(kvm_vcpu_create(a.k, 0, &v, &e), 0);
+	/* One that does not exist, in the middle: zero is nothing lost, another value is. */
+	s.msrs.e[s.msrs.n] = s.msrs.e[3];
+	s.msrs.e[3] = (struct kvm_msr_entry){ .index = 0x7fff1234, .data = 0 };
+	s.msrs.n++;
+	assert_int_equal(kvm_vcpu_load(v, &s, &e), 0);
+	s.msrs.e[3].data = 5;
+	assert_int_equal(kvm_vcpu_load(v, &s, &e), -EOPNOTSUPP);
+	assert_string_equal(e.msg, "vCPU 0: MSR 0x7fff1234 is 0x5, but this host's KVM does not "
+				   "have it");
+	vm_free(&a);
+}
+
+static void test_vcpu__other_tsc_rate_is_refused(void **st)
+{
+	static struct vcpu_state s;
+	struct chip_state c;
+	struct vm a, b;
+	struct err e;
+	int r;
+
+	(void)st;
+	cold(&s);
+	ram_make(&a);
+	vm_make(&a, &s, NULL);
+	save(&a, &s, &c);
+	ram_make(&b);
+	assert_int_equal(kvm_create(sys_fd, &b.k, &e), 0);
+	assert_int_equal(kvm_create_irqchip(b.k, false, &e), 0);
+	assert_int_equal(kvm_vcpu_create(b.k, 0, &b.v, &e), 0);
+	if (s.tsc_khz) {
+		s.tsc_khz /= 2;
+		r = kvm_vcpu_load(b.v, &s, &e);
+		/* A host that scales takes it. */
+		assert_true(r == 0 || r == -EOPNOTSUPP);
+		s.tsc_khz = s.tsc_khz * 2 + s.tsc_khz / 1000;
+		assert_int_equal(kvm_vcpu_load(b.v, &s, &e), 0);
+	}
+	vm_free(&a);
+	vm_free(&b);
+}
+
+static void test_kvm__clock_goes_on(void **st)
+{
+	uint64_t ns = 0;
+	struct kvm *k;
+	struct err e;
+
+	(void)st;
+	assert_int_equal(kvm_create(sys_fd, &k, &e), 0);
+	assert_int_equal(kvm_create_irqchip(k, false, &e), 0);
+	assert_int_equal(kvm_clock_load(k, 1000ull * 1000000000, &e), 0);
+	assert_int_equal(kvm_clock_save(k, &ns, &e), 0);
+	assert_true(ns >= 1000ull * 1000000000 && ns < 1100ull * 1000000000);
+	kvm_destroy(k);
+}
+
+static void test_kvm__routes_run_out_and_come_back(void **st)
+{
+	struct kvm *k;
+	struct err e;
+	int gsi, last = -1;
+
+	(void)st;
+	assert_int_equal(kvm_create(sys_fd, &k, &e), 0);
+	assert_int_equal(kvm_create_irqchip(k, false, &e), 0);
+	assert_int_equal(kvm_routes_commit(k, &e), 0);
+	while ((gsi = kvm_msi_alloc(k, &e)) >= 0) {
+		assert_true(gsi >= KVM_GSI_PINS && gsi < KVM_GSI_MAX);
+		kvm_msi_set(k, gsi, 0xfee00000, 0x40, true);
+		last = gsi;
+	}
+	assert_int_equal(gsi, -ENOSPC);
+	assert_int_equal(kvm_routes_commit(k, &e), 0);
+	kvm_msi_free(k, last);
+	assert_int_equal(kvm_msi_alloc(k, &e), last);
+	assert_int_equal(kvm_routes_commit(k, &e), 0);
+	kvm_destroy(k);
+}
+
+static void test_kvm__wrong_fd_says_so(void **st)
+{
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	struct kvm *k = NULL;
+	struct err e;
+
+	(void)st;
+	assert_true(kvm_check_system(fd, &e) < 0);
+	assert_true(kvm_create(fd, &k, &e) < 0);
+	assert_null(k);
+	assert_int_equal(kvm_check_system(sys_fd, &e), 0);
+	close(fd);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_vcpu__goes_on_counting_in_a_second_vm),
+		cmocka_unit_test(test_vcpu__save_load_save_is_equal),
+		cmocka_unit_test(test_vcpu__wire_form_loses_nothing),
+		cmocka_unit_test(test_vcpu__msr_that_cannot_be_set_is_named),
+		cmocka_unit_test(test_vcpu__other_tsc_rate_is_refused),
+		cmocka_unit_test(test_kvm__clock_goes_on),
+		cmocka_unit_test(test_kvm__routes_run_out_and_come_back),
+		cmocka_unit_test(test_kvm__wrong_fd_says_so),
+	};
+
+	sys_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (sys_fd < 0)
+		return 77;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
