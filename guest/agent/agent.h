@@ -29,6 +29,7 @@ struct agent {
 	struct loop loop;
 	const char *root;   /* put in front of every path of the guest's that IDENTITY touches */
 	bool may_shut_down; /* obey SHUTDOWN and the power button */
+	bool taken;	    /* another agent serves this machine */
 	uint8_t gen[PROTO_GEN];
 	enum gen_state gen_state;
 	struct identity *identity; /* the one in progress */

@@ -23,6 +23,7 @@
 #include "agent.h"
 
 #define RESTART_MS 200
+#define EXIT_TAKEN 3 /* another agent is there: no use in starting again */
 
 void agent_log(const char *fmt, ...)
 {
@@ -95,6 +96,8 @@ static int agent_main(const char *where, const char *root, bool may_shut_down)
 	r = loop_run(&a->loop);
 	if (r)
 		agent_log("event loop: %s", strerror(-r));
+	if (a->taken)
+		return EXIT_TAKEN;
 	return r ? 1 : 0;
 }
 
@@ -106,13 +109,15 @@ static void supervise(void)
 	setsid();
 	for (;;) {
 		pid_t pid = fork(), got;
-		int status;
+		int status = 0;
 
 		if (!pid)
 			return;
 		do
 			got = waitpid(pid, &status, 0);
 		while (pid > 0 && got < 0 && errno == EINTR);
+		if (got > 0 && WIFEXITED(status) && WEXITSTATUS(status) == EXIT_TAKEN)
+			exit(0);
 		agent_log("%s: starting again", pid < 0 ? strerror(errno) : "the agent has died");
 		nanosleep(&pause, NULL);
 	}
