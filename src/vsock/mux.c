@@ -257,7 +257,8 @@ void vsock_mux_destroy(struct vsock_mux *m)
 
 	if (!m)
 		return;
-	m->accepting = false;
+	if (m->loop)
+		loop_unpost(m->loop, m);
 	loop_del_io(m->listen_io);
 	m->listen_io = NULL;
 	if (m->listen_fd >= 0) {
@@ -266,8 +267,7 @@ void vsock_mux_destroy(struct vsock_mux *m)
 	}
 	while ((s = TAILQ_FIRST(&m->streams)))
 		mux_free(s);
-	if (m->timer)
-		loop_del_timer(m->timer);
+	loop_del_timer(m->timer);
 	free(m->spare);
 	free(m);
 }
