@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What stands behind a disk: an ephemeral overlay over a raw, shared, read-only base, or a raw file
- * alone. Asynchronous on one io_uring per disk; completions arrive on main. The overlay is a
- * block map in private memory over append-only data files: it forks O(1) with the heap. Guest RAM
- * is never registered with io_uring (it would be pinned and copied eagerly by fork(2)).
+ * What stands behind a disk: an ephemeral overlay over a raw, shared, read-only base, or the base
+ * alone. Asynchronous on one io_uring per disk. The overlay is a block map in private memory over
+ * append-only data files: it forks O(1) with the heap. Guest RAM is never registered with io_uring
+ * (it would be pinned and copied eagerly by fork(2)).
  *
- * Main thread only.
+ * Requests that overlap run in the order of their submission when one of them changes the disk, at
+ * the granularity of BLK_BLOCK; all others run at once.
+ *
+ * All calls and callbacks: main, or a vCPU thread that holds the device lock.
  */
 #ifndef CLONE_BLOCK_BLK_H
 #define CLONE_BLOCK_BLK_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
@@ -19,6 +23,9 @@
 #define BLK_SECTOR 512u
 #define BLK_BLOCK 4096u /* the overlay's unit */
 #define BLK_DEPTH 128 /* requests in flight at most */
+#define BLK_MAX_BYTES (16ull << 40)
+#define BLK_MAX_LAYERS 4096 /* older data files that an overlay can stand on */
+#define BLK_SMALL_LAYERS 64 /* beyond this many, small ones are merged; see blk_rotate */
 
 struct blk;
 struct fdtab;
@@ -26,48 +33,102 @@ struct loop;
 
 struct blk_cfg {
 	bool read_only; /* no overlay, writes fail with -EROFS */
-	uint64_t size_bytes; /* 0: the base's size rounded down to sectors */
+	uint64_t size_bytes; /* whole sectors; 0: the base's size rounded down to sectors */
 };
 
-enum blk_op { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_DISCARD, BLK_ZERO };
+enum blk_op {
+	BLK_READ,
+	BLK_WRITE,
+	BLK_FLUSH, /* an ephemeral overlay promises nothing after a power cut: succeeds at once */
+	BLK_DISCARD, /* a hint: whole blocks inside read as zeroes afterwards, edges are left */
+	BLK_ZERO,
+};
 
 struct blk_req {
 	enum blk_op op;
-	uint64_t offset_bytes, len; /* for READ/WRITE len is the iovecs' sum */
+	uint64_t offset_bytes, len; /* whole sectors; for READ/WRITE len is the iovecs' sum */
 	struct iovec *iov; /* pinned guest memory; the caller's until done */
 	unsigned int niov;
-	void (*done)(struct blk_req *r, int result); /* 0 or -errno; on main; may submit more */
+	/* 0 or -errno, exactly once; may come before blk_submit returns; may submit more. After a
+	 * failed WRITE or ZERO each sector reads as before or as asked, never as anything else. */
+	void (*done)(struct blk_req *r, int result);
+
+	/* The engine's own from submit to done; needs no initialisation. */
+	struct {
+		struct blk *b;
+		struct blk_req *next, *prev; /* all in flight, oldest first */
+		struct blk_req *qnext; /* the runnable queue */
+		uint64_t start, end; /* what it touches, in bytes */
+		uint64_t pos; /* how far the phase got */
+		uint64_t zero_block, zero_end; /* whole blocks that a ZERO or DISCARD covers */
+		uint64_t alloc, nalloc, fresh; /* new blocks of the data file; how many were used */
+		size_t iov_off;
+		unsigned int iov_idx;
+		unsigned int blockers; /* older requests that must end first */
+		unsigned int pending; /* in the kernel */
+		int result;
+		uint8_t phase, queued;
+		struct {
+			uint64_t block;
+			uint8_t *buf; /* one block, read, patched and written back */
+		} edge[2];
+	} p;
 };
 
 /*
- * base_fd: the shared base (owned from now on, -1: an all-zero base of cfg->size_bytes); data_fd:
- * an empty file for what this VM writes (owned; -1 when read_only). Neither is opened by path.
+ * base_fd: the shared base, opened read-only (-1: all zeroes); data_fd: an empty, seekable file
+ * opened read-write for what this VM writes (-1 when read_only). Both are owned from now on, also
+ * on failure. -EINVAL: bad size or a descriptor opened in another mode.
  */
-int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk **out, struct err *e);
+int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk **out,
+	       struct err *e);
+/* Waits for what is in flight. Accepts NULL. */
 void blk_destroy(struct blk *b);
 uint64_t blk_size(const struct blk *b);
 
-/* Host side: ring and completion eventfd on this loop. After create, and again in a fork's child
- * with a fresh data_fd (owned): the file written so far becomes a read-only, shared layer; ring
- * and eventfd of the parent are forgotten (closed by the fd table). On a live fork the parent calls
- * blk_rotate with its own fresh file first. Layers kept are recorded FD_KEEP in fds. */
+/*
+ * Host side: ring and completion eventfd on this loop, descriptors recorded in fds. Called once
+ * after create with data_fd -1 (create had it), and once in a fork's child with a fresh data_fd
+ * (owned, also on failure; -1 when read_only). What the parent had written became a layer, shared
+ * and never written again, by the blk_rotate that must precede every fork(2) of an overlay that was
+ * written to: -EINVAL when it did not. -ENOSYS and the like when io_uring is not to be had.
+ */
 int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, struct err *e);
+/*
+ * In a parent before fork(2), quiesced: the current data file becomes a layer (FD_KEEP) and
+ * data_fd (owned, also on failure) takes what is written from now on. When nothing was written the
+ * current file stays and data_fd is closed. To bound descriptors in long lines of descent, beyond
+ * BLK_SMALL_LAYERS the smallest layer is first copied into the current file if it holds at most
+ * 1 MiB; a layer with nothing live left is closed at once. -EMFILE at BLK_MAX_LAYERS.
+ */
 int blk_rotate(struct blk *b, int data_fd, struct err *e);
 
-/* Starts r; -EAGAIN when BLK_DEPTH are in flight (done is not called then). Errors come by done. */
+/* Starts r; -EAGAIN when BLK_DEPTH are in flight (done is not called then). Other errors come by
+ * done. The kernel sees it at the next blk_kick. */
 int blk_submit(struct blk *b, struct blk_req *r);
+/* Once after a batch of blk_submit. */
+void blk_kick(struct blk *b);
+/* fn is called after each batch of completions (one interrupt for many). NULL: nobody. */
+void blk_on_batch(struct blk *b, void (*fn)(void *arg), void *arg);
 /* Waits until nothing is in flight; every done was called. */
 void blk_quiesce(struct blk *b);
 unsigned int blk_in_flight(const struct blk *b);
 
-/* A snapshot's layer: all blocks the overlay holds, written to fd as a self-describing file (see
- * overlay.c), and taken up again as the lowest layer over the same base. fds stay the caller's
- * for save; owned for load. Hostile bytes on load. */
+/*
+ * A snapshot's layer: all that the overlay holds, as one self-describing file (see layer.c), taken
+ * up again as the lowest layer over the same base. Both with nothing in flight. save: fd (empty,
+ * seekable) stays the caller's, who syncs it; after blk_rotate (-EINVAL), also in a fork's child
+ * before blk_adopt. load: between create and adopt (-EBUSY); fd (opened read-only) is owned, also on
+ * failure; the overlay is as before on failure; hostile bytes are -EINVAL.
+ */
 int blk_save_layer(struct blk *b, int fd, struct err *e);
 int blk_load_layer(struct blk *b, int fd, struct err *e);
 
 struct blk_stats {
-	uint64_t reads, writes, flushes, read_bytes, written_bytes, own_bytes, layers;
+	uint64_t reads, writes, flushes, read_bytes, written_bytes;
+	uint64_t own_bytes; /* live in the current data file: this fork's alone */
+	uint64_t overlay_blocks; /* blocks that do not come from the base */
+	uint64_t layers; /* older data files in use */
 };
 void blk_stats(const struct blk *b, struct blk_stats *out);
 

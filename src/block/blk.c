@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A disk: its files, its life and its forks. Called by virtio/blk.c and by the fork and snapshot
+ * code, on main. Requests are in request.c.
+ *
+ * Who has which file: the base and all layers are shared by every process of a line of descent and
+ * never written; the current data file is its process's alone, and no child keeps it. blk_rotate
+ * turns the one into the other.
+ */
+#include "block/blk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/util.h"
+#include "block/blk_int.h"
+#include "event/fdtab.h"
+#include "event/loop.h"
+
+#define SMALL_LAYER_BLOCKS 256u
+
+int blk_check_mode(int fd, int access, const char *what, struct err *e)
+{
+	int fl = fcntl(fd, F_GETFL);
+
+	if (fl < 0)
+		return err_sys(e, errno, "%s", what);
+	if ((fl & O_ACCMODE) != access)
+		return err_set(e, EINVAL, "%s must be opened %s", what,
+			       access == O_RDONLY ? "read-only" : "read-write");
+	if (fl & (O_APPEND | O_DIRECT))
+		return err_set(e, EINVAL, "%s must be opened without O_APPEND and O_DIRECT", what);
+	return 0;
+}
+
+static int base_bytes(int fd, uint64_t *size, struct err *e)
+{
+	struct stat st;
+	off_t end;
+	int r;
+
+	r = blk_check_mode(fd, O_RDONLY, "base image", e);
+	if (r)
+		return r;
+	if (fstat(fd, &st))
+		return err_sys(e, errno, "base image");
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return err_set(e, EINVAL, "base image is neither a file nor a block device");
+	end = lseek(fd, 0, SEEK_END);
+	if (end < 0)
+		return err_sys(e, errno, "base image: size");
+	*size = (uint64_t)end;
+	return 0;
+}
+
+static int check_data_fd(int fd, struct err *e)
+{
+	struct stat st;
+	int r;
+
+	if (fd < 0)
+		return err_set(e, EINVAL, "no data file was passed for a writable disk");
+	r = blk_check_mode(fd, O_RDWR, "data file", e);
+	if (r)
+		return r;
+	if (fstat(fd, &st))
+		return err_sys(e, errno, "data file");
+	if (!S_ISREG(st.st_mode) || st.st_size)
+		return err_set(e, EINVAL, "data file is not an empty regular file");
+	return 0;
+}
+
+static int resolve_size(struct blk *b, const struct blk_cfg *cfg, struct err *e)
+{
+	uint64_t base = 0;
+	int r;
+
+	if (b->base_fd >= 0) {
+		r = base_bytes(b->base_fd, &base, e);
+		if (r)
+			return r;
+	}
+	b->size = cfg->size_bytes ? cfg->size_bytes : ROUND_DOWN(base, BLK_SECTOR);
+	if (!b->size || b->size % BLK_SECTOR || b->size > BLK_MAX_BYTES)
+		return err_set(e, EINVAL,
+			       "disk size of %llu bytes is not whole sectors between 512 bytes and "
+			       "16 TiB",
+			       (unsigned long long)b->size);
+	b->base_end = MIN(base, b->size);
+	return 0;
+}
+
+int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk **out,
+	       struct err *e)
+{
+	cleanup_close int data = data_fd;
+	struct blk *b = calloc(1, sizeof(*b));
+	int r = 0;
+
+	if (!b) {
+		if (base_fd >= 0)
+			close(base_fd);
+		return err_set(e, ENOMEM, "no memory for a disk");
+	}
+	b->read_only = cfg->read_only;
+	b->base_fd = base_fd;
+	b->ov.cur = NO_LAYER;
+	b->ios = calloc(BLK_IOS, sizeof(*b->ios));
+	if (!b->ios)
+		r = err_set(e, ENOMEM, "no memory for a disk's operations");
+	for (unsigned int i = 0; i < BLK_IOS; i++)
+		b->free_ios[b->nr_free_ios++] = (uint16_t)(BLK_IOS - 1 - i);
+	if (!r)
+		r = resolve_size(b, cfg, e);
+	if (!r)
+		r = overlay_init(&b->ov, (b->size + BLK_BLOCK - 1) / BLK_BLOCK,
+				 (b->base_end + BLK_BLOCK - 1) / BLK_BLOCK, e);
+	if (!r && b->read_only && data >= 0)
+		r = err_set(e, EINVAL, "a read-only disk takes no data file");
+	if (!r && !b->read_only)
+		r = check_data_fd(data, e);
+	if (!r && !b->read_only)
+		r = overlay_set_current(&b->ov, data, e);
+	if (r) {
+		blk_destroy(b);
+		return r;
+	}
+	if (!b->read_only)
+		take_fd(&data);
+	*out = b;
+	return 0;
+}
+
+static void close_ring(struct blk *b)
+{
+	if (!b->ring)
+		return;
+	loop_del_io(b->watch);
+	b->watch = NULL;
+	fdtab_del(b->fds, uring_fd(b->ring));
+	fdtab_del(b->fds, uring_eventfd(b->ring));
+	uring_destroy(b->ring);
+	b->ring = NULL;
+}
+
+void blk_destroy(struct blk *b)
+{
+	if (!b)
+		return;
+	blk_quiesce(b);
+	close_ring(b);
+	if (b->base_fd >= 0) {
+		if (b->fds)
+			fdtab_del(b->fds, b->base_fd);
+		close(b->base_fd);
+	}
+	overlay_fini(&b->ov);
+	free(b->ios);
+	free(b);
+}
+
+uint64_t blk_size(const struct blk *b)
+{
+	return b->size;
+}
+
+unsigned int blk_in_flight(const struct blk *b)
+{
+	return b->nr;
+}
+
+void blk_on_batch(struct blk *b, void (*fn)(void *arg), void *arg)
+{
+	b->batch = fn;
+	b->batch_arg = arg;
+}
+
+static void on_eventfd(void *arg, int fd, unsigned int events)
+{
+	(void)fd;
+	(void)events;
+	blk_poll(arg);
+}
+
+/* Records fd whether or not it is known already. */
+static void record(struct fdtab *fds, int fd, enum fd_fate fate, const char *who)
+{
+	fdtab_del(fds, fd);
+	fdtab_add(fds, fd, fate, who);
+}
+
+static void record_files(struct blk *b)
+{
+	if (b->base_fd >= 0)
+		record(b->fds, b->base_fd, FD_KEEP, "disk base");
+	for (unsigned int i = 0; i < b->ov.cap_layers; i++) {
+		if (b->ov.layers[i].fd < 0)
+			continue;
+		if (i == b->ov.cur)
+			record(b->fds, b->ov.layers[i].fd, FD_CLOSE, "disk data");
+		else
+			record(b->fds, b->ov.layers[i].fd, FD_KEEP, "disk layer");
+	}
+}
+
+/* In a fork's child: lets go of the parent's ring and data file, takes its own file (owned). */
+static int take_child_file(struct blk *b, int data_fd, struct err *e)
+{
+	cleanup_close int data = data_fd;
+	int r;
+
+	uring_forget(b->ring);
+	b->ring = NULL;
+	b->watch = NULL;
+	if (b->read_only)
+		return data < 0 ? 0 : err_set(e, EINVAL, "a read-only disk takes no data file");
+	if (b->ov.cur != NO_LAYER && b->ov.layers[b->ov.cur].live)
+		return err_set(e, EINVAL,
+			       "%llu blocks are in the parent's data file: it did not rotate "
+			       "before the fork",
+			       (unsigned long long)b->ov.layers[b->ov.cur].live);
+	overlay_forget_current(&b->ov);
+	r = check_data_fd(data, e);
+	if (!r)
+		r = overlay_set_current(&b->ov, data, e);
+	if (!r)
+		take_fd(&data);
+	return r;
+}
+
+int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, struct err *e)
+{
+	int r;
+
+	BUG_ON(b->nr);
+	b->fds = fds;
+	b->ov.fds = fds;
+	if (b->adopted) {
+		r = take_child_file(b, data_fd, e);
+		if (r)
+			return r;
+	} else if (data_fd >= 0) {
+		close(data_fd);
+		return err_set(e, EINVAL, "a new disk has its data file already");
+	}
+	b->adopted = true;
+	record_files(b);
+	r = uring_create(BLK_IOS, &b->ring, e);
+	if (r)
+		return r;
+	b->watch = loop_add_io(loop, uring_eventfd(b->ring), LOOP_READ, on_eventfd, b);
+	if (!b->watch) {
+		uring_destroy(b->ring);
+		b->ring = NULL;
+		return err_set(e, ENOMEM, "no memory to watch a disk's completions");
+	}
+	fdtab_add(fds, uring_fd(b->ring), FD_CLOSE, "disk ring");
+	fdtab_add(fds, uring_eventfd(b->ring), FD_CLOSE, "disk completions");
+	return 0;
+}
+
+/* Copies what is live in a layer into the current file, which closes the layer. */
+static int absorb(struct blk *b, unsigned int layer)
+{
+	uint64_t left = b->ov.layers[layer].live, block = 0, to;
+	uint8_t buf[BLK_BLOCK];
+
+	while (left) {
+		uint64_t ent, n;
+		int fd, r;
+
+		block = overlay_next(&b->ov, block);
+		BUG_ON(block >= b->ov.nr_blocks);
+		ent = overlay_get(&b->ov, block);
+		if (!ent_is_data(ent) || ent_layer(ent) != layer) {
+			block++;
+			continue;
+		}
+		n = blk_block_bytes(b, block);
+		fd = b->ov.layers[layer].fd;
+		r = overlay_alloc(&b->ov, 1, &to);
+		if (r)
+			return r;
+		r = fd_pread_full(fd, buf, (size_t)n, blk_file_off(b, ent));
+		if (!r)
+			r = fd_pwrite_full(b->ov.layers[b->ov.cur].fd, buf, (size_t)n,
+					   to * BLK_BLOCK);
+		if (r) {
+			overlay_free(&b->ov, to, 1);
+			return r;
+		}
+		overlay_set(&b->ov, block, ent_make(b->ov.cur, to));
+		block++;
+		left--;
+	}
+	return 0;
+}
+
+int blk_rotate(struct blk *b, int data_fd, struct err *e)
+{
+	cleanup_close int data = data_fd;
+	unsigned int old = b->ov.cur, small;
+	int r;
+
+	BUG_ON(b->nr);
+	if (b->read_only)
+		return data < 0 ? 0 : err_set(e, EINVAL, "a read-only disk takes no data file");
+	r = check_data_fd(data, e);
+	if (r)
+		return r;
+	if (old != NO_LAYER && !b->ov.layers[old].live)
+		return 0;
+	/* Best effort: without it the disk only stands on one layer more. */
+	while (old != NO_LAYER && b->ov.nr_layers > BLK_SMALL_LAYERS) {
+		small = overlay_smallest(&b->ov);
+		if (b->ov.layers[small].live > SMALL_LAYER_BLOCKS || absorb(b, small))
+			break;
+	}
+	r = overlay_set_current(&b->ov, data, e);
+	if (r)
+		return r;
+	take_fd(&data);
+	if (b->fds)
+		record_files(b);
+	return 0;
+}
+
+void blk_stats(const struct blk *b, struct blk_stats *out)
+{
+	*out = b->stats;
+	out->own_bytes = 0;
+	out->layers = b->ov.nr_layers;
+	out->overlay_blocks = b->ov.mapped;
+	if (b->ov.cur != NO_LAYER) {
+		out->layers--;
+		out->own_bytes = b->ov.layers[b->ov.cur].live * BLK_BLOCK;
+	}
+}
