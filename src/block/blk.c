@@ -37,7 +37,7 @@ int blk_check_mode(int fd, int access, const char *what, struct err *e)
 	return 0;
 }
 
-static int base_bytes(int fd, uint64_t *size, struct err *e)
+int blk_base_bytes(int fd, uint64_t *size, struct err *e)
 {
 	struct stat st;
 	off_t end;
@@ -63,7 +63,7 @@ static int check_data_fd(int fd, struct err *e)
 	int r;
 
 	if (fd < 0)
-		return err_set(e, EINVAL, "no data file was passed for a writable disk");
+		return err_set(e, EINVAL, "no data file was passed");
 	r = blk_check_mode(fd, O_RDWR, "data file", e);
 	if (r)
 		return r;
@@ -74,13 +74,31 @@ static int check_data_fd(int fd, struct err *e)
 	return 0;
 }
 
+/* fd (owned on success only) takes what is written from now on. */
+static int set_data(struct blk *b, int fd, struct err *e)
+{
+	struct stat st;
+	int r;
+
+	r = check_data_fd(fd, e);
+	if (!r && fstat(fd, &st))
+		r = err_sys(e, errno, "data file");
+	if (!r)
+		r = overlay_set_current(&b->ov, fd, e);
+	if (r)
+		return r;
+	b->data_dev = st.st_dev;
+	b->data_ino = st.st_ino;
+	return 0;
+}
+
 static int resolve_size(struct blk *b, const struct blk_cfg *cfg, struct err *e)
 {
 	uint64_t base = 0;
 	int r;
 
 	if (b->base_fd >= 0) {
-		r = base_bytes(b->base_fd, &base, e);
+		r = blk_base_bytes(b->base_fd, &base, e);
 		if (r)
 			return r;
 	}
@@ -121,16 +139,13 @@ int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk *
 				 (b->base_end + BLK_BLOCK - 1) / BLK_BLOCK, e);
 	if (!r && b->read_only && data >= 0)
 		r = err_set(e, EINVAL, "a read-only disk takes no data file");
-	if (!r && !b->read_only)
-		r = check_data_fd(data, e);
-	if (!r && !b->read_only)
-		r = overlay_set_current(&b->ov, data, e);
+	if (!r && data >= 0)
+		r = set_data(b, data, e);
 	if (r) {
 		blk_destroy(b);
 		return r;
 	}
-	if (!b->read_only)
-		take_fd(&data);
+	take_fd(&data);
 	*out = b;
 	return 0;
 }
@@ -224,9 +239,7 @@ static int take_child_file(struct blk *b, int data_fd, struct err *e)
 			       "before the fork",
 			       (unsigned long long)b->ov.layers[b->ov.cur].live);
 	overlay_forget_current(&b->ov);
-	r = check_data_fd(data, e);
-	if (!r)
-		r = overlay_set_current(&b->ov, data, e);
+	r = set_data(b, data, e);
 	if (!r)
 		take_fd(&data);
 	return r;
@@ -320,7 +333,7 @@ int blk_rotate(struct blk *b, int data_fd, struct err *e)
 		if (b->ov.layers[small].live > SMALL_LAYER_BLOCKS || absorb(b, small))
 			break;
 	}
-	r = overlay_set_current(&b->ov, data, e);
+	r = set_data(b, data, e);
 	if (r)
 		return r;
 	take_fd(&data);

@@ -76,15 +76,18 @@ struct blk_req {
 };
 
 /*
- * base_fd: the shared base, opened read-only (-1: all zeroes); data_fd: an empty, seekable file
- * opened read-write for what this VM writes (-1 when read_only). Both are owned from now on, also
- * on failure. -EINVAL: bad size or a descriptor opened in another mode.
+ * base_fd: the shared base, opened read-only (-1: all zeroes); data_fd: an empty regular file
+ * opened read-write for what this VM writes (-1 when read_only, or for a seed that never runs: writes
+ * fail with -ENOSPC until a fork's child adopts with one). Both are owned from now on, also on
+ * failure. -EINVAL: bad size or a descriptor opened in another mode.
  */
 int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk **out,
 	       struct err *e);
 /* Waits for what is in flight. Accepts NULL. */
 void blk_destroy(struct blk *b);
 uint64_t blk_size(const struct blk *b);
+/* Size of a base image (stays the caller's), with the checks of blk_create: for the cfg of a disk. */
+int blk_base_bytes(int base_fd, uint64_t *size, struct err *e);
 
 /*
  * Host side: ring and completion eventfd on this loop, descriptors recorded in fds. Called once
@@ -117,8 +120,8 @@ unsigned int blk_in_flight(const struct blk *b);
 /*
  * A snapshot's layer: all that the overlay holds, as one self-describing file (see layer.c), taken
  * up again as the lowest layer over the same base. Both with nothing in flight. save: fd (empty,
- * seekable) stays the caller's, who syncs it; after blk_rotate (-EINVAL), also in a fork's child
- * before blk_adopt. load: between create and adopt (-EBUSY); fd (opened read-only) is owned, also on
+ * seekable) stays the caller's, who syncs it; also in a fork's child before blk_adopt, when the
+ * parent had rotated (-EINVAL). load: between create and adopt (-EBUSY); fd (opened read-only) is owned, also on
  * failure; the overlay is as before on failure; hostile bytes are -EINVAL.
  */
 int blk_save_layer(struct blk *b, int fd, struct err *e);

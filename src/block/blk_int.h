@@ -6,6 +6,8 @@
 #ifndef CLONE_BLOCK_BLK_INT_H
 #define CLONE_BLOCK_BLK_INT_H
 
+#include <sys/types.h>
+
 #include "block/blk.h"
 #include "block/overlay.h"
 #include "block/uring.h"
@@ -34,6 +36,8 @@ struct blk {
 	uint64_t size, base_end; /* bytes; beyond base_end the base reads as zeroes */
 	int base_fd; /* -1: none */
 	struct overlay ov;
+	dev_t data_dev; /* the current data file's: a child finds another or none by that number */
+	ino_t data_ino;
 
 	struct uring *ring; /* NULL before adopt */
 	struct fdtab *fds;

@@ -132,6 +132,17 @@ static int put_data(struct blk *b, int fd, uint64_t off, struct err *e)
 	return 0;
 }
 
+/* Is the current data file, when anything is in it, ours to read? Not in a fork's child. */
+static bool all_open(const struct blk *b)
+{
+	const struct layer *l = b->ov.cur == NO_LAYER ? NULL : &b->ov.layers[b->ov.cur];
+	struct stat st;
+
+	if (!l || !l->live)
+		return true;
+	return !fstat(l->fd, &st) && st.st_dev == b->data_dev && st.st_ino == b->data_ino;
+}
+
 int blk_save_layer(struct blk *b, int fd, struct err *e)
 {
 	uint8_t pad[BLK_BLOCK] = { 0 };
@@ -140,8 +151,9 @@ int blk_save_layer(struct blk *b, int fd, struct err *e)
 	int r;
 
 	BUG_ON(b->nr);
-	if (b->ov.cur != NO_LAYER && b->ov.layers[b->ov.cur].live)
-		return err_set(e, EINVAL, "the disk was not rotated before its layer is saved");
+	if (!all_open(b))
+		return err_set(e, EINVAL, "the parent's data file is not open here: it did not "
+					  "rotate before the fork");
 	r = put_table(b, fd, &h, e);
 	if (!r)
 		r = put_data(b, fd, data_start(h.extents), e);

@@ -1,0 +1,613 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * virtio-blk (virtio 1.2 section 5.2): requests of the guest become requests of src/block. Main, or
+ * the vCPU thread that resets the device; the device lock is held.
+ *
+ * Fork and restore: the contents are kept, as they are at that instant, and so are size and serial
+ * (the guest has mounted it by them). Renewed: the file that new writes go to, the ring. Nothing is
+ * refused. Nothing is in flight when quiesced, so state holds no request; it holds the number of
+ * blocks in the overlay, so that a restore without the layer that belongs to it is refused.
+ *
+ * A request without room for its status byte or its header breaks the device; all other nonsense
+ * gets a status. Guest memory is pinned from pop to completion.
+ */
+#include "virtio/blk.h"
+
+#include <errno.h>
+#include <linux/virtio_blk.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/endian.h"
+#include "base/util.h"
+#include "event/fdtab.h"
+#include "event/grants.h"
+#include "event/loop.h"
+#include "virtio/virtio.h"
+
+#define QUEUE_SIZE 256
+#define SEG_MAX (VIRTIO_MAX_SEGS - 2) /* besides header and status */
+#define ZERO_MAX_SECTORS (1u << 21) /* of one DISCARD or WRITE_ZEROES: 1 GiB of map to walk */
+#define CONFIG_BYTES 60u
+#define BATCH 256u /* chains taken before others get their turn on main */
+#define SOON_NS 50000u /* when a batch is done and more is waiting */
+#define HEADER 16u
+#define RANGE 16u
+
+struct vblk_state {
+	struct virtio_state virtio;
+	struct pci_state pci;
+	uint64_t overlay_blocks;
+};
+
+/* One request of the guest from pop to push. */
+struct vreq {
+	struct blk_req r;
+	struct vblk *d;
+	struct vq_chain chain;
+	struct iovec iov[VIRTIO_MAX_SEGS];
+	struct vq_seg pin[VIRTIO_MAX_SEGS]; /* what iov points at */
+	unsigned int pins;
+	bool into_guest;
+};
+
+struct vblk {
+	struct virtio_dev v; /* first: a struct device * is a struct vblk * */
+	struct virtio_blk_cfg cfg;
+	struct vblk_state state;
+	/* host side */
+	struct blk *blk; /* NULL before the first adopt */
+	bool writable; /* has a data file */
+	bool dropping; /* the driver reset the device: completions are forgotten */
+	bool stalled; /* chains may wait for a free vreq */
+	bool kicking; /* vblk_kick is on the stack */
+	struct loop_timer *timer; /* looks at the queue again */
+	struct vreq *reqs; /* BLK_DEPTH */
+	uint8_t free_reqs[BLK_DEPTH]; /* a stack */
+	unsigned int nr_free;
+};
+
+static const struct field vblk_cfg_fields[] = {
+	F_U64(struct virtio_blk_cfg, size_bytes),
+	F_U8(struct virtio_blk_cfg, has_base),
+	F_U8(struct virtio_blk_cfg, read_only),
+	F_BYTES(struct virtio_blk_cfg, serial),
+};
+
+static const struct field vblk_state_fields[] = {
+	F_STRUCT(struct vblk_state, virtio, virtio_state_fields),
+	F_STRUCT(struct vblk_state, pci, pci_state_fields),
+	F_U64(struct vblk_state, overlay_blocks),
+};
+
+/* ---- config space ---- */
+
+static uint64_t vblk_features(struct virtio_dev *v)
+{
+	const struct vblk *d = (const struct vblk *)v;
+	uint64_t f = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE |
+		     1ull << VIRTIO_BLK_F_TOPOLOGY | 1ull << VIRTIO_BLK_F_FLUSH;
+
+	if (d->cfg.read_only)
+		return f | 1ull << VIRTIO_BLK_F_RO;
+	return f | 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+}
+
+/* struct virtio_blk_config, virtio 1.2 section 5.2.4. */
+static void vblk_config_read(struct virtio_dev *v, unsigned int off, void *buf, unsigned int len)
+{
+	const struct vblk *d = (const struct vblk *)v;
+	uint8_t raw[CONFIG_BYTES] = { 0 };
+	le64 capacity = le64_put(d->cfg.size_bytes / BLK_SECTOR);
+	le32 seg_max = le32_put(SEG_MAX), sector = le32_put(BLK_SECTOR);
+	le32 most = le32_put(ZERO_MAX_SECTORS), one = le32_put(1);
+	le32 align = le32_put(BLK_BLOCK / BLK_SECTOR);
+	le16 min_io = le16_put(BLK_BLOCK / BLK_SECTOR), queues = le16_put(1);
+
+	memcpy(raw + 0, &capacity, sizeof(capacity));
+	memcpy(raw + 12, &seg_max, sizeof(seg_max));
+	memcpy(raw + 20, &sector, sizeof(sector));
+	raw[24] = 3; /* physical_block_exp: 4096 bytes */
+	memcpy(raw + 26, &min_io, sizeof(min_io));
+	memcpy(raw + 34, &queues, sizeof(queues));
+	if (!d->cfg.read_only) {
+		memcpy(raw + 36, &most, sizeof(most)); /* max_discard_sectors */
+		memcpy(raw + 40, &one, sizeof(one)); /* max_discard_seg */
+		memcpy(raw + 44, &align, sizeof(align)); /* discard_sector_alignment */
+		memcpy(raw + 48, &most, sizeof(most)); /* max_write_zeroes_sectors */
+		memcpy(raw + 52, &one, sizeof(one)); /* max_write_zeroes_seg */
+		raw[56] = 1; /* write_zeroes_may_unmap */
+	}
+	memset(buf, 0, len);
+	if (off < sizeof(raw))
+		memcpy(buf, raw + off, MIN(len, (unsigned int)sizeof(raw) - off));
+}
+
+/* Nothing there is writable without VIRTIO_BLK_F_CONFIG_WCE. */
+static void vblk_config_write(struct virtio_dev *v, unsigned int off, const void *buf,
+			      unsigned int len)
+{
+	(void)v;
+	(void)off;
+	(void)buf;
+	(void)len;
+}
+
+/* ---- requests ---- */
+
+static struct vreq *vreq_get(struct vblk *d)
+{
+	struct vreq *q = &d->reqs[d->free_reqs[--d->nr_free]];
+
+	q->d = d;
+	q->pins = 0;
+	q->into_guest = false;
+	return q;
+}
+
+static void vreq_put(struct vblk *d, struct vreq *q)
+{
+	for (unsigned int i = 0; i < q->pins; i++)
+		gmem_unpin(d->v.dev.m->mem, q->pin[i].gpa, q->pin[i].len, q->into_guest);
+	q->pins = 0;
+	d->free_reqs[d->nr_free++] = (uint8_t)(q - d->reqs);
+}
+
+/* Status byte, used ring, and q is free again. */
+static void complete(struct vblk *d, struct vreq *q, uint8_t status)
+{
+	vq_write(&d->v, &q->chain, q->chain.in_bytes - 1, &status, 1);
+	vq_push(&d->v, 0, q->chain.head, q->chain.in_bytes);
+	vreq_put(d, q);
+}
+
+static void on_done(struct blk_req *r, int result)
+{
+	struct vreq *q = container_of(r, struct vreq, r);
+	struct vblk *d = q->d;
+
+	if (d->dropping) {
+		vreq_put(d, q);
+		return;
+	}
+	if (result)
+		log_guest(&d->v.log, "%s: %s of %llu bytes at %llu: %s", d->v.dev.id,
+			  r->op == BLK_READ ? "read" : "write", (unsigned long long)r->len,
+			  (unsigned long long)r->offset_bytes, strerrordesc_np(-result));
+	complete(d, q, result ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+}
+
+/* Pins n bytes of the out (or in) half from byte skip on, as the request's iovec. */
+static int pin_data(struct vblk *d, struct vreq *q, bool in, uint64_t skip, uint64_t n)
+{
+	const struct vq_seg *s = q->chain.seg + (in ? q->chain.nr_out : 0);
+
+	q->into_guest = in;
+	for (; n; s++) {
+		uint32_t len;
+		gpa_t gpa;
+		void *p;
+
+		if (skip >= s->len) {
+			skip -= s->len;
+			continue;
+		}
+		len = (uint32_t)MIN(n, s->len - skip);
+		gpa = s->gpa + skip;
+		skip = 0;
+		p = gmem_pin(d->v.dev.m->mem, gpa, len, in);
+		if (!p)
+			return -EFAULT;
+		q->iov[q->pins] = (struct iovec){ p, len };
+		q->pin[q->pins++] = (struct vq_seg){ .gpa = gpa, .len = len };
+		n -= len;
+	}
+	return 0;
+}
+
+static uint8_t submit(struct vblk *d, struct vreq *q, enum blk_op op, uint64_t sector, uint64_t len)
+{
+	uint64_t off;
+
+	if (op != BLK_FLUSH && (len % BLK_SECTOR || !mul_u64(sector, BLK_SECTOR, &off) ||
+				!range_ok(off, len, d->cfg.size_bytes)))
+		return VIRTIO_BLK_S_IOERR;
+	if (d->cfg.read_only && op != BLK_READ && op != BLK_FLUSH)
+		return VIRTIO_BLK_S_IOERR;
+	q->r = (struct blk_req){ .op = op,
+				 .offset_bytes = op == BLK_FLUSH ? 0 : off,
+				 .len = len,
+				 .done = on_done };
+	if (op == BLK_READ && pin_data(d, q, true, 0, len))
+		return VIRTIO_BLK_S_IOERR;
+	if (op == BLK_WRITE && pin_data(d, q, false, HEADER, len))
+		return VIRTIO_BLK_S_IOERR;
+	q->r.iov = q->iov;
+	q->r.niov = q->pins;
+	/* There are as many vreqs as blk takes. */
+	BUG_ON(blk_submit(d->blk, &q->r));
+	return VIRTIO_BLK_S_OK;
+}
+
+/* DISCARD and WRITE_ZEROES: one range, as max_*_seg says (section 5.2.6). */
+static uint8_t submit_range(struct vblk *d, struct vreq *q, enum blk_op op)
+{
+	struct {
+		le64 sector;
+		le32 sectors, flags;
+	} range;
+	uint32_t n, flags;
+
+	if (q->chain.out_bytes != HEADER + RANGE ||
+	    vq_read(&d->v, &q->chain, HEADER, &range, RANGE) != RANGE)
+		return VIRTIO_BLK_S_IOERR;
+	n = le32_get(range.sectors);
+	flags = le32_get(range.flags);
+	if (flags & ~(op == BLK_ZERO ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0u))
+		return VIRTIO_BLK_S_UNSUPP;
+	if (n > ZERO_MAX_SECTORS)
+		return VIRTIO_BLK_S_IOERR;
+	return submit(d, q, op, le64_get(range.sector), (uint64_t)n * BLK_SECTOR);
+}
+
+/* Starts the request, which then completes by itself, or says what is wrong with it. */
+static bool dispatch(struct vblk *d, struct vreq *q, uint32_t type, uint64_t sector, uint8_t *status)
+{
+	struct vq_chain *c = &q->chain;
+	char id[VIRTIO_BLK_ID_BYTES];
+
+	switch (type) {
+	case VIRTIO_BLK_T_IN:
+		*status = submit(d, q, BLK_READ, sector, c->in_bytes - 1);
+		break;
+	case VIRTIO_BLK_T_OUT:
+		*status = submit(d, q, BLK_WRITE, sector, c->out_bytes - HEADER);
+		break;
+	case VIRTIO_BLK_T_FLUSH:
+		*status = submit(d, q, BLK_FLUSH, 0, 0);
+		break;
+	case VIRTIO_BLK_T_DISCARD:
+		*status = submit_range(d, q, BLK_DISCARD);
+		break;
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		*status = submit_range(d, q, BLK_ZERO);
+		break;
+	case VIRTIO_BLK_T_GET_ID:
+		memcpy(id, d->cfg.serial, sizeof(id));
+		vq_write(&d->v, c, 0, id, MIN(sizeof(id), c->in_bytes - 1));
+		*status = VIRTIO_BLK_S_OK;
+		return false;
+	default:
+		*status = VIRTIO_BLK_S_UNSUPP;
+		break;
+	}
+	return *status == VIRTIO_BLK_S_OK;
+}
+
+static void handle(struct vblk *d, struct vreq *q)
+{
+	struct {
+		le32 type, reserved;
+		le64 sector;
+	} head;
+	uint8_t status;
+
+	if (!q->chain.in_bytes || q->chain.out_bytes < HEADER ||
+	    vq_read(&d->v, &q->chain, 0, &head, HEADER) != HEADER) {
+		virtio_broken(&d->v, "request of %u readable, %u writable bytes",
+			      q->chain.out_bytes, q->chain.in_bytes);
+		vq_push(&d->v, 0, q->chain.head, 0);
+		vreq_put(d, q);
+		return;
+	}
+	if (!dispatch(d, q, le32_get(head.type), le64_get(head.sector), &status))
+		complete(d, q, status);
+}
+
+static void vblk_kick(struct virtio_dev *v, unsigned int qn)
+{
+	struct vblk *d = (struct vblk *)v;
+	struct vreq *q;
+
+	if (d->kicking)
+		return;
+	d->kicking = true;
+	d->stalled = false;
+	for (unsigned int i = 0;; i++) {
+		if (i == BATCH || !d->nr_free) {
+			d->stalled = true;
+			break;
+		}
+		q = vreq_get(d);
+		if (vq_pop(v, qn, &q->chain) <= 0) {
+			vreq_put(d, q);
+			break;
+		}
+		handle(d, q);
+	}
+	blk_kick(d->blk);
+	vq_notify(v, qn);
+	d->kicking = false;
+	/* With none free, on_batch goes on when one is. */
+	if (d->stalled && d->nr_free)
+		loop_set_timer(d->timer, SOON_NS);
+}
+
+static void go_on(void *arg)
+{
+	struct vblk *d = arg;
+
+	if (d->stalled && d->nr_free && d->v.resumed && virtio_live(&d->v))
+		vblk_kick(&d->v, 0);
+}
+
+static void on_batch(void *arg)
+{
+	struct vblk *d = arg;
+
+	if (d->dropping)
+		return;
+	vq_notify(&d->v, 0);
+	go_on(d);
+}
+
+static void vblk_started(struct virtio_dev *v)
+{
+	(void)v;
+}
+
+static void vblk_stopped(struct virtio_dev *v)
+{
+	struct vblk *d = (struct vblk *)v;
+
+	if (!d->blk)
+		return;
+	d->dropping = true;
+	blk_quiesce(d->blk);
+	d->dropping = false;
+	d->stalled = false;
+}
+
+static const struct virtio_type vblk_type = {
+	.device_id = 2,
+	.pci_class = { 0x01, 0x80, 0x00 }, /* mass storage, other */
+	.features = vblk_features,
+	.config_read = vblk_config_read,
+	.config_write = vblk_config_write,
+	.kick = vblk_kick,
+	.started = vblk_started,
+	.stopped = vblk_stopped,
+};
+
+/* ---- device contract ---- */
+
+static void vblk_destroy(struct device *dev)
+{
+	struct vblk *d = (struct vblk *)dev;
+
+	if (!d)
+		return;
+	d->dropping = true;
+	blk_destroy(d->blk);
+	loop_del_timer(d->timer);
+	virtio_fini(&d->v);
+	free(d->reqs);
+	free(d);
+}
+
+static int vblk_create(struct machine *m, const char *id, const void *cfg, struct device **out,
+		       struct err *e)
+{
+	static const uint16_t queue_max[] = { QUEUE_SIZE };
+	struct vblk *d = calloc(1, sizeof(*d));
+	int ret;
+
+	if (!d)
+		return err_set(e, ENOMEM, "%s: out of memory", id);
+	d->cfg = *(const struct virtio_blk_cfg *)cfg;
+	d->v.dev = (struct device){
+		.cls = &virtio_blk_class, .m = m, .cfg = &d->cfg, .state = &d->state
+	};
+	snprintf(d->v.dev.id, sizeof(d->v.dev.id), "%s", id);
+	d->v.type = &vblk_type;
+	d->v.st = &d->state.virtio;
+	d->v.pci.st = &d->state.pci;
+	d->reqs = calloc(BLK_DEPTH, sizeof(*d->reqs));
+	for (unsigned int i = 0; i < BLK_DEPTH; i++)
+		d->free_reqs[d->nr_free++] = (uint8_t)(BLK_DEPTH - 1 - i);
+	if (!d->reqs)
+		ret = err_set(e, ENOMEM, "out of memory");
+	else if (!d->cfg.size_bytes || d->cfg.size_bytes % BLK_SECTOR ||
+		 d->cfg.size_bytes > BLK_MAX_BYTES)
+		ret = err_set(e, EINVAL, "size of %llu bytes",
+			      (unsigned long long)d->cfg.size_bytes);
+	else
+		ret = virtio_init(&d->v, ARRAY_SIZE(queue_max), queue_max, e);
+	if (ret) {
+		vblk_destroy(&d->v.dev);
+		return err_wrap(e, ret, "%s", id);
+	}
+	*out = &d->v.dev;
+	return 0;
+}
+
+static void vblk_reset(struct device *dev)
+{
+	virtio_reset((struct virtio_dev *)dev);
+}
+
+static int vblk_quiesce(struct device *dev, struct err *e)
+{
+	struct vblk *d = (struct vblk *)dev;
+	struct blk_stats st;
+
+	(void)e;
+	virtio_quiesce(&d->v);
+	if (!d->blk)
+		return 0;
+	loop_set_timer(d->timer, 0); /* resume kicks the queue anyway */
+	blk_quiesce(d->blk);
+	BUG_ON(d->nr_free != BLK_DEPTH);
+	blk_stats(d->blk, &st);
+	d->state.overlay_blocks = st.overlay_blocks;
+	return 0;
+}
+
+static void vblk_resume(struct device *dev)
+{
+	struct vblk *d = (struct vblk *)dev;
+
+	if (!d->writable && !d->cfg.read_only)
+		log_warn("%s: runs without a data file: every write will fail", d->v.dev.id);
+	virtio_resume(&d->v);
+}
+
+static int vblk_check(const struct device *dev, const void *state, struct err *e)
+{
+	const struct vblk *d = (const struct vblk *)dev;
+	const struct vblk_state *st = state;
+	uint64_t most = d->cfg.read_only ? 0 : ROUND_UP(d->cfg.size_bytes, BLK_BLOCK) / BLK_BLOCK;
+
+	if (st->overlay_blocks > most)
+		return err_set(e, EINVAL, "%llu blocks in the overlay of a disk of %llu",
+			       (unsigned long long)st->overlay_blocks, (unsigned long long)most);
+	return virtio_check(&d->v, &st->virtio, &st->pci, e);
+}
+
+static void vblk_commit(struct device *dev, const void *state)
+{
+	device_commit_copy(dev, state);
+	virtio_commit((struct virtio_dev *)dev);
+}
+
+/* The descriptor granted as disk/ID/what; src/block records it under its own fate. */
+static int take(struct vblk *d, const char *what, struct err *e)
+{
+	char name[DEVICE_ID_MAX + 16];
+	int fd;
+
+	snprintf(name, sizeof(name), "disk/%s/%s", d->v.dev.id, what);
+	fd = grants_take(d->v.dev.m->grants, name, e);
+	if (fd >= 0)
+		fdtab_del(d->v.dev.m->fds, fd);
+	return fd;
+}
+
+/* The first adopt of this machine's line: the disk itself. */
+static int make_disk(struct vblk *d, struct err *e)
+{
+	struct blk_cfg cfg = { .read_only = d->cfg.read_only, .size_bytes = d->cfg.size_bytes };
+	int base = -1, data = -1, layer = -1, r;
+	struct blk *b = NULL;
+	struct blk_stats st;
+
+	if (d->cfg.has_base) {
+		base = take(d, "base", e);
+		if (base < 0)
+			return base;
+	}
+	if (!d->cfg.read_only) {
+		data = take(d, "data", NULL);
+		layer = take(d, "layer", NULL);
+	}
+	r = blk_create(&cfg, base, data < 0 ? -1 : data, &b, e);
+	if (r) {
+		if (layer >= 0)
+			close(layer);
+		return r;
+	}
+	if (layer >= 0)
+		r = blk_load_layer(b, layer, e);
+	blk_stats(b, &st);
+	if (!r && st.overlay_blocks != d->state.overlay_blocks)
+		r = err_set(e, EINVAL, "layer holds %llu blocks, the saved disk had %llu",
+			    (unsigned long long)st.overlay_blocks,
+			    (unsigned long long)d->state.overlay_blocks);
+	if (!r)
+		r = blk_adopt(b, d->v.dev.m->loop, d->v.dev.m->fds, -1, e);
+	if (r) {
+		blk_destroy(b);
+		return r;
+	}
+	blk_on_batch(b, on_batch, d);
+	d->blk = b;
+	d->writable = data >= 0;
+	return 0;
+}
+
+static int renew_disk(struct vblk *d, struct err *e)
+{
+	int data = -1, r;
+
+	if (!d->cfg.read_only) {
+		data = take(d, "data", e);
+		if (data < 0)
+			return data;
+	}
+	r = blk_adopt(d->blk, d->v.dev.m->loop, d->v.dev.m->fds, data, e);
+	d->writable = !r && data >= 0;
+	return r;
+}
+
+static int vblk_adopt(struct device *dev, const struct identity *id, struct err *e)
+{
+	struct vblk *d = (struct vblk *)dev;
+	int r;
+
+	(void)id;
+	r = d->blk ? renew_disk(d, e) : make_disk(d, e);
+	if (r)
+		return err_wrap(e, r, "%s", d->v.dev.id);
+	d->stalled = false;
+	d->timer = loop_add_timer(dev->m->loop, go_on, d);
+	if (!d->timer)
+		return err_set(e, ENOMEM, "%s: out of memory", dev->id);
+	return virtio_adopt(&d->v, e);
+}
+
+const struct device_class virtio_blk_class = {
+	.name = "virtio-blk",
+	.version = 1,
+	.cfg = FIELD_TABLE(struct virtio_blk_cfg, vblk_cfg_fields),
+	.state = FIELD_TABLE(struct vblk_state, vblk_state_fields),
+	.create = vblk_create,
+	.destroy = vblk_destroy,
+	.reset = vblk_reset,
+	.quiesce = vblk_quiesce,
+	.resume = vblk_resume,
+	.check = vblk_check,
+	.commit = vblk_commit,
+	.adopt = vblk_adopt,
+};
+
+int virtio_blk_rotate(struct device *dev, int data_fd, struct err *e)
+{
+	struct vblk *d = (struct vblk *)dev;
+	int r;
+
+	BUG_ON(!d->blk);
+	if (data_fd >= 0)
+		fdtab_del(dev->m->fds, data_fd); /* as granted; src/block records it anew */
+	r = blk_rotate(d->blk, data_fd, e);
+	return r ? err_wrap(e, r, "%s", dev->id) : 0;
+}
+
+int virtio_blk_save_layer(struct device *dev, int fd, struct err *e)
+{
+	struct vblk *d = (struct vblk *)dev;
+	int r;
+
+	BUG_ON(!d->blk);
+	r = blk_save_layer(d->blk, fd, e);
+	return r ? err_wrap(e, r, "%s", dev->id) : 0;
+}
+
+void virtio_blk_stats(const struct device *dev, struct blk_stats *out)
+{
+	const struct vblk *d = (const struct vblk *)dev;
+
+	memset(out, 0, sizeof(*out));
+	if (d->blk)
+		blk_stats(d->blk, out);
+}
