@@ -29,7 +29,7 @@
 /* Handed through from the user's environment: where to put temporary files, how to get out. */
 static const char *const kept_env[] = {
 	"HOME", "TMPDIR", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
-	"ALL_PROXY", "all_proxy", "APT_CONFIG",
+	"ALL_PROXY", "all_proxy",
 };
 
 static int find_program(const char *name, char *buf, size_t n)
@@ -89,13 +89,14 @@ static void make_env(const struct proc *p, const char *env[ENV_MAX])
 	env[n++] = "PATH=" SEARCH_PATH;
 	env[n++] = "LC_ALL=C.UTF-8";
 	env[n++] = "DEBIAN_FRONTEND=noninteractive";
+	/* The first of a name is the one that counts. */
+	for (size_t i = 0; p->env && p->env[i] && n < ENV_MAX / 2; i++)
+		env[n++] = p->env[i];
 	for (size_t i = 0; environ[i]; i++)
-		for (size_t k = 0; k < ARRAY_SIZE(kept_env) && n < ENV_MAX / 2; k++)
+		for (size_t k = 0; k < ARRAY_SIZE(kept_env) && n < ENV_MAX - 1; k++)
 			if (!strncmp(environ[i], kept_env[k], strlen(kept_env[k])) &&
 			    environ[i][strlen(kept_env[k])] == '=')
 				env[n++] = environ[i];
-	for (size_t i = 0; p->env && p->env[i] && n < ENV_MAX - 1; i++)
-		env[n++] = p->env[i];
 	env[n] = NULL;
 }
 

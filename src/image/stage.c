@@ -131,7 +131,7 @@ int stage_begin(const char *name, struct stage *s, struct err *e)
 		close(s->lock);
 		store_sweep(s->store);
 	}
-	return r ? err_wrap(e, r, "image %s", name) : 0;
+	return r;
 }
 
 /* rename(2) that never replaces, with everything below `from` on disk before. */

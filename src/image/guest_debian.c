@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Turns a freshly installed Debian into a guest: what a virtual machine without firmware, screen and
+ * rotating disks does not need is masked, because every unit costs start-up time, and what is left
+ * running costs each fork memory. All of it is configuration in /etc that a user can undo with
+ * systemctl. Called by build_debian.c; any one thread.
+ */
+#include <limits.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "image/build.h"
+#include "image/tree.h"
+
+/* systemctl unmask brings any of them back. */
+static const char *const masked[] = {
+	/* maintenance of long-lived machines */
+	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
+	"e2scrub_reap.service", "fstrim.timer", "systemd-tmpfiles-clean.timer",
+	/* done at build time, or kept by nobody after the machine is gone */
+	"systemd-hwdb-update.service", "systemd-firstboot.service", "systemd-pstore.service",
+	"systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
+	"systemd-journal-flush.service", "systemd-random-seed.service",
+	/* clone-init has mounted the root; there is one disk, not encrypted, not from a network */
+	"systemd-remount-fs.service", "systemd-repart.service", "cryptsetup.target",
+	"integritysetup.target", "veritysetup.target", "remote-fs.target", "remote-cryptsetup.target",
+	"systemd-networkd-wait-online.service",
+	/* no screen, no TPM, no System V tools, nobody to ask for a password */
+	"getty@tty1.service", "getty-static.service", "systemd-pcrphase.service",
+	"systemd-pcrphase-sysinit.service", "systemd-initctl.socket",
+	"systemd-ask-password-wall.path", "systemd-ask-password-console.path",
+	"systemd-journald-audit.socket",
+	/* mounted by those who want them */
+	"proc-sys-fs-binfmt_misc.automount", "systemd-binfmt.service", "sys-kernel-debug.mount",
+	"sys-kernel-tracing.mount", "sys-kernel-config.mount", "sys-fs-fuse-connections.mount",
+	"dev-hugepages.mount", "dev-mqueue.mount",
+	/* replaced: by static-nodes below; by not making /run/nologin */
+	"kmod-static-nodes.service", "systemd-user-sessions.service",
+};
+
+static const char *const masked_generators[] = {
+	"systemd-bless-boot-generator", "systemd-cryptsetup-generator",
+	"systemd-debug-generator", "systemd-gpt-auto-generator",
+	"systemd-hibernate-resume-generator", "systemd-integritysetup-generator",
+	"systemd-rc-local-generator", "systemd-run-generator",
+	"systemd-system-update-generator", "systemd-veritysetup-generator",
+};
+
+#define UNITS "etc/systemd/system/"
+
+static const struct {
+	const char *path, *text;
+} files[] = {
+	{ "etc/hostname", "clone\n" },
+	{ "etc/hosts", "127.0.0.1\tlocalhost\n127.0.1.1\tclone\n"
+		       "::1\tlocalhost ip6-localhost ip6-loopback\n" },
+	{ "etc/resolv.conf", "" },
+	{ "etc/fstab", "# The root file system is mounted by clone-init.\n" },
+	/* Empty, not absent: systemd makes up an id, but does not take this for a first boot. */
+	{ "etc/machine-id", "" },
+	/* Root needs no password on the console, and has none that would work elsewhere. */
+	{ UNITS "serial-getty@.service.d/clone.conf",
+	  "[Service]\nExecStart=\nExecStart=-/sbin/agetty -o '-p -f -- \\\\u' --autologin root "
+	  "--noclear --keep-baud 115200,57600,38400,9600 - $TERM\n" },
+	/*
+	 * Devices that were there before udev: those that lead to a driver or a file system. A full
+	 * trigger spends most of the boot on terminals and processors. What is plugged in later is
+	 * seen as ever.
+	 */
+	{ UNITS "systemd-udev-trigger.service.d/clone.conf",
+	  "[Service]\nExecStart=\nExecStart=-udevadm trigger --action=add --subsystem-match=pci "
+	  "--subsystem-match=virtio --subsystem-match=block --subsystem-match=net "
+	  "--subsystem-match=input --subsystem-match=rtc\n"
+	  "ExecStart=-udevadm trigger --action=add --subsystem-match=tty --sysname-match=ttyS0 "
+	  "--sysname-match=hvc0\n" },
+	{ "etc/systemd/journald.conf.d/clone.conf",
+	  "[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\nAudit=no\nForwardToSyslog=no\n" },
+	{ "etc/systemd/logind.conf.d/clone.conf", "[Login]\nNAutoVTs=0\nReserveVT=0\n" },
+	{ "etc/tmpfiles.d/static-nodes.conf",
+	  "c! /dev/fuse 0666 root root - 10:229\nd /dev/net 0755 root root\n"
+	  "c! /dev/net/tun 0666 root root - 10:200\nc! /dev/loop-control 0660 root disk - 10:237\n" },
+};
+
+static const struct {
+	const char *path, *target;
+} links[] = {
+	{ UNITS "default.target", "/lib/systemd/system/multi-user.target" },
+	{ "etc/tmpfiles.d/systemd-nologin.conf", "/dev/null" },
+};
+
+static const char *const removed[] = {
+	"usr/lib/udev/hwdb.bin", "usr/lib/udev/hwdb.d", "etc/modules-load.d/modules.conf",
+	"var/lib/dbus/machine-id", "var/log/journal", "boot",
+	UNITS "getty.target.wants", UNITS "multi-user.target.wants/e2scrub_reap.service",
+	UNITS "multi-user.target.wants/remote-fs.target",
+	UNITS "sysinit.target.wants/systemd-pstore.service",
+	UNITS "timers.target.wants/apt-daily.timer",
+	UNITS "timers.target.wants/apt-daily-upgrade.timer",
+	UNITS "timers.target.wants/dpkg-db-backup.timer",
+	UNITS "timers.target.wants/e2scrub_all.timer", UNITS "timers.target.wants/fstrim.timer",
+};
+
+int guest_debian_configure(const char *root, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = 0;
+
+	for (size_t i = 0; !r && i < ARRAY_SIZE(removed); i++) {
+		r = tree_path(path, sizeof(path), e, "%s/%s", root, removed[i]);
+		if (!r)
+			r = tree_remove(path, e);
+	}
+	for (size_t i = 0; !r && i < ARRAY_SIZE(files); i++)
+		r = tree_write(root, files[i].path, 0644, files[i].text, strlen(files[i].text), e);
+	for (size_t i = 0; !r && i < ARRAY_SIZE(links); i++)
+		r = tree_symlink(root, links[i].path, links[i].target, e);
+	for (size_t i = 0; !r && i < ARRAY_SIZE(masked); i++) {
+		r = tree_path(path, sizeof(path), e, UNITS "%s", masked[i]);
+		if (!r)
+			r = tree_symlink(root, path, "/dev/null", e);
+	}
+	for (size_t i = 0; !r && i < ARRAY_SIZE(masked_generators); i++) {
+		r = tree_path(path, sizeof(path), e, "etc/systemd/system-generators/%s",
+			      masked_generators[i]);
+		if (!r)
+			r = tree_symlink(root, path, "/dev/null", e);
+	}
+	/* The mount point stays: whatever looks for it finds an empty directory. */
+	if (!r)
+		r = tree_path(path, sizeof(path), e, "%s/boot", root);
+	return r ? r : tree_mkdirs(path, 0755, e);
+}
