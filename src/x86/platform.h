@@ -33,6 +33,7 @@
 /* Ports. */
 #define PLAT_KBD_PORT 0x64u /* only its reset command */
 #define PLAT_RTC_PORT 0x70u
+#define PLAT_RTC_CENTURY 0x32u /* its register */
 #define PLAT_COM1_PORT 0x3f8u
 #define PLAT_SLEEP_CONTROL_PORT 0x600u
 #define PLAT_SLEEP_STATUS_PORT 0x601u
