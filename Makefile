@@ -33,8 +33,9 @@ LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
 LIB := $(B)/libclone.a
 TESTS_SRC := $(wildcard tests/unit/test_*.c)
 TESTS := $(TESTS_SRC:tests/unit/%.c=$(B)/tests/%)
-TEST_LIB_SRC := $(wildcard tests/lib/*.c)
+TEST_LIB_SRC := $(wildcard tests/lib/*.c tests/device/*.c)
 TEST_LIB_OBJ := $(TEST_LIB_SRC:%.c=$(B)/%.o)
+TEST_LIB := $(B)/libtest.a
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 
 AGENT := build/guest/clone-agent
@@ -78,9 +79,14 @@ $(INIT): $(wildcard guest/init/*.c guest/init/*.h guest/*.h) Makefile
 ## tests          build the unit tests
 tests: $(TESTS)
 
-$(B)/tests/%: $(B)/tests/unit/%.o $(TEST_LIB_OBJ) $(LIB)
+# An archive, so that a test may put its own model in the place of a module.
+$(TEST_LIB): $(TEST_LIB_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(B)/tests/%: $(B)/tests/unit/%.o $(TEST_LIB) $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) -o $@ $< $(TEST_LIB_OBJ) $(LIB) $(PKG_LIBS) -lcmocka
+	$(CC) $(LDFLAGS_ALL) -o $@ $< $(TEST_LIB) $(LIB) $(PKG_LIBS) -lcmocka
 
 ## unit           run the unit tests
 .PHONY: unit

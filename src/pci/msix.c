@@ -180,7 +180,7 @@ static void vec_changed(struct pci_dev *p, unsigned int v)
 		return;
 	}
 	if (!vec_is_interrupt(t)) {
-		log_guest(&p->log, "%s: MSI-X vector %u has address %#x%08x", p->dev->id, v,
+		log_guest(&p->log, "%s: MSI-X vector %u has address 0x%08x%08x", p->dev->id, v,
 			  t->addr_hi, t->addr_lo);
 		return;
 	}

@@ -96,22 +96,16 @@ static void bar_write(void *arg, uint64_t off, const void *data, unsigned int le
 
 static const struct bus_ops bar_bus_ops = { .read = bar_read, .write = bar_write };
 
-/* Where the guest wants BAR i to be; 0: nowhere. */
-static uint64_t bar_wanted(struct pci_dev *p, unsigned int i)
+/* Where the guest wants BAR i to be; false when it has none there or decoding is off. */
+static bool bar_claimed(const struct pci_dev *p, unsigned int i, uint64_t *base)
 {
-	uint64_t base = config_get(p, PCI_BASE_ADDRESS_0 + 4 * i, 4) & ~(p->bar_size[i] - 1);
+	*base = config_get(p, PCI_BASE_ADDRESS_0 + 4 * i, 4) & ~(p->bar_size[i] - 1);
+	return p->bar_size[i] && (config_get(p, PCI_COMMAND, 2) & PCI_COMMAND_MEMORY);
+}
 
-	if (!p->bar_size[i] || !(config_get(p, PCI_COMMAND, 2) & PCI_COMMAND_MEMORY))
-		return 0;
-	if (base < PCI_MMIO32_BASE || !range_ok(base - PCI_MMIO32_BASE, p->bar_size[i],
-						PCI_MMIO32_SIZE)) {
-		/* sizing with decoding on writes all ones: no reason to speak */
-		if (base + p->bar_size[i] != 1ull << 32)
-			log_guest(&p->log, "%s: BAR %u at %#" PRIx64 " is outside the PCI window",
-				  p->dev->id, i, base);
-		return 0;
-	}
-	return base;
+static bool in_window(uint64_t base, uint64_t size)
+{
+	return base >= PCI_MMIO32_BASE && range_ok(base - PCI_MMIO32_BASE, size, PCI_MMIO32_SIZE);
 }
 
 static bool bars_unmap(struct pci_dev *p, bool all)
@@ -119,9 +113,9 @@ static bool bars_unmap(struct pci_dev *p, bool all)
 	bool any = false;
 
 	for (unsigned int i = 0; i < PCI_BARS; i++) {
-		uint64_t base = p->bar_base[i];
+		uint64_t base = p->bar_base[i], want;
 
-		if (!base || (!all && base == bar_wanted(p, i)))
+		if (!base || (!all && bar_claimed(p, i, &want) && want == base))
 			continue;
 		p->bar_ops[i]->mapped(p, i, base, false);
 		bus_del(p->dev->m->mmio, base);
@@ -136,10 +130,17 @@ static void bars_map(struct pci_dev *p)
 	struct err e;
 
 	for (unsigned int i = 0; i < PCI_BARS; i++) {
-		uint64_t base = p->bar_base[i] ? 0 : bar_wanted(p, i);
+		uint64_t base;
 
-		if (!base)
+		if (p->bar_base[i] || !bar_claimed(p, i, &base))
 			continue;
+		if (!in_window(base, p->bar_size[i])) {
+			/* sizing with decoding on writes all ones: no reason to speak */
+			if (base + p->bar_size[i] != 1ull << 32)
+				log_guest(&p->log, "%s: BAR %u at %#" PRIx64 " is outside the window",
+					  p->dev->id, i, base);
+			continue;
+		}
 		if (bus_add(p->dev->m->mmio, p->dev->id, base, p->bar_size[i], &bar_bus_ops,
 			    &p->bar_ref[i], &e)) {
 			log_guest(&p->log, "%s: BAR %u stays hidden: %s", p->dev->id, i, e.msg);
