@@ -91,7 +91,9 @@ int build_begin(struct build *b, const struct image_build_cfg *cfg, const char *
 	*b = (struct build){ .cfg = cfg, .stage = { .lock = -1, .log = -1 } };
 	b->release = cfg->release ? cfg->release : DEFAULT_RELEASE;
 	snprintf(b->img.distribution, sizeof(b->img.distribution), "%s", distribution);
-	snprintf(b->img.cmdline, sizeof(b->img.cmdline), "console=ttyS0 quiet panic=-1");
+	/* noatime: reading a file must not make a fork's disk diverge. */
+	snprintf(b->img.cmdline, sizeof(b->img.cmdline), "console=ttyS0 root=/dev/vda "
+		 "rootfstype=ext4 rootflags=noatime rw quiet panic=-1");
 	snprintf(b->img.root_device, sizeof(b->img.root_device), "/dev/vda");
 	snprintf(b->img.root_fstype, sizeof(b->img.root_fstype), "ext4");
 	snprintf(b->img.init, sizeof(b->img.init), "/sbin/init");

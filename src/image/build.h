@@ -19,6 +19,7 @@ struct build {
 	struct image img; /* what the manifest will say */
 	const char *phase;
 	int percent, phase_end; /* of the phase: output moves percent towards it */
+	unsigned packages_done; /* twice per package */
 };
 
 /*

@@ -40,14 +40,14 @@ static const struct {
 	{ "etc/init.d/rcS", 0755,
 	  "#!/bin/sh\n"
 	  "# What clone-init has not mounted yet.\n"
-	  "mountpoint -q /proc || mount -t proc proc /proc\n"
-	  "mountpoint -q /sys || mount -t sysfs sysfs /sys\n"
-	  "mountpoint -q /dev || mount -t devtmpfs dev /dev\n"
-	  "mountpoint -q /run || mount -t tmpfs -o mode=755 run /run\n"
-	  "mount -t tmpfs -o mode=1777 tmp /tmp\n"
-	  "mkdir -p /dev/pts /dev/shm\n"
-	  "mountpoint -q /dev/pts || mount -t devpts -o gid=0,mode=620,ptmxmode=666 devpts /dev/pts\n"
-	  "mountpoint -q /dev/shm || mount -t tmpfs -o mode=1777 shm /dev/shm\n"
+	  "add() { grep -q \" $2 \" /proc/mounts || { mkdir -p $2; mount -t $1 -o $3 $1 $2; }; }\n"
+	  "[ -e /proc/mounts ] || mount -t proc proc /proc\n"
+	  "add sysfs /sys nosuid\n"
+	  "add devtmpfs /dev mode=755\n"
+	  "add tmpfs /run mode=755\n"
+	  "add tmpfs /tmp mode=1777\n"
+	  "add devpts /dev/pts mode=620,ptmxmode=666\n"
+	  "add tmpfs /dev/shm mode=1777\n"
 	  "hostname -F /etc/hostname\n"
 	  "ip link set lo up\n" },
 };

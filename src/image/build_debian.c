@@ -28,9 +28,9 @@ static const struct {
 	const char *begins;
 	int percent;
 } steps[] = {
-	{ "I: running apt-get update", 3 },	{ "I: downloading packages", 15 },
-	{ "I: extracting archives", 22 },	{ "I: installing essential", 28 },
-	{ "I: installing remaining", 55 },	{ "I: cleaning package", 92 },
+	{ "I: running apt-get update", 3 }, { "I: downloading packages", 8 },
+	{ "I: extracting archives", 12 },   { "I: installing essential", 20 },
+	{ "I: installing remaining", 50 },  { "I: cleaning package", 92 },
 	{ "I: creating tarball", 95 },
 };
 
@@ -40,7 +40,12 @@ static void mmdebstrap_line(void *arg, const char *text)
 
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++)
 		if (!strncmp(text, steps[i].begins, strlen(steps[i].begins)))
-			b->percent = 15 + steps[i].percent * (b->phase_end - 15) / 100;
+			b->percent = MAX(b->percent,
+					 15 + steps[i].percent * (b->phase_end - 15) / 100);
+	/* Each package is unpacked and set up; the plain system has about 130. */
+	if ((!strncmp(text, "Unpacking ", 10) || !strncmp(text, "Setting up ", 11)) &&
+	    ++b->packages_done % 6 == 0 && b->percent < b->phase_end - 4)
+		b->percent++;
 	build_line(b, text);
 }
 
@@ -72,7 +77,7 @@ static int install(struct build *b, const char *tar, struct err *e)
 	char list[PATH_MAX], tmpdir[PATH_MAX + 8];
 	bool hooks = !access(MERGED_USR_HOOKS, R_OK);
 	const char *const argv[] = {
-		"mmdebstrap", geteuid() ? "--mode=unshare" : "--mode=root", "--format=tar",
+		"mmdebstrap", "--verbose", geteuid() ? "--mode=unshare" : "--mode=root", "--format=tar",
 		"--variant=minbase", "--architectures=amd64", "--aptopt=Acquire::Languages \"none\"",
 		"--aptopt=APT::Install-Recommends \"false\"", "--dpkgopt=force-unsafe-io",
 		"--dpkgopt=path-exclude=/usr/share/man/*",

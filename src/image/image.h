@@ -32,7 +32,7 @@ struct image {
 	char release[32];	 /* "bookworm"; what the distribution calls it */
 	char created[32];	 /* UTC, "2025-06-01T12:00:00Z" */
 	char kernel_version[65]; /* as uname -r says it */
-	char cmdline[512];	 /* what the guest needs at least: "console=ttyS0 ..." */
+	char cmdline[512];	 /* complete: "console=ttyS0 root=/dev/vda ..."; more may follow */
 	char root_device[64];	 /* "/dev/vda": the first disk */
 	char root_fstype[16];	 /* "ext4" */
 	char init[64];		 /* absolute path in the root file system */
