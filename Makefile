@@ -93,9 +93,65 @@ $(B)/tests/%: $(B)/tests/unit/%.o $(TEST_LIB) $(LIB)
 unit: guest tests
 	@set -e; for t in $(TESTS); do echo "== $$t"; $$t; done
 
+## test           the whole suite: unit, conformance, sanitizers, fuzz corpus, guests (in the rig if need be)
+.PHONY: test
+test: deps
+	$(MAKE) -s VARIANT=release all tests
+	$(MAKE) -s VARIANT=asan tests
+	$(MAKE) -s fuzz-build
+	tests/run unit:release unit:asan fuzz:fuzz system
+
+## deps           install what the project needs, by apt package name (root; does nothing when all is there)
+DEPS := gcc make pkg-config musl-tools linux-libc-dev libevent-dev libjansson-dev libseccomp-dev \
+	libcap-ng-dev liburing-dev libssl-dev libzstd-dev liblzma-dev zlib1g-dev libcmocka-dev clang \
+	qemu-system-x86 qemu-utils busybox-static mmdebstrap e2fsprogs cpio kmod xz-utils zstd \
+	acpica-tools python3 socat
+.PHONY: deps
+deps:
+	@missing=$$(for p in $(DEPS); do \
+		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; \
+	done); \
+	if [ -n "$$missing" ]; then \
+		echo "installing:" $$missing; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+# ---- fuzzing: each target is one file; the library is built again with coverage ----
+
+FB := build/fuzz
+FUZZ := $(FUZZ_SRC:tests/fuzz/%.c=$(FB)/fuzz/%)
+FUZZ_CFLAGS = -std=gnu11 -D_GNU_SOURCE -DCLONE_DEBUG -DCLONE_VERSION='"$(VERSION)"' \
+	-DCLONE_PREFIX='"$(PREFIX)"' -O1 -g -fsanitize=fuzzer-no-link,address,undefined \
+	-fno-sanitize-recover=undefined -pthread -MMD -MP -Isrc -I. $(PKG_CFLAGS)
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz fuzz-build
+## fuzz           run every fuzz target for FUZZ_SECONDS
+fuzz: fuzz-build
+	@for f in $(FUZZ); do echo "== $$f"; \
+		$$f -max_total_time=$(FUZZ_SECONDS) -print_final_stats=0 \
+			tests/fuzz/corpus/$$(basename $$f | sed s/fuzz_//) || exit 1; done
+fuzz-build: $(FUZZ)
+
+$(FB)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	clang $(FUZZ_CFLAGS) -c -o $@ $<
+$(FB)/libclone.a: $(LIB_SRC:%.c=$(FB)/%.o)
+	@rm -f $@
+	ar rcs $@ $^
+$(FB)/fuzz/%: $(FB)/tests/fuzz/%.o $(TEST_LIB_SRC:%.c=$(FB)/%.o) $(FB)/libclone.a
+	@mkdir -p $(@D)
+	clang -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ $(PKG_LIBS)
+
+## rig            a shell in the emulated host
+.PHONY: rig
+rig: deps
+	tests/rig/rig shell
+
 ## clean          remove build/
 clean:
 	rm -rf build
 
 .SECONDARY:
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) build/fuzz -name '*.d' 2>/dev/null)

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The child's side of a fork: everything that does not survive fork(2) is made anew, in this order:
+ * descriptors swept, loop, jail, KVM, devices (adopt), control sockets, vCPU threads; then the
+ * guest learns who it is, and the parent that we are ready. Any failure is reported and ends us.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/time.h"
+#include "base/util.h"
+#include "agent/agent.h"
+#include "event/fdtab.h"
+#include "event/grants.h"
+#include "event/loop.h"
+#include "fork/report.h"
+#include "kvm/kvm.h"
+#include "vm/vm_private.h"
+
+static void report(struct vm *vm, int error, const char *msg)
+{
+	struct vm_child_result r = { .error = error,
+				     .forked_ns = vm->stats.forked_ns,
+				     .adopted_ns = vm->stats.adopted_ns,
+				     .entered_ns = vm->stats.entered_ns,
+				     .first_exit_ns = vm->stats.first_exit_ns,
+				     .ready_ns = error ? 0 : time_mono_ns() };
+
+	if (vm->child.report_fd < 0)
+		return;
+	vm->stats.ready_ns = r.ready_ns;
+	snprintf(r.msg, sizeof(r.msg), "%s", msg);
+	/* Whoever asked has been told that the fork failed if our parent is gone: fail closed. */
+	if (report_send(vm->child.report_fd, &r))
+		vm_end(vm, VM_END_ERROR, "the parent died before the fork was complete");
+	fdtab_del(vm->m.fds, vm->child.report_fd);
+	close(vm->child.report_fd);
+	vm->child.report_fd = -1;
+}
+
+static void fail(struct vm *vm, int error, const char *msg)
+{
+	report(vm, error, msg);
+	vm_end(vm, VM_END_ERROR, msg);
+}
+
+static void on_identity(void *arg, const struct agent_reply *r)
+{
+	struct vm *vm = arg;
+
+	if (r->ret && vm->child.wait) {
+		fail(vm, r->ret, r->e.msg);
+		return;
+	}
+	if (r->ret)
+		log_warn("identity: %s", r->e.msg);
+	report(vm, 0, "");
+}
+
+void fork_child_entered(struct vm *vm)
+{
+	if (vm->child.report_fd < 0)
+		return;
+	/* nobody to wait for: the guest runs, that is all there is to know */
+	if (!vm->child.wait || !vm->agent || !agent_present(vm->agent))
+		report(vm, 0, "");
+}
+
+/* Nothing of the parent's may be touched here but memory. */
+static int become_child(struct vm *vm, struct err *e)
+{
+	char prefix[VM_NAME_MAX + 16];
+	int ret;
+
+	vm->child.spec.id.renew = true;
+	vm_random_identity(&vm->child.spec.id);
+	snprintf(prefix, sizeof(prefix), "child/%s/", vm->child.spec.id.name);
+	grants_child(vm->m.grants, prefix);
+	fdtab_add(vm->m.fds, vm->child.report_fd, FD_KEEP, "fork report");
+	fdtab_child(vm->m.fds);
+	barrier_child(vm->m.barrier);
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_mutex_lock(&vm->lock);
+	vcpu_threads_forget(vm);
+	kvm_abandon(vm->m.kvm);
+	vm->m.kvm = NULL;
+	vm->forks = NULL;
+	vm->entered_posted = vm->event_posted = false;
+	ret = loop_create(&vm->lock, &vm->m.loop, e);
+	if (ret)
+		return ret;
+	return vm->hooks->child_enter(vm->hooks_arg, &vm->child.spec, e);
+}
+
+static int rebuild(struct vm *vm, struct err *e)
+{
+	int ret;
+
+	vm->id = vm->child.spec.id;
+	ret = vm_open_kvm(vm, e);
+	if (!ret)
+		ret = vm_adopt_all(vm, &vm->id, e);
+	if (!ret)
+		ret = vm->hooks->child_serve(vm->hooks_arg, e);
+	vm->stats.adopted_ns = time_mono_ns();
+	return ret;
+}
+
+static void child_main(struct vm *vm)
+{
+	struct err e;
+	int ret = become_child(vm, &e);
+
+	if (!ret)
+		ret = rebuild(vm, &e);
+	if (!ret && vm->agent)
+		ret = agent_set_identity(vm->agent, &vm->id, true, NULL, 0, vm->child.timeout_ms,
+					 on_identity, vm, &e);
+	memset(vm->id.entropy, 0, sizeof(vm->id.entropy));
+	vm->identity_given = true;
+	if (!ret && vm->child.spec.paused) {
+		vm->state = VM_PAUSED;
+		report(vm, 0, "");
+	} else if (!ret) {
+		barrier_resume(vm->m.barrier); /* the count that barrier_child left */
+		ret = vm_go(vm, &e);
+	}
+	if (ret)
+		fail(vm, ret, e.msg);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+int vm_run(struct vm *vm, struct err *e)
+{
+	if (sigsetjmp(vm->child_env, 0))
+		child_main(vm);
+	if (vm->state == VM_ENDED)
+		return 0;
+	return loop_run(vm->m.loop, e);
+}

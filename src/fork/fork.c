@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The parent's side of a fork: stop the world (or find it stopped: a seed), fork(2) each child, go
+ * on, and gather the children's reports. Forking a seed and forking a running VM are the same code.
+ * Main thread, device lock held.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/time.h"
+#include "base/util.h"
+#include "event/fdtab.h"
+#include "event/grants.h"
+#include "event/loop.h"
+#include "fork/report.h"
+#include "virtio/blk.h"
+#include "vm/vm_private.h"
+
+struct fork_child {
+	struct fork_op *op;
+	struct vm_child_result res;
+	int report_fd; /* -1 once it reported or died */
+	struct loop_io *io;
+};
+
+/* One request, until every child reported. */
+struct fork_op {
+	struct vm *vm;
+	struct fork_op *next;
+	size_t n, left;
+	uint64_t pause_ns;
+	struct loop_timer *timer;
+	void (*done)(void *arg, const struct vm_child_result *res, size_t n, uint64_t pause_ns);
+	void *arg;
+	struct fork_child c[];
+};
+
+/* Waits for a child's end, to reap it: outlives the request. */
+struct reaper {
+	struct vm *vm;
+	int pid, pidfd;
+	struct loop_io *io;
+	char name[VM_NAME_MAX + 1];
+};
+
+static void on_child_end(void *arg, int fd, unsigned int events)
+{
+	struct reaper *r = arg;
+	char grant[VM_NAME_MAX + 16];
+
+	(void)events;
+	waitpid(r->pid, NULL, WNOHANG);
+	loop_del_io(r->io);
+	fdtab_del(r->vm->m.fds, fd);
+	close(fd);
+	snprintf(grant, sizeof(grant), "pidfd/%s", r->name);
+	grants_drop(r->vm->m.grants, grant);
+	free(r);
+}
+
+/* Best effort: without a reaper the child is a zombie until we end. */
+static void reap_later(struct vm *vm, int pid, const char *name)
+{
+	struct reaper *r = calloc(1, sizeof(*r));
+	char grant[VM_NAME_MAX + 16];
+	struct err e;
+	int claim;
+
+	if (!r)
+		return;
+	*r = (struct reaper){ .vm = vm, .pid = pid };
+	snprintf(r->name, sizeof(r->name), "%s", name);
+	r->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (r->pidfd < 0) {
+		free(r);
+		return;
+	}
+	fdtab_add(vm->m.fds, r->pidfd, FD_CLOSE, "pidfd");
+	r->io = loop_add_io(vm->m.loop, r->pidfd, LOOP_READ, on_child_end, r);
+	claim = dup(r->pidfd);
+	if (claim >= 0) {
+		snprintf(grant, sizeof(grant), "pidfd/%s", name);
+		if (grants_put(vm->m.grants, grant, claim, &e))
+			log_warn("fork %s: %s", name, e.msg);
+	}
+}
+
+static void finish_op(struct fork_op *op)
+{
+	struct vm_child_result *res = calloc(op->n, sizeof(*res));
+	struct fork_op **pp = &op->vm->forks;
+
+	while (*pp != op)
+		pp = &(*pp)->next;
+	*pp = op->next;
+	loop_del_timer(op->timer);
+	BUG_ON(!res);
+	for (size_t i = 0; i < op->n; i++)
+		res[i] = op->c[i].res;
+	op->done(op->arg, res, op->n, op->pause_ns);
+	free(res);
+	free(op);
+}
+
+static void child_reported(struct fork_child *c)
+{
+	struct fork_op *op = c->op;
+
+	loop_del_io(c->io);
+	c->io = NULL;
+	fdtab_del(op->vm->m.fds, c->report_fd);
+	close(c->report_fd);
+	c->report_fd = -1;
+	if (--op->left == 0)
+		finish_op(op);
+}
+
+static void on_report(void *arg, int fd, unsigned int events)
+{
+	struct fork_child *c = arg;
+	int ret = report_recv(fd, &c->res);
+
+	(void)events;
+	if (ret == -EAGAIN)
+		return;
+	if (ret) {
+		c->res.error = -ECHILD;
+		snprintf(c->res.msg, sizeof(c->res.msg), "the child died before it was ready");
+	}
+	child_reported(c);
+}
+
+/* A child that does not report in time has failed: it is killed, because a fork fails closed. */
+static void on_timeout(void *arg)
+{
+	struct fork_op *op = arg;
+	size_t n = op->n;
+
+	for (size_t i = 0; i < n; i++) {
+		struct fork_child *c = &op->c[i];
+		bool last = op->left == 1;
+
+		if (c->report_fd < 0)
+			continue;
+		kill(c->res.pid, SIGKILL);
+		c->res.error = -ETIMEDOUT;
+		snprintf(c->res.msg, sizeof(c->res.msg), "the child was not ready in time");
+		child_reported(c);
+		if (last)
+			return; /* op is gone */
+	}
+}
+
+/*
+ * The children forked so far share the fate of the request's later ones only if asked; here each
+ * has its own result. Returns in the parent; a child jumps to vm_run.
+ */
+static void fork_one(struct vm *vm, struct fork_child *c, const struct vm_fork_request *rq,
+		     const struct vm_child_spec *spec)
+{
+	int pair[2], pid;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+		c->res.error = -errno;
+		snprintf(c->res.msg, sizeof(c->res.msg), "socketpair: %s", strerror(errno));
+		return;
+	}
+	pid = fork();
+	if (pid == 0) {
+		vm->child = (struct child_start){ .spec = *spec,
+						  .report_fd = pair[1],
+						  .wait = rq->wait,
+						  .timeout_ms = rq->timeout_ms };
+		vm->stats = (struct vm_stats){ .forked_ns = time_mono_ns(),
+					       .fork_depth = vm->stats.fork_depth + 1 };
+		siglongjmp(vm->child_env, 1);
+	}
+	close(pair[1]);
+	if (pid < 0) {
+		c->res.error = -errno;
+		snprintf(c->res.msg, sizeof(c->res.msg), "fork: %s%s", strerror(errno),
+			 errno == ENOMEM ? " (vm.overcommit_memory=2 on this host?)" : "");
+		close(pair[0]);
+		return;
+	}
+	c->res.pid = pid;
+	c->report_fd = pair[0];
+	fdtab_add(vm->m.fds, c->report_fd, FD_CLOSE, "fork report");
+	vm->stats.forks++;
+}
+
+static int check_request(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
+{
+	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED && vm->state != VM_SEED)
+		return err_set(e, EINVAL, "fork: the VM is not running, paused or a seed");
+	if (rq->n < 1 || rq->n > VM_FORK_MAX)
+		return err_set(e, EINVAL, "fork: %zu children: 1 to %d in one request", rq->n,
+			       VM_FORK_MAX);
+	for (size_t i = 0; i < rq->n; i++)
+		for (size_t j = 0; j < i; j++)
+			if (!strcmp(rq->specs[i].id.name, rq->specs[j].id.name))
+				return err_set(e, EINVAL, "fork: two children are named '%s'",
+					       rq->specs[i].id.name);
+	return 0;
+}
+
+/* What the parent itself wrote to its disks becomes a shared, read-only layer. */
+static int rotate_disks(struct vm *vm, struct err *e)
+{
+	for (uint32_t i = 0; i < vm->cfg.nr_disks; i++) {
+		const struct disk_cfg *d = &vm->cfg.disks[i];
+		char name[GRANT_NAME_MAX];
+		int fd, ret;
+
+		if (d->read_only || vm->state == VM_SEED)
+			continue;
+		snprintf(name, sizeof(name), "parent/disk/%s/data", d->id);
+		fd = grants_take(vm->m.grants, name, e);
+		if (fd < 0)
+			return err_wrap(e, fd, "fork");
+		ret = virtio_blk_rotate(vm_find_device(vm, "virtio-blk", d->id), fd, e);
+		if (ret)
+			return err_wrap(e, ret, "fork: %s", d->id);
+	}
+	return 0;
+}
+
+static struct fork_op *op_new(struct vm *vm, const struct vm_fork_request *rq)
+{
+	struct fork_op *op = calloc(1, sizeof(*op) + rq->n * sizeof(op->c[0]));
+
+	if (!op)
+		return NULL;
+	op->timer = loop_add_timer(vm->m.loop, on_timeout, op);
+	if (!op->timer) {
+		free(op);
+		return NULL;
+	}
+	op->vm = vm;
+	op->n = op->left = rq->n;
+	op->done = rq->done;
+	op->arg = rq->arg;
+	for (size_t i = 0; i < rq->n; i++) {
+		op->c[i].op = op;
+		op->c[i].report_fd = -1;
+		snprintf(op->c[i].res.name, sizeof(op->c[i].res.name), "%s", rq->specs[i].id.name);
+	}
+	return op;
+}
+
+int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
+{
+	bool live = vm->state == VM_RUNNING;
+	struct fork_op *op;
+	uint64_t t0;
+	size_t failed = 0;
+	int ret = check_request(vm, rq, e);
+
+	if (ret)
+		return ret;
+	op = op_new(vm, rq);
+	if (!op)
+		return err_set(e, ENOMEM, "fork: out of memory");
+	t0 = time_mono_ns();
+	if (live)
+		ret = vm_stop_world(vm, e);
+	if (!ret) {
+		ret = rotate_disks(vm, e);
+		if (ret && live)
+			vm_start_world(vm);
+	}
+	if (ret) {
+		loop_del_timer(op->timer);
+		free(op);
+		return ret;
+	}
+	for (size_t i = 0; i < rq->n; i++)
+		fork_one(vm, &op->c[i], rq, &rq->specs[i]);
+	if (live)
+		vm_start_world(vm);
+	op->pause_ns = time_mono_ns() - t0;
+	vm->stats.last_pause_ns = live ? op->pause_ns : 0;
+
+	op->next = vm->forks;
+	vm->forks = op;
+	for (size_t i = 0; i < rq->n; i++) {
+		struct fork_child *c = &op->c[i];
+		char prefix[VM_NAME_MAX + 16];
+
+		/* the child has its own copies of its descriptors now */
+		snprintf(prefix, sizeof(prefix), "child/%s/", c->res.name);
+		grants_drop(vm->m.grants, prefix);
+		if (c->report_fd < 0) {
+			failed++;
+			continue;
+		}
+		reap_later(vm, c->res.pid, c->res.name);
+		c->io = loop_add_io(vm->m.loop, c->report_fd, LOOP_READ, on_report, c);
+	}
+	op->left -= failed;
+	loop_set_timer(op->timer, rq->timeout_ms * NS_PER_MS);
+	if (!op->left)
+		finish_op(op);
+	return 0;
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Encoding of a child's report. The child is jailed and may be hostile by then (it has run its
+ * guest): the parent reads one bounded message and believes only its numbers.
+ */
+#include "fork/report.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/buf.h"
+#include "base/util.h"
+
+#define REPORT_MAX 512
+
+int report_send(int fd, const struct vm_child_result *r)
+{
+	struct wbuf w;
+	ssize_t n;
+
+	wbuf_init(&w, REPORT_MAX);
+	wbuf_u32(&w, (uint32_t)-r->error);
+	wbuf_u64(&w, r->forked_ns);
+	wbuf_u64(&w, r->adopted_ns);
+	wbuf_u64(&w, r->entered_ns);
+	wbuf_u64(&w, r->first_exit_ns);
+	wbuf_u64(&w, r->ready_ns);
+	wbuf_bytes(&w, r->msg, strnlen(r->msg, sizeof(r->msg) - 1));
+	n = w.bad ? -1 : send(fd, w.data, w.len, MSG_NOSIGNAL);
+	wbuf_fini(&w);
+	return n < 0 ? -EPIPE : 0;
+}
+
+int report_recv(int fd, struct vm_child_result *r)
+{
+	char buf[REPORT_MAX];
+	uint32_t error;
+	struct rbuf b;
+	ssize_t n;
+	size_t len;
+
+	do {
+		n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
+	} while (n < 0 && errno == EINTR);
+	if (n <= 0)
+		return n < 0 && errno == EAGAIN ? -EAGAIN : -EPIPE;
+	rbuf_init(&b, buf, (size_t)n);
+	error = rbuf_u32(&b);
+	r->error = -(int)MIN(error, 4095u);
+	r->forked_ns = rbuf_u64(&b);
+	r->adopted_ns = rbuf_u64(&b);
+	r->entered_ns = rbuf_u64(&b);
+	r->first_exit_ns = rbuf_u64(&b);
+	r->ready_ns = rbuf_u64(&b);
+	len = MIN(rbuf_left(&b), sizeof(r->msg) - 1);
+	rbuf_bytes(&b, r->msg, len);
+	r->msg[len] = '\0';
+	for (size_t i = 0; i < len; i++)
+		if (r->msg[i] < ' ' || r->msg[i] > '~')
+			r->msg[i] = '?';
+	return b.bad ? -EPIPE : 0;
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Loading a snapshot: decode all, check all, commit all, adopt all. Nothing of the VM changes before
+ * every byte was found valid; the file is hostile. Main thread, device lock held.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "event/barrier.h"
+#include "event/fdtab.h"
+#include "event/grants.h"
+#include "mem/gmem.h"
+#include "snapshot/format.h"
+#include "snapshot/records.h"
+#include "vm/vm_private.h"
+
+static int decode(const struct snap_file *f, const char *name, const char *id, uint32_t version,
+		  const struct field_table *t, void *obj, struct err *e)
+{
+	struct rbuf r;
+	int ret = snap_find(f, name, id, version, &r, e);
+
+	if (ret)
+		return ret;
+	ret = field_decode(t, &r, obj, e);
+	if (!ret && !rbuf_done(&r))
+		ret = err_set(e, EINVAL, "%zu bytes too many", rbuf_left(&r));
+	return ret ? err_wrap(e, ret, "state: %s %s", name, id) : 0;
+}
+
+static bool id_ok(const char id[DEVICE_ID_MAX])
+{
+	size_t n = strnlen(id, DEVICE_ID_MAX);
+
+	if (!n || n == DEVICE_ID_MAX)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_",
+			    id[i]))
+			return false;
+	return true;
+}
+
+static int check_machine(const struct machine_cfg *c, struct err *e)
+{
+	if (c->vcpus < 1 || c->vcpus > VM_MAX_VCPUS)
+		return err_set(e, EINVAL, "state: %u vCPUs", c->vcpus);
+	if (c->has_vsock > 1 || c->has_entropy > 1 || (c->has_vsock && c->guest_cid < 3))
+		return err_set(e, EINVAL, "state: damaged machine record");
+	for (uint32_t i = 0; i < c->nr_disks; i++) {
+		if (!id_ok(c->disks[i].id) || c->disks[i].read_only > 1)
+			return err_set(e, EINVAL, "state: damaged disk record %u", i);
+		for (uint32_t j = 0; j < i; j++)
+			if (!strcmp(c->disks[i].id, c->disks[j].id))
+				return err_set(e, EINVAL, "state: disk '%s' twice", c->disks[i].id);
+	}
+	return 0;
+}
+
+/* The decoded states of all devices, in the list's order, until all were checked. */
+static int load_devices(struct vm *vm, const struct snap_file *f, struct err *e)
+{
+	void *state[SNAP_RECORDS_MAX] = { 0 };
+	size_t n = 0;
+	int ret = 0;
+
+	for (struct device *d = vm->devices; d && !ret; d = d->next, n++) {
+		char name[SNAP_NAME_MAX + 1];
+		void *cfg = calloc(1, MAX(d->cls->cfg.struct_size, (size_t)1));
+
+		state[n] = calloc(1, MAX(d->cls->state.struct_size, (size_t)1));
+		if (!cfg || !state[n]) {
+			free(cfg);
+			ret = err_set(e, ENOMEM, "state: out of memory");
+			break;
+		}
+		snprintf(name, sizeof(name), "cfg:%s", d->cls->name);
+		ret = decode(f, name, d->id, d->cls->version, &d->cls->cfg, cfg, e);
+		if (!ret) {
+			ret = field_compare(&d->cls->cfg, cfg, d->cfg, e);
+			if (ret)
+				err_wrap(e, ret, "state: %s %s", name, d->id);
+		}
+		free(cfg);
+		if (!ret)
+			ret = decode(f, d->cls->name, d->id, d->cls->version, &d->cls->state,
+				     state[n], e);
+		if (!ret) {
+			ret = d->cls->check(d, state[n], e);
+			if (ret)
+				err_wrap(e, ret, "state: %s %s", d->cls->name, d->id);
+		}
+	}
+	if (!ret && 2 * n + 2 != f->n)
+		ret = err_set(e, EINVAL, "state: %zu records, this machine has %zu", f->n,
+			      2 * n + 2);
+	n = 0;
+	for (struct device *d = vm->devices; d && !ret; d = d->next)
+		d->cls->commit(d, state[n++]);
+	for (size_t i = 0; i < ARRAY_SIZE(state); i++)
+		free(state[i]);
+	return ret;
+}
+
+static int load_ram(struct vm *vm, const struct snap_file *f, int ram_fd, struct err *e)
+{
+	struct ram_record *rec = calloc(1, sizeof(*rec));
+	int ret;
+
+	if (!rec)
+		return err_set(e, ENOMEM, "state: out of memory");
+	ret = decode(f, "ram", "", RAM_RECORD_VERSION, &ram_record_table, rec, e);
+	if (!ret && rec->size_bytes != vm->cfg.mem_bytes)
+		ret = err_set(e, EINVAL, "state: RAM of %llu bytes in a machine of %llu",
+			      (unsigned long long)rec->size_bytes,
+			      (unsigned long long)vm->cfg.mem_bytes);
+	if (!ret)
+		ret = gmem_map_file(vm->m.mem, ram_fd, rec->extents, rec->nr_extents, e);
+	free(rec);
+	return ret;
+}
+
+static int load_all(struct vm *vm, int state_fd, int ram_fd, struct err *e)
+{
+	struct snap_file f;
+	int ret = snap_open(state_fd, &f, e);
+
+	if (ret)
+		return ret;
+	ret = decode(&f, "machine", "", MACHINE_CFG_VERSION, &machine_cfg_table, &vm->cfg, e);
+	if (!ret)
+		ret = check_machine(&vm->cfg, e);
+	if (!ret)
+		ret = vm_build(vm, e);
+	if (!ret)
+		ret = vm_open_kvm(vm, e); /* checks compare with what this host can do */
+	if (!ret)
+		ret = load_ram(vm, &f, ram_fd, e);
+	if (!ret)
+		ret = load_devices(vm, &f, e);
+	snap_close(&f);
+	return ret;
+}
+
+int vm_load(struct vm *vm, const char *state, const char *ram, bool seed, struct err *e)
+{
+	struct machine_cfg before = vm->cfg;
+	int state_fd, ram_fd, ret;
+
+	if (vm->state != VM_CONFIGURING)
+		return err_set(e, EBUSY, "load: this VM is in use already");
+	state_fd = grants_take(vm->m.grants, state, e);
+	if (state_fd < 0)
+		return state_fd;
+	ram_fd = grants_take(vm->m.grants, ram, e);
+	ret = ram_fd < 0 ? ram_fd : 0;
+	if (!ret)
+		ret = load_all(vm, state_fd, ram_fd, e);
+	fdtab_del(vm->m.fds, state_fd);
+	close(state_fd);
+	if (ram_fd >= 0) {
+		fdtab_del(vm->m.fds, ram_fd);
+		close(ram_fd);
+	}
+	if (!ret) {
+		vm->id.renew = true; /* a snapshot may be loaded many times */
+		ret = vm_adopt_all(vm, &vm->id, e);
+	}
+	if (ret) {
+		vm_unbuild(vm);
+		vm->cfg = before;
+		return err_wrap(e, ret, "load");
+	}
+	/* nothing runs: this pause cannot fail, and vm_resume or the child's start undoes it */
+	BUG_ON(barrier_pause(vm->m.barrier, 0, e));
+	vm->state = seed ? VM_SEED : VM_PAUSED;
+	return 0;
+}

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The life of a VM: start, pause, resume, and the stopping of its world that forks and snapshots
+ * stand on. Main thread; the device lock is held on entry and return, and given up only while
+ * waiting for vCPUs to park (they may need it to finish an exit).
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/time.h"
+#include "base/util.h"
+#include "agent/agent.h"
+#include "device/kernel_devices.h"
+#include "event/fdtab.h"
+#include "event/grants.h"
+#include "event/loop.h"
+#include "kvm/kvm.h"
+#include "mem/gmem.h"
+#include "vm/vm_private.h"
+#include "x86/acpi.h"
+#include "x86/boot.h"
+
+int vm_stop_world(struct vm *vm, struct err *e)
+{
+	struct device *d, *undo;
+	int ret;
+
+	pthread_mutex_unlock(&vm->lock);
+	ret = barrier_pause(vm->m.barrier, VM_PAUSE_TIMEOUT_MS, e);
+	pthread_mutex_lock(&vm->lock);
+	if (ret)
+		return ret;
+	for (d = vm->devices; d; d = d->next) {
+		ret = d->cls->quiesce(d, e);
+		if (!ret)
+			continue;
+		for (undo = vm->devices; undo != d; undo = undo->next)
+			undo->cls->resume(undo);
+		barrier_resume(vm->m.barrier);
+		return err_wrap(e, ret, "pausing %s", d->id);
+	}
+	BUG_ON(gmem_pins(vm->m.mem));
+	return 0;
+}
+
+void vm_start_world(struct vm *vm)
+{
+	for (struct device *d = vm->devices; d; d = d->next)
+		d->cls->resume(d);
+	barrier_resume(vm->m.barrier);
+}
+
+int vm_go(struct vm *vm, struct err *e)
+{
+	int ret = vcpu_threads_start(vm, e);
+
+	if (ret)
+		return ret;
+	for (struct device *d = vm->devices; d; d = d->next)
+		d->cls->resume(d);
+	vm->started_ns = time_mono_ns();
+	vm->state = VM_RUNNING;
+	return 0;
+}
+
+int vm_pause(struct vm *vm, struct err *e)
+{
+	int ret;
+
+	if (vm->state == VM_PAUSED)
+		return 0;
+	if (vm->state != VM_RUNNING)
+		return err_set(e, EINVAL, "pause: the VM is not running");
+	ret = vm_stop_world(vm, e);
+	if (!ret)
+		vm->state = VM_PAUSED;
+	return ret;
+}
+
+static void on_identity(void *arg, const struct agent_reply *r)
+{
+	struct vm *vm = arg;
+
+	if (r->ret)
+		log_warn("identity: %s", r->e.msg);
+	else
+		vm->stats.ready_ns = time_mono_ns();
+}
+
+/* The guest learns who it is as soon as its agent is there: before that, no command reaches it. */
+static int give_identity(struct vm *vm, struct err *e)
+{
+	int ret = 0;
+
+	if (vm->agent)
+		ret = agent_set_identity(vm->agent, &vm->id, true, NULL, 0, AGENT_AGAIN_MS,
+					 on_identity, vm, e);
+	memset(vm->id.entropy, 0, sizeof(vm->id.entropy));
+	return ret;
+}
+
+int vm_resume(struct vm *vm, struct err *e)
+{
+	if (vm->state == VM_RUNNING)
+		return 0;
+	if (vm->state != VM_PAUSED)
+		return err_set(e, EINVAL, "resume: the VM is not paused");
+	if (vm->threads[0]) {
+		vm_start_world(vm);
+		vm->state = VM_RUNNING;
+		return 0;
+	}
+	/* loaded or forked, and never run in this process yet */
+	if (!vm->identity_given) {
+		int ret = give_identity(vm, e);
+
+		if (ret)
+			return ret;
+	}
+	barrier_resume(vm->m.barrier);
+	return vm_go(vm, e);
+}
+
+/* Kernel, tables and the vCPUs' first state: guest RAM as firmware would leave it. */
+static int load_guest(struct vm *vm, struct err *e)
+{
+	struct boot_files files = { .kernel_fd = vm->kernel_fd,
+				    .initrd_fd = vm->initrd_fd,
+				    .cmdline = vm->cmdline };
+	struct boot_entry entry;
+	struct cpuid_table *host;
+	int ret;
+
+	ret = acpi_build(vm->m.mem, vm->cfg.vcpus, &files.rsdp, e);
+	if (!ret)
+		ret = boot_load(vm->m.mem, &files, &entry, e);
+	if (ret)
+		return ret;
+	host = calloc(1, sizeof(*host));
+	if (!host)
+		return err_set(e, ENOMEM, "start: out of memory");
+	ret = kvm_supported_cpuid(vm->m.kvm, host, e);
+	for (struct device *d = vm->devices; d && !ret; d = d->next) {
+		struct dev_vcpu *v = (struct dev_vcpu *)(void *)d;
+
+		if (d->cls == &dev_vcpu_class)
+			dev_vcpu_boot(d, host, v->cfg.index ? NULL : &entry);
+	}
+	free(host);
+	return ret;
+}
+
+int vm_start(struct vm *vm, struct err *e)
+{
+	int ret;
+
+	if (vm->state != VM_CONFIGURING)
+		return err_set(e, EBUSY, "start: the VM was started already");
+	if (vm->kernel_fd < 0)
+		return err_set(e, EINVAL, "start: no boot source (PUT /boot-source first)");
+	ret = vm_build(vm, e);
+	if (ret)
+		return err_wrap(e, ret, "start");
+	ret = vm_open_kvm(vm, e);
+	if (!ret)
+		ret = load_guest(vm, e);
+	if (!ret)
+		ret = vm_adopt_all(vm, &vm->id, e);
+	if (!ret)
+		ret = give_identity(vm, e);
+	if (!ret)
+		ret = vm_go(vm, e);
+	if (ret) {
+		if (vm->threads[0]) {
+			(void)barrier_pause(vm->m.barrier, VM_PAUSE_TIMEOUT_MS, NULL);
+			vcpu_threads_stop(vm);
+		}
+		vm_unbuild(vm);
+		return err_wrap(e, ret, "start");
+	}
+	return 0;
+}

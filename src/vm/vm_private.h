@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside a struct vm: shared by the files of src/vm, src/snapshot and src/fork, and by nobody else.
+ */
+#ifndef CLONE_VM_VM_PRIVATE_H
+#define CLONE_VM_VM_PRIVATE_H
+
+#include <pthread.h>
+#include <setjmp.h>
+
+#include "device/device.h"
+#include "event/barrier.h"
+#include "vm/vm.h"
+
+#define VM_PAUSE_TIMEOUT_MS 10000
+#define VM_MAX_VCPUS 64
+
+struct kvm_vcpu;
+struct loop_io;
+struct loop_timer;
+
+struct disk_cfg {
+	char id[DEVICE_ID_MAX];
+	uint8_t read_only;
+	uint64_t size_bytes; /* fixed when the disk was first opened */
+};
+
+/* What a machine is built from: the "machine" record of a snapshot. */
+struct machine_cfg {
+	uint32_t vcpus;
+	uint64_t mem_bytes;
+	uint32_t nr_disks;
+	struct disk_cfg disks[VM_MAX_DISKS];
+	uint8_t has_vsock, has_entropy;
+	uint32_t guest_cid;
+};
+#define MACHINE_CFG_VERSION 1u
+extern const struct field_table machine_cfg_table;
+
+/* One vCPU thread. */
+struct vcpu_thread {
+	struct vm *vm;
+	struct device *dev; /* the vcpu device */
+	struct barrier_party party;
+	pthread_t tid;
+	bool started;
+	uint64_t exits, exits_mmio, exits_pio;
+};
+
+/* What the process around the VM adds (control socket, jail). No optional member. */
+struct vm_hooks {
+	/* In a fork's child right after its inherited descriptors were closed: own directory,
+	 * uid, no capabilities. */
+	int (*child_enter)(void *arg, const struct vm_child_spec *spec, struct err *e);
+	/* In a fork's child once its loop exists: the control sockets. */
+	int (*child_serve)(void *arg, struct err *e);
+	/* On every new vCPU thread, before KVM_RUN: its narrower system call filter. */
+	int (*vcpu_enter)(void *arg, struct err *e);
+	/* The VM ended: write the exit record. */
+	void (*ended)(void *arg, enum vm_end how, const char *detail);
+};
+
+/* A fork's child between fork(2) and its report. */
+struct child_start {
+	struct vm_child_spec spec;
+	int report_fd; /* to the parent, -1 when reported */
+	bool wait; /* for the agent */
+	uint32_t timeout_ms;
+};
+
+struct vm {
+	struct machine m; /* first: devices know it as their machine */
+	pthread_mutex_t lock;
+	enum vm_state state;
+	struct identity id;
+	struct machine_cfg cfg;
+	int kvm_fd, kernel_fd, initrd_fd;
+	char cmdline[VM_CMDLINE_MAX];
+	struct device *devices, **devices_tail; /* in registry order */
+	struct vcpu_thread *threads[VM_MAX_VCPUS];
+	bool quit; /* vCPU threads: return at the next barrier */
+	struct device *vsock_dev, *power_dev;
+	struct agent *agent;
+	bool identity_given; /* a fork's child gives it itself, and waits */
+	struct vm_stats stats;
+	uint64_t started_ns;
+	const struct vm_hooks *hooks;
+	void *hooks_arg;
+	enum vm_end end;
+	char end_detail[200];
+	enum vm_event pending_event; /* posted by a vCPU, handled on main */
+	const char *pending_detail;
+	bool event_posted, entered_posted;
+	sigjmp_buf child_env; /* vm_run: where a fork's child comes out */
+	struct child_start child;
+	struct fork_op *forks;
+};
+
+/* ---- vm/vm.c ---- */
+
+/* Draws a new generation and entropy, and a machine-id unless one is set. */
+void vm_random_identity(struct identity *id);
+
+/* ---- vm/build.c ---- */
+
+/* Makes mem, buses and every device of vm->cfg, in registry order. */
+int vm_build(struct vm *vm, struct err *e);
+/* Undoes vm_build; also of a half-built machine. */
+void vm_unbuild(struct vm *vm);
+/* The kernel side of RAM: a fresh KVM VM with its memory slots. */
+int vm_open_kvm(struct vm *vm, struct err *e);
+/* adopt of every device, then interrupt routes. */
+int vm_adopt_all(struct vm *vm, const struct identity *id, struct err *e);
+struct device *vm_find_device(struct vm *vm, const char *class_name, const char *id);
+
+/* ---- vm/life.c ---- */
+
+/* Parks every vCPU and quiesces every device: nothing is in flight, all state is in memory.
+ * The device lock is held again when it returns. Nests with vm_start_world. */
+int vm_stop_world(struct vm *vm, struct err *e);
+void vm_start_world(struct vm *vm);
+/* The VM runs (its first time in this process): threads, devices. */
+int vm_go(struct vm *vm, struct err *e);
+/* ---- vm/vcpu.c ---- */
+
+int vcpu_threads_start(struct vm *vm, struct err *e);
+/* With all threads parked: they end; joins them. */
+void vcpu_threads_stop(struct vm *vm);
+/* In a fork's child: the parent's threads do not exist here. */
+void vcpu_threads_forget(struct vm *vm);
+
+/* ---- fork/ ---- */
+
+/* Runs the loop until the VM ends; children of vm_fork come out of it too. */
+int vm_run(struct vm *vm, struct err *e);
+/* vCPU 0 of a child is about to enter the guest (main). */
+void fork_child_entered(struct vm *vm);
+
+#endif
