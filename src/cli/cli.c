@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Output, errors and signals of the CLI. See cli.h.
+ */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+const struct command *cli_find(const char *name)
+{
+	for (const struct command *c = cli_commands; c->name; c++)
+		if (!strcmp(c->name, name))
+			return c;
+	return NULL;
+}
+
+/* One line whatever the story holds: parts of it come from guests and files. */
+int cli_fail(const struct err *e)
+{
+	char line[ERR_MSG_MAX];
+	size_t i;
+
+	for (i = 0; i < sizeof(line) - 1 && e->msg[i]; i++)
+		line[i] = (unsigned char)e->msg[i] < ' ' || e->msg[i] == 127 ? ' ' : e->msg[i];
+	line[i] = '\0';
+	fflush(stdout);
+	fprintf(stderr, "clone: %s\n", line);
+	return CLI_FAIL;
+}
+
+int cli_usage(const char *cmd, const char *fmt, ...)
+{
+	va_list ap;
+
+	fputs("clone: ", stderr);
+	if (cmd)
+		fprintf(stderr, "%s: ", cmd);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fprintf(stderr, "; see `clone help%s%s`\n", cmd ? " " : "", cmd ? cmd : "");
+	return CLI_USAGE;
+}
+
+int cli_bad_option(const char *cmd, char **argv)
+{
+	const char *arg = argv[optind - 1];
+
+	if (optopt && (!arg || strncmp(arg, "--", 2)))
+		return cli_usage(cmd, "-%c is unknown or lacks its value", optopt);
+	return cli_usage(cmd, "%s is unknown or lacks its value", arg);
+}
+
+int cli_print_help(const struct command *c)
+{
+	printf("usage: clone %s %s\n", c->name, c->usage);
+	return cli_flush();
+}
+
+bool cli_output_json(const char *cmd, const char *arg, bool *json)
+{
+	*json = !strcmp(arg, "json");
+	if (*json || !strcmp(arg, "text"))
+		return true;
+	cli_usage(cmd, "-o %s: json or text", arg);
+	return false;
+}
+
+int cli_flush(void)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return CLI_OK;
+	fprintf(stderr, "clone: cannot write the output: %s\n", strerrordesc_np(errno));
+	return CLI_FAIL;
+}
+
+int cli_print_json(json_t *obj)
+{
+	int r = obj ? json_dumpf(obj, stdout, JSON_INDENT(2)) : -1;
+
+	json_decref(obj);
+	if (r) {
+		fprintf(stderr, "clone: cannot write the output\n");
+		return CLI_FAIL;
+	}
+	putchar('\n');
+	return cli_flush();
+}
+
+bool cli_colour(void)
+{
+	return isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
+}
+
+int cli_catch_signals(struct err *e)
+{
+	sigset_t set;
+	int fd;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	fd = sigprocmask(SIG_BLOCK, &set, NULL) ? -1
+						: signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return fd < 0 ? err_sys(e, errno, "signalfd") : fd;
+}
+
+int cli_signal_of(int signal_fd)
+{
+	struct signalfd_siginfo si;
+
+	if (signal_fd < 0 || read(signal_fd, &si, sizeof(si)) != sizeof(si))
+		return 0;
+	return (int)si.ssi_signo;
+}

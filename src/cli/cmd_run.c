@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * clone run: boots a VM from an image, or from a kernel and disks, in the foreground with the
+ * console on this terminal, or in the background.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/time.h"
+#include "base/util.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/imageboot.h"
+#include "cli/launch.h"
+#include "cli/procid.h"
+#include "cli/term.h"
+#include "control/json.h"
+#include "control/sock.h"
+
+const char cmd_run_usage[] =
+	"[-d] [--rm] [--name NAME] (--image IMAGE | --kernel FILE [--initrd FILE]\n"
+	"           [--disk FILE,format=raw[,readonly]]...) [--append ARGS] [--memory SIZE] "
+	"[--cpus N]\n"
+	"           [--no-agent] [--no-wait] [--timeout DURATION] [-o json]\n"
+	"\n"
+	"  -d, --detach      in the background; returns when the guest's agent answers\n"
+	"      --rm          remove the VM's directory when it has ended\n"
+	"      --name NAME   default: two words\n"
+	"      --image I     an image of `clone image ls`; writes go to an overlay that is not "
+	"kept\n"
+	"      --kernel K    a bzImage, or an ELF with a PVH entry\n"
+	"      --disk D      a raw disk; writes go to an overlay unless readonly; may be repeated\n"
+	"      --append A    more words for the kernel's command line\n"
+	"      --memory M    default 512M\n"
+	"      --cpus N      default 1\n"
+	"      --no-agent    the guest has no agent: nothing to wait for\n"
+	"      --no-wait     with -d: return when the VM has started\n"
+	"      --timeout D   with -d: how long to wait for the agent; default 2m\n"
+	"\n"
+	"Without -d the VM's end is ours: exit 0 power-off, 10 reset, 11 panic, 12 error, 13 "
+	"killed;\n"
+	"Ctrl-] detaches.\n";
+
+struct run_args {
+	bool detach, rm, no_agent, no_wait, json;
+	const char *name, *image, *append;
+	uint64_t timeout_ms;
+	struct launch_vm vm;
+	char auto_name[65];
+};
+
+/* FILE,format=raw[,readonly]: the format must be said, it is never guessed. Cuts `spec`. */
+static int parse_disk(struct run_args *a, char *spec, struct err *e)
+{
+	struct launch_disk *d = &a->vm.disks[a->vm.ndisks];
+	char *save, *file = strtok_r(spec, ",", &save);
+	bool raw = false;
+
+	if (a->vm.ndisks == LAUNCH_DISKS)
+		return err_set(e, EINVAL, "--disk: at most %d disks", LAUNCH_DISKS);
+	if (!file)
+		return err_set(e, EINVAL, "--disk: no file named");
+	*d = (struct launch_disk){ .path = file, .root = !a->vm.ndisks };
+	snprintf(d->id, sizeof(d->id), "disk%zu", a->vm.ndisks);
+	for (char *w; (w = strtok_r(NULL, ",", &save));) {
+		if (!strcmp(w, "format=raw"))
+			raw = true;
+		else if (!strcmp(w, "readonly"))
+			d->read_only = true;
+		else
+			return err_set(e, EINVAL, "--disk: '%s' is neither format=raw nor readonly",
+				       w);
+	}
+	if (!raw)
+		return err_set(e, EINVAL, "--disk %s: say its format: %s,format=raw", file, file);
+	a->vm.ndisks++;
+	return 0;
+}
+
+enum {
+	O_RM = 256,
+	O_NAME,
+	O_IMAGE,
+	O_KERNEL,
+	O_INITRD,
+	O_DISK,
+	O_APPEND_ARGS,
+	O_MEMORY,
+	O_CPUS,
+	O_NO_AGENT,
+	O_NO_WAIT,
+	O_TIMEOUT
+};
+
+static int parse_option(struct run_args *a, int opt, char *arg, struct err *e)
+{
+	uint64_t v;
+	int r;
+
+	switch (opt) {
+	case 'd':
+		a->detach = true;
+		return 0;
+	case 'o':
+		return cli_output_json("run", arg, &a->json) ? 0 : -ECANCELED;
+	case O_RM:
+		a->rm = true;
+		return 0;
+	case O_NAME:
+		a->name = arg;
+		return cli_name_check("--name", arg, e);
+	case O_IMAGE:
+		a->image = arg;
+		return cli_name_check("--image", arg, e);
+	case O_KERNEL:
+		a->vm.kernel = arg;
+		return 0;
+	case O_INITRD:
+		a->vm.initrd = arg;
+		return 0;
+	case O_DISK:
+		return parse_disk(a, arg, e);
+	case O_APPEND_ARGS:
+		a->append = arg;
+		return 0;
+	case O_MEMORY:
+		r = cli_parse_size(arg, &a->vm.mem_bytes, e);
+		return r ? err_wrap(e, r, "--memory") : 0;
+	case O_CPUS:
+		r = cli_parse_uint(arg, 1, 64, &v, e);
+		if (r)
+			return err_wrap(e, r, "--cpus");
+		a->vm.vcpus = (unsigned int)v;
+		return 0;
+	case O_NO_AGENT:
+		a->no_agent = true;
+		return 0;
+	case O_NO_WAIT:
+		a->no_wait = true;
+		return 0;
+	case O_TIMEOUT:
+		r = cli_parse_duration(arg, &a->timeout_ms, e);
+		return r ? err_wrap(e, r, "--timeout") : 0;
+	default:
+		return -ENOSYS;
+	}
+}
+
+static int parse_args(struct run_args *a, int argc, char **argv)
+{
+	static const struct option opts[] = {
+		{ "detach", no_argument, NULL, 'd' },
+		{ "output", required_argument, NULL, 'o' },
+		{ "rm", no_argument, NULL, O_RM },
+		{ "name", required_argument, NULL, O_NAME },
+		{ "image", required_argument, NULL, O_IMAGE },
+		{ "kernel", required_argument, NULL, O_KERNEL },
+		{ "initrd", required_argument, NULL, O_INITRD },
+		{ "disk", required_argument, NULL, O_DISK },
+		{ "append", required_argument, NULL, O_APPEND_ARGS },
+		{ "memory", required_argument, NULL, O_MEMORY },
+		{ "cpus", required_argument, NULL, O_CPUS },
+		{ "no-agent", no_argument, NULL, O_NO_AGENT },
+		{ "no-wait", no_argument, NULL, O_NO_WAIT },
+		{ "timeout", required_argument, NULL, O_TIMEOUT },
+		{ NULL, 0, NULL, 0 },
+	};
+	struct err e;
+	int opt;
+
+	opterr = 0;
+	while ((opt = getopt_long(argc, argv, "+do:", opts, NULL)) != -1) {
+		int r = parse_option(a, opt, optarg, &e);
+
+		if (r == -ENOSYS)
+			return cli_bad_option("run", argv);
+		if (r == -ECANCELED)
+			return CLI_USAGE;
+		if (r)
+			return cli_usage("run", "%s", e.msg);
+	}
+	if (optind < argc)
+		return cli_usage("run", "'%s' is not expected: a VM takes no command",
+				 argv[optind]);
+	if (!a->image == !a->vm.kernel)
+		return cli_usage("run", "give one of --image and --kernel");
+	if (a->image && (a->vm.initrd || a->vm.ndisks))
+		return cli_usage("run", "--initrd and --disk go with --kernel");
+	if (a->json && !a->detach)
+		return cli_usage("run", "-o json goes with -d");
+	return CLI_OK;
+}
+
+static json_t *run_info(const struct run_args *a, const struct vmproc *p)
+{
+	json_t *info = vm_info_base(p, &a->vm);
+
+	if (info && a->image)
+		json_object_set_new(info, "image", json_string(a->image));
+	if (info && a->vm.kernel && !a->image)
+		json_object_set_new(info, "kernel", json_string(a->vm.kernel));
+	if (info)
+		procid_note(info, p->pid);
+	if (info && a->rm)
+		json_object_set_new(info, "rm", json_true());
+	if (info && a->no_agent)
+		json_object_set_new(info, "agent", json_false());
+	return info;
+}
+
+/* Starts the VM and publishes it. On failure nothing is left. */
+static int start(struct run_args *a, struct vmproc *p, int *console, struct err *e)
+{
+	cleanup_json json_t *info = NULL;
+	int r = 0;
+
+	if (!a->detach) {
+		*console = sock_connect(p->dir.fd, "console.sock", SOCK_STREAM, e);
+		r = MIN(*console, 0);
+	}
+	if (!r)
+		r = launch_boot(p, &a->vm, e);
+	if (!r) {
+		info = run_info(a, p);
+		r = info ? vmdir_publish(&p->dir, info, e) : err_set(e, ENOMEM, "out of memory");
+	}
+	if (!r && a->detach && !a->no_wait && !a->no_agent)
+		r = launch_wait_agent(p, a->timeout_ms, e);
+	return r;
+}
+
+/* The foreground VM was told to go by a signal to us: its power button, then by force. */
+static int wait_child(struct vmproc *p, int sig)
+{
+	cleanup_json json_t *button = json_pack("{s:s}", "action_type", "SendCtrlAltDel");
+	int status;
+
+	if (sig) {
+		client_set_cancel(p->api, -1);
+		client_request(p->api, "PUT", "/actions", button, LAUNCH_MS, NULL, NULL);
+		if (vmdir_wait_end(&p->dir, 10000, -1, NULL))
+			return CLI_SIGNAL + sig; /* our caller aborts it */
+	}
+	while (waitpid(p->pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return CLI_FAIL;
+	p->pid = 0;
+	if (sig)
+		return CLI_SIGNAL + sig;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 12;
+}
+
+static int foreground(struct run_args *a, struct vmproc *p, int console, int signals)
+{
+	struct err e;
+	int code, r = console_session(console, signals, &e);
+
+	if (r == CONSOLE_DETACHED) {
+		fprintf(stderr, "\nclone: detached; %s runs on: `clone console %s` to return\n",
+			p->dir.name, p->dir.name);
+		vmproc_close(p);
+		return CLI_OK;
+	}
+	if (r < 0) {
+		cli_fail(&e);
+		vmproc_abort(p);
+		return CLI_FAIL;
+	}
+	code = wait_child(p, r == CONSOLE_SIGNAL ? cli_signal_of(signals) : 0);
+	if (code >= 11 && code < CLI_SIGNAL) {
+		char why[300];
+
+		vmdir_end_text(&p->dir, why, sizeof(why));
+		fprintf(stderr, "clone: %s ended: %s\n", p->dir.name, why);
+	}
+	if (a->rm || p->pid)
+		vmproc_abort(p);
+	else
+		vmproc_close(p);
+	return code;
+}
+
+static int background(const struct run_args *a, struct vmproc *p)
+{
+	int r;
+
+	if (a->json) {
+		r = cli_print_json(json_pack("{s:s}", "name", p->dir.name));
+	} else {
+		puts(p->dir.name);
+		r = cli_flush();
+	}
+	vmproc_close(p);
+	return r;
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct run_args a = { .timeout_ms = 120000,
+			      .vm = { .initrd_fd = -1, .mem_bytes = MIB(512), .vcpus = 1 } };
+	struct image_boot ib = { .initrd_fd = -1 };
+	int signals, console = -1, r = parse_args(&a, argc, argv);
+	struct vmproc p;
+	struct err e;
+
+	if (r)
+		return r;
+	state_sweep();
+	signals = cli_catch_signals(&e);
+	if (signals < 0)
+		return cli_fail(&e);
+	r = a.image ? image_boot_prepare(&ib, a.image, a.append, &a.vm, &e)
+		    : kernel_boot_prepare(&ib, a.append, &a.vm, &e);
+	if (!r && !a.name) {
+		cli_auto_name(NULL, a.auto_name, sizeof(a.auto_name));
+		a.name = a.auto_name;
+	}
+	if (!r)
+		r = vmproc_start(PLACE_VM, a.name, 0, signals, &p, &e);
+	if (!r) {
+		r = start(&a, &p, &console, &e);
+		if (r)
+			vmproc_abort(&p);
+	}
+	image_boot_fini(&ib);
+	if (r)
+		return cli_fail(&e);
+	r = a.detach ? background(&a, &p) : foreground(&a, &p, console, signals);
+	if (console >= 0)
+		close(console);
+	return r;
+}

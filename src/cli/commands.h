@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The commands, one file each (cmd_NAME.c), for the table in main.c. Each takes its arguments with
+ * argv[0] the command's name, prints its own errors and returns an exit code of cli.h.
+ */
+#ifndef CLONE_CLI_COMMANDS_H
+#define CLONE_CLI_COMMANDS_H
+
+int cmd_run(int argc, char **argv);
+int cmd_fork(int argc, char **argv);
+int cmd_exec(int argc, char **argv);
+int cmd_ls(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
+int cmd_logs(int argc, char **argv);
+int cmd_console(int argc, char **argv);
+int cmd_pause(int argc, char **argv);
+int cmd_resume(int argc, char **argv);
+int cmd_stop(int argc, char **argv);
+int cmd_kill(int argc, char **argv);
+int cmd_rm(int argc, char **argv);
+int cmd_template(int argc, char **argv);
+int cmd_image(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
+int cmd_completion(int argc, char **argv);
+int cmd_version(int argc, char **argv);
+int cmd_help(int argc, char **argv);
+int cmd_vm(int argc, char **argv); /* vm_process_main */
+
+extern const char cmd_run_usage[];
+extern const char cmd_fork_usage[];
+extern const char cmd_exec_usage[];
+extern const char cmd_ls_usage[];
+extern const char cmd_inspect_usage[];
+extern const char cmd_logs_usage[];
+extern const char cmd_console_usage[];
+extern const char cmd_pause_usage[];
+extern const char cmd_resume_usage[];
+extern const char cmd_stop_usage[];
+extern const char cmd_kill_usage[];
+extern const char cmd_rm_usage[];
+extern const char cmd_template_usage[];
+extern const char cmd_image_usage[];
+extern const char cmd_doctor_usage[];
+extern const char cmd_completion_usage[];
+extern const char cmd_version_usage[];
+extern const char cmd_help_usage[];
+
+#endif

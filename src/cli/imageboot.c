@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Booting from an image. See imageboot.h.
+ */
+#include "cli/imageboot.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "cli/cli.h"
+#include "image/initrd.h"
+
+#define DEFAULT_CMDLINE "console=ttyS0 panic=-1"
+
+static int set_cmdline(struct image_boot *b, const char *base, const char *append,
+		       struct launch_vm *vm, struct err *e)
+{
+	if (asprintf(&b->cmdline, "%s%s%s", base, append ? " " : "", append ? append : "") < 0) {
+		b->cmdline = NULL;
+		return err_set(e, ENOMEM, "out of memory");
+	}
+	vm->cmdline = b->cmdline;
+	return 0;
+}
+
+int image_boot_prepare(struct image_boot *b, const char *image, const char *append,
+		       struct launch_vm *vm, struct err *e)
+{
+	struct initrd_cfg cfg = { 0 };
+	int r = image_open(image, &b->img, e);
+
+	if (r)
+		return r;
+	cfg.kernel = b->img.kernel;
+	cfg.modules_dir = b->img.modules;
+	cfg.root_fstype = b->img.root_fstype;
+	r = initrd_compose(&cfg, &b->initrd_fd, e);
+	if (r)
+		return err_wrap(e, r, "image %s", image);
+	vm->kernel = b->img.kernel;
+	vm->initrd_fd = b->initrd_fd;
+	vm->ndisks = 1;
+	vm->disks[0] =
+		(struct launch_disk){ .id = ROOT_DISK_ID, .path = b->img.rootfs, .root = true };
+	return set_cmdline(b, b->img.cmdline, append, vm, e);
+}
+
+int kernel_boot_prepare(struct image_boot *b, const char *append, struct launch_vm *vm,
+			struct err *e)
+{
+	return set_cmdline(b, DEFAULT_CMDLINE, append, vm, e);
+}
+
+void image_boot_fini(struct image_boot *b)
+{
+	if (b->initrd_fd >= 0)
+		close(take_fd(&b->initrd_fd));
+	free(take_ptr(b->cmdline));
+}
+
+json_t *vm_info_base(const struct vmproc *p, const struct launch_vm *vm)
+{
+	json_t *disks = json_array();
+	json_t *info;
+	char now[32];
+
+	cli_format_now(now, sizeof(now));
+	for (size_t i = 0; i < vm->ndisks; i++)
+		json_array_append_new(disks, json_pack("{s:s, s:s, s:b}", "id", vm->disks[i].id,
+						       "path", vm->disks[i].path, "read_only",
+						       vm->disks[i].read_only));
+	info = json_pack("{s:s, s:s, s:s, s:I, s:I, s:i, s:b, s:o}", "name", p->dir.name, "created",
+			 now, "clone_version", CLONE_VERSION, "uid", (json_int_t)p->dir.uid,
+			 "memory_bytes", (json_int_t)vm->mem_bytes, "vcpus", (int)vm->vcpus,
+			 "agent", 1, "disks", disks);
+	return info;
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Starting VM processes: the privileged side of `clone vm FD` (vm/vm.h) and the requests that
+ * configure a VM. Whatever fails leaves nothing behind. One thread.
+ */
+#ifndef CLONE_CLI_LAUNCH_H
+#define CLONE_CLI_LAUNCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "cli/state.h"
+#include "control/client.h"
+
+#define LAUNCH_MS 30000 /* for a step that no guest can delay */
+
+struct vmproc {
+	struct vmdir dir;
+	pid_t pid; /* our child; 0 when it is not */
+	int pidfd;
+	int fdsock;
+	struct client *api;
+	int cancel_fd; /* the caller's; -1: none */
+};
+
+/* A VM process, jailed and listening, not yet a VM. Seeds linger for linger_ms after their last
+ * fork. */
+int vmproc_start(enum place place, const char *name, uint32_t linger_ms, int cancel_fd,
+		 struct vmproc *p, struct err *e);
+/* Kills it, waits for it, removes its directory; accepts a half-made or finished one. */
+void vmproc_abort(struct vmproc *p);
+/* Closes our descriptors; the VM lives on. */
+void vmproc_close(struct vmproc *p);
+/* client_request, with the reason of the VM's end in e when it ended meanwhile. */
+int vmproc_request(struct vmproc *p, const char *method, const char *path, json_t *body,
+		   uint64_t timeout_ms, json_t **reply, struct err *e);
+/* "poweroff", "panic: ..." from its exit record, or that it was killed. */
+void vmdir_end_text(const struct vmdir *d, char *buf, size_t n);
+
+#define LAUNCH_DISKS 8
+
+struct launch_disk {
+	char id[32];
+	const char *path;
+	bool read_only, root;
+};
+
+struct launch_vm {
+	const char *kernel; /* path */
+	const char *initrd; /* path; NULL: none, unless initrd_fd */
+	int initrd_fd;	    /* -1: none; stays the caller's */
+	const char *cmdline;
+	struct launch_disk disks[LAUNCH_DISKS];
+	size_t ndisks;
+	uint64_t mem_bytes;
+	unsigned int vcpus;
+};
+
+/* Opens what it names, grants it, configures and starts the VM. */
+int launch_boot(struct vmproc *p, const struct launch_vm *vm, struct err *e);
+/* Waits for the agent's answer. */
+int launch_wait_agent(struct vmproc *p, uint64_t timeout_ms, struct err *e);
+
+/* An empty unnamed file for what a VM writes to a disk. The fd, or -errno. */
+int launch_overlay(struct err *e);
+int launch_kvm(struct err *e);
+
+/* The listening sockets and files of a VM's directory; also a fork's child's ("child/NAME/...").
+ * "log" is the stderr of a new process; a child gets it like the others. */
+#define HOST_FDS 7
+struct host_fds {
+	int fd[HOST_FDS];
+};
+extern const char *const host_fd_names[HOST_FDS];
+int host_fds_open(const struct vmdir *d, struct host_fds *h, struct err *e);
+void host_fds_close(struct host_fds *h);
+
+#endif

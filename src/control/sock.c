@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Unix sockets by directory descriptor. See sock.h.
+ */
+#include "control/sock.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/time.h"
+#include "base/util.h"
+
+static int sock_addr(int dirfd, const char *name, struct sockaddr_un *sun)
+{
+	int n;
+
+	*sun = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	n = snprintf(sun->sun_path, sizeof(sun->sun_path), "/proc/self/fd/%d/%s", dirfd, name);
+	return n < 0 || (size_t)n >= sizeof(sun->sun_path) ? -ENAMETOOLONG : 0;
+}
+
+int sock_listen(int dirfd, const char *name, int type, struct err *e)
+{
+	cleanup_close int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+	struct sockaddr_un sun;
+
+	if (fd < 0)
+		return err_sys(e, errno, "socket");
+	if (sock_addr(dirfd, name, &sun))
+		return err_set(e, ENAMETOOLONG, "%s: the name is too long for a socket", name);
+	if (bind(fd, (const struct sockaddr *)&sun, sizeof(sun)) || listen(fd, 64))
+		return err_sys(e, errno, "%s", name);
+	return take_fd(&fd);
+}
+
+int sock_connect(int dirfd, const char *name, int type, struct err *e)
+{
+	cleanup_close int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+	struct sockaddr_un sun;
+
+	if (fd < 0)
+		return err_sys(e, errno, "socket");
+	if (sock_addr(dirfd, name, &sun))
+		return err_set(e, ENAMETOOLONG, "%s: the name is too long for a socket", name);
+	while (connect(fd, (const struct sockaddr *)&sun, sizeof(sun)))
+		if (errno != EINTR)
+			return err_sys(e, errno, "%s", name);
+	return take_fd(&fd);
+}
+
+int sock_wait(int fd, short events, uint64_t deadline_ns, int cancel_fd)
+{
+	struct pollfd p[2] = { { .fd = fd, .events = events },
+			       { .fd = cancel_fd, .events = POLLIN } };
+
+	for (;;) {
+		uint64_t now = time_mono_ns();
+		struct timespec ts = { 0 };
+		int r;
+
+		if (deadline_ns && now < deadline_ns) {
+			ts.tv_sec = (time_t)((deadline_ns - now) / NS_PER_SEC);
+			ts.tv_nsec = (long)((deadline_ns - now) % NS_PER_SEC);
+		}
+		r = ppoll(p, 2, deadline_ns ? &ts : NULL, NULL);
+		if (r < 0 && errno != EINTR)
+			return -errno;
+		if (r > 0 && p[1].revents)
+			return -EINTR;
+		if (r > 0)
+			return 0;
+		if (r == 0 && deadline_ns && time_mono_ns() >= deadline_ns)
+			return -ETIMEDOUT;
+	}
+}
