@@ -126,12 +126,15 @@ static int mount_as(const struct cmdline *c, const char *where, const char *type
 	return errno;
 }
 
-/* Every type that the kernel knows and that lives on a disk. Returns 0 or the last errno. */
+/*
+ * Every type that the kernel knows and that lives on a disk, the likely one first: the others of its
+ * family complain about it in the log. Returns 0 or the last errno.
+ */
 static int mount_any(const struct cmdline *c, const char *where)
 {
 	FILE *f = fopen("/proc/filesystems", "re");
 	char line[128], type[64];
-	int err = ENODEV;
+	int err = mount_as(c, where, "ext4");
 
 	while (f && err && fgets(line, sizeof(line), f))
 		if (line[0] == '\t' && sscanf(line, " %63s", type) == 1)

@@ -61,11 +61,13 @@ static void initramfs_empty(int fd)
 	empty(fd, st.st_dev, 0);
 }
 
-static void move(const char *from, const char *to)
+static void move(const char *from, const char *to, bool needed)
 {
 	mkdir(to, 0755); /* it is there, or can be made, or the next line says so */
 	if (!mount(from, to, NULL, MS_MOVE, NULL))
 		return;
+	if (needed)
+		fatal("move %s to the root disk (read-only and without that directory?)", from);
 	say("%s: cannot be moved to the root disk: %s", from, strerror(errno));
 	umount2(from, MNT_DETACH);
 }
@@ -74,10 +76,10 @@ void root_switch(void)
 {
 	int old = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	move("/dev", NEW_ROOT "/dev");
-	move("/proc", NEW_ROOT "/proc");
-	move("/run", NEW_ROOT "/run");
-	move("/sys", NEW_ROOT "/sys");
+	move("/dev", NEW_ROOT "/dev", true);
+	move("/proc", NEW_ROOT "/proc", true);
+	move("/run", NEW_ROOT "/run", false);
+	move("/sys", NEW_ROOT "/sys", false);
 	if (chdir(NEW_ROOT))
 		fatal("enter the root disk");
 	if (mount(".", "/", NULL, MS_MOVE, NULL))
