@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,13 +42,14 @@ void agent_log(const char *fmt, ...)
 }
 
 /*
- * 0, 1 and 2 exist, whatever we were started with: /dev/null, and the kernel's log for what there
+ * Nothing else that our parent had open stays: commands would inherit it. 0, 1 and 2 exist, whatever we were started with: /dev/null, and the kernel's log for what there
  * is to say when we are a daemon. Then no descriptor of ours is ever one of these.
  */
 static void standard_fds(bool daemon)
 {
 	int fd;
 
+	syscall(SYS_close_range, 3u, ~0u, 0u);
 	do
 		fd = open("/dev/null", O_RDWR);
 	while (fd >= 0 && fd < 3);
