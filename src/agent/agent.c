@@ -72,7 +72,7 @@ static void give_end(struct agent *a, const struct agent_reply *r)
 	drop_giver(a);
 	if (done)
 		done(arg, r);
-	else if (r->ret)
+	else if (r->ret && r->ret != -ECANCELED)
 		log_guest(&a->calls.log, "again, after the agent restarted: %s", r->e.msg);
 }
 
