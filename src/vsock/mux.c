@@ -11,6 +11,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/buf.h"
 #include "base/endian.h"
 #include "base/time.h"
@@ -298,6 +299,8 @@ int vsock_mux_adopt(struct vsock_mux *m, struct loop *l, struct fdtab *fds, int 
 	m->accepting = true;
 	random_port(m);
 	m->timer = loop_add_timer(l, on_timer, m);
+	if (listen_fd >= 0)
+		fd_set_nonblock(listen_fd, true); /* accept until there is nobody left */
 	if (listen_fd >= 0)
 		m->listen_io = loop_add_io(l, listen_fd, LOOP_READ, host_on_listen, m);
 	if (!m->timer || (listen_fd >= 0 && !m->listen_io))
