@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The serial port COM1. No cfg. Its console is console.h.
+ */
+#ifndef CLONE_DEVICE_SERIAL_H
+#define CLONE_DEVICE_SERIAL_H
+
+#include "device/device.h"
+
+extern const struct device_class serial_class;
+
+#endif
