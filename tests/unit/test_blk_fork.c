@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Disks under fork(2): parent and child go their own ways from the same content, to any depth, and
+ * share no descriptor that either of them writes to. In children nothing of cmocka may run: they
+ * end with a status.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "tests/lib/disk.h"
+
+static bool child_ok(pid_t pid)
+{
+	int st;
+
+	return waitpid(pid, &st, 0) == pid && WIFEXITED(st) && WEXITSTATUS(st) == 0;
+}
+
+/*
+ * Random requests, and forks in between: the child goes on in the same way one generation deeper
+ * while the parent goes on itself; all must match their own models, which forked with them.
+ */
+static bool live(struct disk *d, unsigned int depth, unsigned int rounds)
+{
+	pid_t kids[4];
+	unsigned int n = 0;
+	bool ok = true;
+	struct err e;
+
+	for (unsigned int k = 0; k < rounds && ok; k++) {
+		ok = disk_storm(d, 1 + (unsigned int)disk_random(d, 24));
+		if (!depth || n == ARRAY_SIZE(kids) || disk_random(d, 3))
+			continue;
+		if (blk_rotate(d->blk, disk_file(), &e)) {
+			fprintf(stderr, "rotate: %s\n", e.msg);
+			return false;
+		}
+		kids[n] = fork();
+		if (kids[n] == 0) {
+			d->rng += 1000 + k;
+			ok = disk_child(d) && disk_matches(d) && live(d, depth - 1, rounds);
+			_exit(ok ? 0 : 1);
+		}
+		ok = kids[n++] > 0;
+	}
+	ok = ok && disk_matches(d);
+	while (n)
+		ok = child_ok(kids[--n]) && ok;
+	return ok && disk_matches(d);
+}
+
+static void test_blk_fork__parents_and_children_diverge_and_match_their_models(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= 4; seed++) {
+		struct disk d;
+
+		disk_open(&d, MIB(3) + 512 * seed, MIB(2) - 512 * seed, seed);
+		assert_true(live(&d, 3, 8));
+		disk_close(&d);
+	}
+}
+
+static bool descend(struct disk *d, unsigned int depth)
+{
+	struct blk_stats st;
+	struct err e;
+	pid_t pid;
+
+	if (!disk_storm(d, 2) || !disk_matches(d))
+		return false;
+	blk_stats(d->blk, &st);
+	if (st.layers > BLK_SMALL_LAYERS + 1) {
+		fprintf(stderr, "%llu layers\n", (unsigned long long)st.layers);
+		return false;
+	}
+	if (!depth)
+		return true;
+	if (blk_rotate(d->blk, disk_file(), &e))
+		return false;
+	pid = fork();
+	if (pid == 0)
+		_exit(disk_child(d) && descend(d, depth - 1) ? 0 : 1);
+	/* the parent writes on while its descendants read what they share */
+	return pid > 0 && disk_storm(d, 8) && child_ok(pid) && disk_matches(d);
+}
+
+static void test_blk_fork__hundreds_of_generations_deep(void **state)
+{
+	struct disk d;
+
+	(void)state;
+	disk_open(&d, KIB(256), KIB(64), 9);
+	assert_true(descend(&d, 300));
+	disk_close(&d);
+}
+
+static void test_blk_fork__many_children_of_one_moment(void **state)
+{
+	pid_t kids[16];
+	struct disk d;
+	struct err e;
+
+	(void)state;
+	disk_open(&d, MIB(1), MIB(1), 11);
+	assert_true(disk_storm(&d, 40));
+	assert_int_equal(blk_rotate(d.blk, disk_file(), &e), 0);
+	for (unsigned int i = 0; i < ARRAY_SIZE(kids); i++) {
+		kids[i] = fork();
+		if (kids[i] == 0) {
+			bool ok = disk_child(&d) && disk_matches(&d);
+
+			d.rng += i;
+			for (unsigned int k = 0; k < 20 && ok; k++)
+				ok = disk_storm(&d, 16);
+			_exit(ok && disk_matches(&d) ? 0 : 1);
+		}
+		assert_true(kids[i] > 0);
+	}
+	assert_true(disk_storm(&d, 64));
+	for (unsigned int i = 0; i < ARRAY_SIZE(kids); i++)
+		assert_true(child_ok(kids[i]));
+	assert_true(disk_matches(&d));
+	disk_close(&d);
+}
+
+static void test_blk_fork__child_of_an_unrotated_parent_is_refused(void **state)
+{
+	uint8_t buf[4096] = { 1 };
+	struct disk d;
+	pid_t pid;
+
+	(void)state;
+	disk_open(&d, MIB(1), MIB(1), 11);
+	assert_int_equal(disk_do(&d, BLK_WRITE, 0, buf, sizeof(buf)), 0);
+	pid = fork();
+	if (pid == 0) {
+		struct err e = { "" };
+		int out, r;
+
+		fdtab_child(d.fds);
+		/* by chance the parent's number: nothing of ours may be read or written there */
+		out = disk_file();
+		r = blk_save_layer(d.blk, out, &e);
+		if (r != -EINVAL || loop_create(&d.lock, &d.loop, &e))
+			_exit(1);
+		r = blk_adopt(d.blk, d.loop, d.fds, disk_file(), &e);
+		_exit(r == -EINVAL && strstr(e.msg, "rotate") ? 0 : 2);
+	}
+	assert_true(child_ok(pid));
+	disk_close(&d);
+}
+
+/* Device and inode of every descriptor that is open for writing. */
+static size_t writable_files(struct stat *out, size_t max)
+{
+	size_t n = 0;
+
+	for (int fd = 3; fd < 256 && n < max; fd++) {
+		int fl = fcntl(fd, F_GETFL);
+
+		if (fl >= 0 && (fl & O_ACCMODE) != O_RDONLY && !fstat(fd, &out[n]) &&
+		    S_ISREG(out[n].st_mode))
+			n++;
+	}
+	return n;
+}
+
+static void test_blk_fork__child_holds_only_what_it_needs(void **state)
+{
+	struct stat mine[16];
+	uint8_t buf[4096] = { 1 };
+	struct disk d;
+	struct err e;
+	pid_t pid;
+	size_t n;
+
+	(void)state;
+	disk_open(&d, MIB(1), MIB(1), 11);
+	assert_int_equal(disk_do(&d, BLK_WRITE, 0, buf, sizeof(buf)), 0);
+	assert_int_equal(blk_rotate(d.blk, disk_file(), &e), 0);
+	assert_int_equal(disk_do(&d, BLK_WRITE, 0, buf, sizeof(buf)), 0);
+	assert_int_equal(blk_rotate(d.blk, disk_file(), &e), 0);
+	n = writable_files(mine, ARRAY_SIZE(mine)); /* base copy, one layer, data */
+	assert_int_equal(n, 3);
+	pid = fork();
+	if (pid == 0) {
+		struct stat his[16];
+		size_t k, same = 0;
+
+		if (!disk_child(&d))
+			_exit(1);
+		k = writable_files(his, ARRAY_SIZE(his));
+		for (size_t i = 0; i < n; i++)
+			for (size_t j = 0; j < k; j++)
+				same += mine[i].st_ino == his[j].st_ino;
+		/* the base copy of the test and the layer; each has its own data file */
+		_exit(k == 3 && same == 2 ? 0 : 2);
+	}
+	assert_true(child_ok(pid));
+	disk_close(&d);
+}
+
+static void test_blk_fork__parents_ring_dies_with_the_parent(void **state)
+{
+	char maps[4096];
+	struct disk d;
+	pid_t pid;
+
+	(void)state;
+	disk_open(&d, MIB(1), MIB(1), 11);
+	pid = fork();
+	if (pid == 0) {
+		FILE *f = fopen("/proc/self/maps", "r");
+		bool found = false;
+
+		while (f && fgets(maps, sizeof(maps), f))
+			found = found || strstr(maps, "io_uring");
+		_exit(f && !found ? 0 : 1);
+	}
+	assert_true(child_ok(pid));
+	disk_close(&d);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(
+			test_blk_fork__parents_and_children_diverge_and_match_their_models),
+		cmocka_unit_test(test_blk_fork__hundreds_of_generations_deep),
+		cmocka_unit_test(test_blk_fork__many_children_of_one_moment),
+		cmocka_unit_test(test_blk_fork__child_of_an_unrotated_parent_is_refused),
+		cmocka_unit_test(test_blk_fork__child_holds_only_what_it_needs),
+		cmocka_unit_test(test_blk_fork__parents_ring_dies_with_the_parent),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
