@@ -14,7 +14,7 @@
 #include "base/util.h"
 
 #define STORM_MAX 64
-#define PIECES 40
+#define PIECES 120
 #define REQUEST_MAX KIB(192)
 
 /* One request of a storm: buf is what goes in or came out, want what a read must give. */
@@ -144,20 +144,21 @@ static void shot_done(struct blk_req *r, int result)
 	s->result = result;
 }
 
-/* Guest memory comes in pieces of any length. */
+/* Guest memory comes in pieces of any length: many small ones, or a few of all sizes. */
 static void cut(struct disk *d, struct shot *s)
 {
+	uint64_t most = disk_random(d, 3) ? s->r.len : 100 + disk_random(d, 3000);
 	uint64_t at = 0;
 
 	s->r.iov = s->iov;
 	s->r.niov = 0;
 	while (at < s->r.len) {
-		uint64_t left = s->r.len - at, n = left;
+		uint64_t left = s->r.len - at, n = 1 + disk_random(d, most);
 
-		if (s->r.niov + 1 < PIECES)
-			n = 1 + disk_random(d, disk_random(d, 2) ? MIN(left, 5000ull) : left);
-		s->iov[s->r.niov++] = (struct iovec){ s->buf + at, MIN(n, left) };
-		at += MIN(n, left);
+		if (n > left || s->r.niov + 1 == PIECES)
+			n = left;
+		s->iov[s->r.niov++] = (struct iovec){ s->buf + at, n };
+		at += n;
 	}
 }
 

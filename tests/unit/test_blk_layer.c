@@ -147,19 +147,21 @@ static void sample_free(struct sample *s)
 /* Loads the scratch file; a refusal must leave the disk as it was. Returns blk_load_layer's. */
 static int try_load(struct sample *s)
 {
-	struct blk_stats st;
-	struct disk b;
+	struct blk_cfg cfg = { .size_bytes = s->d.size };
 	struct err e = { "" };
+	struct blk_stats st;
+	struct blk *b;
 	int r;
 
-	r = load(&b, &s->d, s->fd, &e);
+	assert_int_equal(blk_create(&cfg, disk_reopen(s->d.base_fd), -1, &b, &e), 0);
+	r = blk_load_layer(b, disk_reopen(s->fd), &e);
 	if (r) {
 		assert_true(e.msg[0]);
-		blk_stats(b.blk, &st);
+		blk_stats(b, &st);
 		assert_int_equal(st.overlay_blocks, 0);
 		assert_int_equal(st.layers, 0);
 	}
-	disk_close(&b);
+	blk_destroy(b);
 	return r;
 }
 
@@ -190,8 +192,11 @@ static void test_layer__every_flipped_bit_of_header_and_table_is_refused(void **
 	sample_make(&s);
 	for (size_t i = 0; i < 4096 + s.table; i++)
 		for (unsigned int bit = 0; bit < 8; bit++) {
+			bool padding = i >= HEADER && i < 4096;
 			uint8_t c = s.raw[i] ^ (uint8_t)(1u << bit);
 
+			if (padding && bit != i % 8)
+				continue; /* one bit of each byte will do */
 			assert_int_equal(fd_pwrite_full(s.fd, &c, 1, i), 0);
 			assert_int_equal(try_load(&s), -EINVAL);
 			assert_int_equal(fd_pwrite_full(s.fd, &s.raw[i], 1, i), 0);
