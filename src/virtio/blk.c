@@ -1,18 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * virtio-blk (virtio 1.2 section 5.2): requests of the guest become requests of src/block. Main, or
- * the vCPU thread that resets the device; the device lock is held.
+ * virtio-blk (virtio 1.2 section 5.2): config space and the device contract; its requests are in
+ * blk_request.c. Main; the driver's reset also comes on a vCPU thread. The device lock is held.
  *
  * Fork and restore: the contents are kept, as they are at that instant, and so are size and serial
  * (the guest has mounted it by them). Renewed: the file that new writes go to, the ring. Nothing is
  * refused. Nothing is in flight when quiesced, so state holds no request; it holds the number of
  * blocks in the overlay, so that a restore without the layer that belongs to it is refused.
- *
- * A request without room for its status byte or its header breaks the device; all other nonsense
- * gets a status. Guest memory is pinned from pop to completion.
  */
-#include "virtio/blk.h"
-
 #include <errno.h>
 #include <linux/virtio_blk.h>
 #include <stdio.h>
@@ -24,49 +19,11 @@
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
-#include "virtio/virtio.h"
+#include "virtio/blk_internal.h"
 
 #define QUEUE_SIZE 256
 #define SEG_MAX (VIRTIO_MAX_SEGS - 2) /* besides header and status */
-#define ZERO_MAX_SECTORS (1u << 21) /* of one DISCARD or WRITE_ZEROES: 1 GiB of map to walk */
 #define CONFIG_BYTES 60u
-#define BATCH 256u /* chains taken before others get their turn on main */
-#define SOON_NS 50000u /* when a batch is done and more is waiting */
-#define HEADER 16u
-#define RANGE 16u
-
-struct vblk_state {
-	struct virtio_state virtio;
-	struct pci_state pci;
-	uint64_t overlay_blocks;
-};
-
-/* One request of the guest from pop to push. */
-struct vreq {
-	struct blk_req r;
-	struct vblk *d;
-	struct vq_chain chain;
-	struct iovec iov[VIRTIO_MAX_SEGS];
-	struct vq_seg pin[VIRTIO_MAX_SEGS]; /* what iov points at */
-	unsigned int pins;
-	bool into_guest;
-};
-
-struct vblk {
-	struct virtio_dev v; /* first: a struct device * is a struct vblk * */
-	struct virtio_blk_cfg cfg;
-	struct vblk_state state;
-	/* host side */
-	struct blk *blk; /* NULL before the first adopt */
-	bool writable; /* has a data file */
-	bool dropping; /* the driver reset the device: completions are forgotten */
-	bool stalled; /* chains may wait for a free vreq */
-	bool kicking; /* vblk_kick is on the stack */
-	struct loop_timer *timer; /* looks at the queue again */
-	struct vreq *reqs; /* BLK_DEPTH */
-	uint8_t free_reqs[BLK_DEPTH]; /* a stack */
-	unsigned int nr_free;
-};
 
 static const struct field vblk_cfg_fields[] = {
 	F_U64(struct virtio_blk_cfg, size_bytes),
@@ -101,7 +58,7 @@ static void vblk_config_read(struct virtio_dev *v, unsigned int off, void *buf, 
 	uint8_t raw[CONFIG_BYTES] = { 0 };
 	le64 capacity = le64_put(d->cfg.size_bytes / BLK_SECTOR);
 	le32 seg_max = le32_put(SEG_MAX), sector = le32_put(BLK_SECTOR);
-	le32 most = le32_put(ZERO_MAX_SECTORS), one = le32_put(1);
+	le32 most = le32_put(VBLK_ZERO_SECTORS), one = le32_put(1);
 	le32 align = le32_put(BLK_BLOCK / BLK_SECTOR);
 	le16 min_io = le16_put(BLK_BLOCK / BLK_SECTOR), queues = le16_put(1);
 
@@ -132,224 +89,6 @@ static void vblk_config_write(struct virtio_dev *v, unsigned int off, const void
 	(void)off;
 	(void)buf;
 	(void)len;
-}
-
-/* ---- requests ---- */
-
-static struct vreq *vreq_get(struct vblk *d)
-{
-	struct vreq *q = &d->reqs[d->free_reqs[--d->nr_free]];
-
-	q->d = d;
-	q->pins = 0;
-	q->into_guest = false;
-	return q;
-}
-
-static void vreq_put(struct vblk *d, struct vreq *q)
-{
-	for (unsigned int i = 0; i < q->pins; i++)
-		gmem_unpin(d->v.dev.m->mem, q->pin[i].gpa, q->pin[i].len, q->into_guest);
-	q->pins = 0;
-	d->free_reqs[d->nr_free++] = (uint8_t)(q - d->reqs);
-}
-
-/* Status byte, used ring, and q is free again. */
-static void complete(struct vblk *d, struct vreq *q, uint8_t status)
-{
-	vq_write(&d->v, &q->chain, q->chain.in_bytes - 1, &status, 1);
-	vq_push(&d->v, 0, q->chain.head, q->chain.in_bytes);
-	vreq_put(d, q);
-}
-
-static void on_done(struct blk_req *r, int result)
-{
-	struct vreq *q = container_of(r, struct vreq, r);
-	struct vblk *d = q->d;
-
-	if (d->dropping) {
-		vreq_put(d, q);
-		return;
-	}
-	if (result)
-		log_guest(&d->v.log, "%s: %s of %llu bytes at %llu: %s", d->v.dev.id,
-			  r->op == BLK_READ ? "read" : "write", (unsigned long long)r->len,
-			  (unsigned long long)r->offset_bytes, strerrordesc_np(-result));
-	complete(d, q, result ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
-}
-
-/* Pins n bytes of the out (or in) half from byte skip on, as the request's iovec. */
-static int pin_data(struct vblk *d, struct vreq *q, bool in, uint64_t skip, uint64_t n)
-{
-	const struct vq_seg *s = q->chain.seg + (in ? q->chain.nr_out : 0);
-
-	q->into_guest = in;
-	for (; n; s++) {
-		uint32_t len;
-		gpa_t gpa;
-		void *p;
-
-		if (skip >= s->len) {
-			skip -= s->len;
-			continue;
-		}
-		len = (uint32_t)MIN(n, s->len - skip);
-		gpa = s->gpa + skip;
-		skip = 0;
-		p = gmem_pin(d->v.dev.m->mem, gpa, len, in);
-		if (!p)
-			return -EFAULT;
-		q->iov[q->pins] = (struct iovec){ p, len };
-		q->pin[q->pins++] = (struct vq_seg){ .gpa = gpa, .len = len };
-		n -= len;
-	}
-	return 0;
-}
-
-static uint8_t submit(struct vblk *d, struct vreq *q, enum blk_op op, uint64_t sector, uint64_t len)
-{
-	uint64_t off;
-
-	if (op != BLK_FLUSH && (len % BLK_SECTOR || !mul_u64(sector, BLK_SECTOR, &off) ||
-				!range_ok(off, len, d->cfg.size_bytes)))
-		return VIRTIO_BLK_S_IOERR;
-	if (d->cfg.read_only && op != BLK_READ && op != BLK_FLUSH)
-		return VIRTIO_BLK_S_IOERR;
-	q->r = (struct blk_req){ .op = op,
-				 .offset_bytes = op == BLK_FLUSH ? 0 : off,
-				 .len = len,
-				 .done = on_done };
-	if (op == BLK_READ && pin_data(d, q, true, 0, len))
-		return VIRTIO_BLK_S_IOERR;
-	if (op == BLK_WRITE && pin_data(d, q, false, HEADER, len))
-		return VIRTIO_BLK_S_IOERR;
-	q->r.iov = q->iov;
-	q->r.niov = q->pins;
-	/* There are as many vreqs as blk takes. */
-	BUG_ON(blk_submit(d->blk, &q->r));
-	return VIRTIO_BLK_S_OK;
-}
-
-/* DISCARD and WRITE_ZEROES: one range, as max_*_seg says (section 5.2.6). */
-static uint8_t submit_range(struct vblk *d, struct vreq *q, enum blk_op op)
-{
-	struct {
-		le64 sector;
-		le32 sectors, flags;
-	} range;
-	uint32_t n, flags;
-
-	if (q->chain.out_bytes != HEADER + RANGE ||
-	    vq_read(&d->v, &q->chain, HEADER, &range, RANGE) != RANGE)
-		return VIRTIO_BLK_S_IOERR;
-	n = le32_get(range.sectors);
-	flags = le32_get(range.flags);
-	if (flags & ~(op == BLK_ZERO ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0u))
-		return VIRTIO_BLK_S_UNSUPP;
-	if (n > ZERO_MAX_SECTORS)
-		return VIRTIO_BLK_S_IOERR;
-	return submit(d, q, op, le64_get(range.sector), (uint64_t)n * BLK_SECTOR);
-}
-
-/* Starts the request, which then completes by itself, or says what is wrong with it. */
-static bool dispatch(struct vblk *d, struct vreq *q, uint32_t type, uint64_t sector, uint8_t *status)
-{
-	struct vq_chain *c = &q->chain;
-	char id[VIRTIO_BLK_ID_BYTES];
-
-	switch (type) {
-	case VIRTIO_BLK_T_IN:
-		*status = submit(d, q, BLK_READ, sector, c->in_bytes - 1);
-		break;
-	case VIRTIO_BLK_T_OUT:
-		*status = submit(d, q, BLK_WRITE, sector, c->out_bytes - HEADER);
-		break;
-	case VIRTIO_BLK_T_FLUSH:
-		*status = submit(d, q, BLK_FLUSH, 0, 0);
-		break;
-	case VIRTIO_BLK_T_DISCARD:
-		*status = submit_range(d, q, BLK_DISCARD);
-		break;
-	case VIRTIO_BLK_T_WRITE_ZEROES:
-		*status = submit_range(d, q, BLK_ZERO);
-		break;
-	case VIRTIO_BLK_T_GET_ID:
-		memcpy(id, d->cfg.serial, sizeof(id));
-		vq_write(&d->v, c, 0, id, MIN(sizeof(id), c->in_bytes - 1));
-		*status = VIRTIO_BLK_S_OK;
-		return false;
-	default:
-		*status = VIRTIO_BLK_S_UNSUPP;
-		break;
-	}
-	return *status == VIRTIO_BLK_S_OK;
-}
-
-static void handle(struct vblk *d, struct vreq *q)
-{
-	struct {
-		le32 type, reserved;
-		le64 sector;
-	} head;
-	uint8_t status;
-
-	if (!q->chain.in_bytes || q->chain.out_bytes < HEADER ||
-	    vq_read(&d->v, &q->chain, 0, &head, HEADER) != HEADER) {
-		virtio_broken(&d->v, "request of %u readable, %u writable bytes",
-			      q->chain.out_bytes, q->chain.in_bytes);
-		vq_push(&d->v, 0, q->chain.head, 0);
-		vreq_put(d, q);
-		return;
-	}
-	if (!dispatch(d, q, le32_get(head.type), le64_get(head.sector), &status))
-		complete(d, q, status);
-}
-
-static void vblk_kick(struct virtio_dev *v, unsigned int qn)
-{
-	struct vblk *d = (struct vblk *)v;
-	struct vreq *q;
-
-	if (d->kicking)
-		return;
-	d->kicking = true;
-	d->stalled = false;
-	for (unsigned int i = 0;; i++) {
-		if (i == BATCH || !d->nr_free) {
-			d->stalled = true;
-			break;
-		}
-		q = vreq_get(d);
-		if (vq_pop(v, qn, &q->chain) <= 0) {
-			vreq_put(d, q);
-			break;
-		}
-		handle(d, q);
-	}
-	blk_kick(d->blk);
-	vq_notify(v, qn);
-	d->kicking = false;
-	/* With none free, on_batch goes on when one is. */
-	if (d->stalled && d->nr_free)
-		loop_set_timer(d->timer, SOON_NS);
-}
-
-static void go_on(void *arg)
-{
-	struct vblk *d = arg;
-
-	if (d->stalled && d->nr_free && d->v.resumed && virtio_live(&d->v))
-		vblk_kick(&d->v, 0);
-}
-
-static void on_batch(void *arg)
-{
-	struct vblk *d = arg;
-
-	if (d->dropping)
-		return;
-	vq_notify(&d->v, 0);
-	go_on(d);
 }
 
 static void vblk_started(struct virtio_dev *v)
@@ -530,7 +269,7 @@ static int make_disk(struct vblk *d, struct err *e)
 		blk_destroy(b);
 		return r;
 	}
-	blk_on_batch(b, on_batch, d);
+	blk_on_batch(b, vblk_on_batch, d);
 	d->blk = b;
 	d->writable = data >= 0;
 	return 0;
@@ -560,7 +299,7 @@ static int vblk_adopt(struct device *dev, const struct identity *id, struct err 
 	if (r)
 		return err_wrap(e, r, "%s", d->v.dev.id);
 	d->stalled = false;
-	d->timer = loop_add_timer(dev->m->loop, go_on, d);
+	d->timer = loop_add_timer(dev->m->loop, vblk_go_on, d);
 	if (!d->timer)
 		return err_set(e, ENOMEM, "%s: out of memory", dev->id);
 	return virtio_adopt(&d->v, e);

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * virtio-blk's requests (virtio 1.2 section 5.2.6): a chain becomes a request of src/block, its end a
+ * status byte and a used entry. Main, or the vCPU thread that resets the device; the device lock is
+ * held.
+ *
+ * A request without room for its status byte or its header breaks the device; all other nonsense
+ * gets a status. Guest memory is pinned from pop to completion.
+ */
+#include <errno.h>
+#include <linux/virtio_blk.h>
+#include <string.h>
+
+#include "base/endian.h"
+#include "base/util.h"
+#include "event/loop.h"
+#include "virtio/blk_internal.h"
+
+#define BATCH 256u /* chains taken before others get their turn on main */
+#define SOON_NS 50000u /* when a batch is done and more is waiting */
+#define HEADER 16u
+#define RANGE 16u
+
+static struct vreq *vreq_get(struct vblk *d)
+{
+	struct vreq *q = &d->reqs[d->free_reqs[--d->nr_free]];
+
+	q->d = d;
+	q->pins = 0;
+	q->into_guest = false;
+	return q;
+}
+
+static void vreq_put(struct vblk *d, struct vreq *q)
+{
+	for (unsigned int i = 0; i < q->pins; i++)
+		gmem_unpin(d->v.dev.m->mem, q->pin[i].gpa, q->pin[i].len, q->into_guest);
+	q->pins = 0;
+	d->free_reqs[d->nr_free++] = (uint8_t)(q - d->reqs);
+}
+
+/* Status byte, used ring, and q is free again. */
+static void complete(struct vblk *d, struct vreq *q, uint8_t status)
+{
+	vq_write(&d->v, &q->chain, q->chain.in_bytes - 1, &status, 1);
+	vq_push(&d->v, 0, q->chain.head, q->chain.in_bytes);
+	vreq_put(d, q);
+}
+
+static void on_done(struct blk_req *r, int result)
+{
+	struct vreq *q = container_of(r, struct vreq, r);
+	struct vblk *d = q->d;
+
+	if (d->dropping) {
+		vreq_put(d, q);
+		return;
+	}
+	if (result)
+		log_guest(&d->v.log, "%s: %s of %llu bytes at %llu: %s", d->v.dev.id,
+			  r->op == BLK_READ ? "read" : "write", (unsigned long long)r->len,
+			  (unsigned long long)r->offset_bytes, strerrordesc_np(-result));
+	complete(d, q, result ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+}
+
+/* Pins n bytes of the out (or in) half from byte skip on, as the request's iovec. */
+static int pin_data(struct vblk *d, struct vreq *q, bool in, uint64_t skip, uint64_t n)
+{
+	const struct vq_seg *s = q->chain.seg + (in ? q->chain.nr_out : 0);
+
+	q->into_guest = in;
+	for (; n; s++) {
+		uint32_t len;
+		gpa_t gpa;
+		void *p;
+
+		if (skip >= s->len) {
+			skip -= s->len;
+			continue;
+		}
+		len = (uint32_t)MIN(n, s->len - skip);
+		gpa = s->gpa + skip;
+		skip = 0;
+		p = gmem_pin(d->v.dev.m->mem, gpa, len, in);
+		if (!p)
+			return -EFAULT;
+		q->iov[q->pins] = (struct iovec){ p, len };
+		q->pin[q->pins++] = (struct vq_seg){ .gpa = gpa, .len = len };
+		n -= len;
+	}
+	return 0;
+}
+
+static uint8_t submit(struct vblk *d, struct vreq *q, enum blk_op op, uint64_t sector, uint64_t len)
+{
+	uint64_t off;
+
+	if (op != BLK_FLUSH && (len % BLK_SECTOR || !mul_u64(sector, BLK_SECTOR, &off) ||
+				!range_ok(off, len, d->cfg.size_bytes)))
+		return VIRTIO_BLK_S_IOERR;
+	if (d->cfg.read_only && op != BLK_READ && op != BLK_FLUSH)
+		return VIRTIO_BLK_S_IOERR;
+	q->r = (struct blk_req){ .op = op,
+				 .offset_bytes = op == BLK_FLUSH ? 0 : off,
+				 .len = len,
+				 .done = on_done };
+	if (op == BLK_READ && pin_data(d, q, true, 0, len))
+		return VIRTIO_BLK_S_IOERR;
+	if (op == BLK_WRITE && pin_data(d, q, false, HEADER, len))
+		return VIRTIO_BLK_S_IOERR;
+	q->r.iov = q->iov;
+	q->r.niov = q->pins;
+	/* There are as many vreqs as blk takes. */
+	BUG_ON(blk_submit(d->blk, &q->r));
+	return VIRTIO_BLK_S_OK;
+}
+
+/* DISCARD and WRITE_ZEROES: one range, as max_*_seg says (section 5.2.6). */
+static uint8_t submit_range(struct vblk *d, struct vreq *q, enum blk_op op)
+{
+	struct {
+		le64 sector;
+		le32 sectors, flags;
+	} range;
+	uint32_t n, flags;
+
+	if (q->chain.out_bytes != HEADER + RANGE ||
+	    vq_read(&d->v, &q->chain, HEADER, &range, RANGE) != RANGE)
+		return VIRTIO_BLK_S_IOERR;
+	n = le32_get(range.sectors);
+	flags = le32_get(range.flags);
+	if (flags & ~(op == BLK_ZERO ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0u))
+		return VIRTIO_BLK_S_UNSUPP;
+	if (n > VBLK_ZERO_SECTORS)
+		return VIRTIO_BLK_S_IOERR;
+	return submit(d, q, op, le64_get(range.sector), (uint64_t)n * BLK_SECTOR);
+}
+
+/* Starts the request, which then completes by itself, or says what is wrong with it. */
+static bool dispatch(struct vblk *d, struct vreq *q, uint32_t type, uint64_t sector, uint8_t *status)
+{
+	struct vq_chain *c = &q->chain;
+	char id[VIRTIO_BLK_ID_BYTES];
+
+	switch (type) {
+	case VIRTIO_BLK_T_IN:
+		*status = submit(d, q, BLK_READ, sector, c->in_bytes - 1);
+		break;
+	case VIRTIO_BLK_T_OUT:
+		*status = submit(d, q, BLK_WRITE, sector, c->out_bytes - HEADER);
+		break;
+	case VIRTIO_BLK_T_FLUSH:
+		*status = submit(d, q, BLK_FLUSH, 0, 0);
+		break;
+	case VIRTIO_BLK_T_DISCARD:
+		*status = submit_range(d, q, BLK_DISCARD);
+		break;
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		*status = submit_range(d, q, BLK_ZERO);
+		break;
+	case VIRTIO_BLK_T_GET_ID:
+		memcpy(id, d->cfg.serial, sizeof(id));
+		vq_write(&d->v, c, 0, id, MIN(sizeof(id), c->in_bytes - 1));
+		*status = VIRTIO_BLK_S_OK;
+		return false;
+	default:
+		*status = VIRTIO_BLK_S_UNSUPP;
+		break;
+	}
+	return *status == VIRTIO_BLK_S_OK;
+}
+
+static void handle(struct vblk *d, struct vreq *q)
+{
+	struct {
+		le32 type, reserved;
+		le64 sector;
+	} head;
+	uint8_t status;
+
+	if (!q->chain.in_bytes || q->chain.out_bytes < HEADER ||
+	    vq_read(&d->v, &q->chain, 0, &head, HEADER) != HEADER) {
+		virtio_broken(&d->v, "request of %u readable, %u writable bytes",
+			      q->chain.out_bytes, q->chain.in_bytes);
+		vq_push(&d->v, 0, q->chain.head, 0);
+		vreq_put(d, q);
+		return;
+	}
+	if (!dispatch(d, q, le32_get(head.type), le64_get(head.sector), &status))
+		complete(d, q, status);
+}
+
+void vblk_kick(struct virtio_dev *v, unsigned int qn)
+{
+	struct vblk *d = (struct vblk *)v;
+	struct vreq *q;
+
+	if (d->kicking)
+		return;
+	d->kicking = true;
+	d->stalled = false;
+	for (unsigned int i = 0;; i++) {
+		if (i == BATCH || !d->nr_free) {
+			d->stalled = true;
+			break;
+		}
+		q = vreq_get(d);
+		if (vq_pop(v, qn, &q->chain) <= 0) {
+			vreq_put(d, q);
+			break;
+		}
+		handle(d, q);
+	}
+	blk_kick(d->blk);
+	vq_notify(v, qn);
+	d->kicking = false;
+	/* With none free, on_batch goes on when one is. */
+	if (d->stalled && d->nr_free)
+		loop_set_timer(d->timer, SOON_NS);
+}
+
+void vblk_go_on(void *arg)
+{
+	struct vblk *d = arg;
+
+	if (d->stalled && d->nr_free && d->v.resumed && virtio_live(&d->v))
+		vblk_kick(&d->v, 0);
+}
+
+void vblk_on_batch(void *arg)
+{
+	struct vblk *d = arg;
+
+	if (d->dropping)
+		return;
+	vq_notify(&d->v, 0);
+	vblk_go_on(d);
+}
