@@ -128,6 +128,8 @@ static int bind_open(struct pci_dev *p, bool *changed, struct err *e)
 {
 	int ret;
 
+	if (!p->dev->m->kvm)
+		return 0; /* a seed: it has no VM, its children do */
 	for (unsigned int v = 0; v < p->nr_vectors; v++) {
 		const struct pci_msix_entry *t = &p->st->msix[v];
 		struct pci_vector *h = &p->vec[v];

@@ -424,7 +424,9 @@ int virtio_adopt(struct virtio_dev *v, struct err *e)
 	v->slow_kicks = 0;
 	v->adopted = true;
 	ret = pci_adopt(&v->pci, e);
-	return ret ? ret : make_kicks(v, e);
+	if (ret || !v->dev.m->kvm) /* a seed has no VM and no kicks: its children do */
+		return ret;
+	return make_kicks(v, e);
 }
 
 void virtio_quiesce(struct virtio_dev *v)

@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <event2/event.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -48,7 +49,6 @@ static void make_kvm(struct fake_machine *fm)
 		must(kvm_set_memory(fm->m.kvm, (unsigned int)i, r[i].gpa, r[i].size_bytes,
 				    r[i].hva, false, &e),
 		     &e);
-	must(kvm_create_irqchip(fm->m.kvm, false, &e), &e);
 }
 
 void fm_init(struct fake_machine *fm, uint64_t mem_bytes, int sys_fd)
@@ -150,7 +150,12 @@ void fm_child(struct fake_machine *fm, const struct identity *id)
 	struct machine *m = &fm->m;
 	struct err e;
 
+	grants_child(m->grants, "child/");
 	fdtab_child(m->fds);
+	memset(fm->kept, 0, sizeof(fm->kept));
+	for (int fd = 0; fd < (int)(8 * sizeof(fm->kept)); fd++)
+		if (fcntl(fd, F_GETFD) >= 0)
+			fm->kept[fd / 64] |= 1ull << (fd % 64);
 	barrier_child(m->barrier);
 	kvm_abandon(m->kvm);
 	must(loop_create(m->lock, &m->loop, &e), &e);

@@ -2,8 +2,9 @@
 /*
  * A machine for tests: real guest RAM, buses, event loop, fd table, grants and barrier, a PCI bus
  * with its host bridge, and whichever struct kvm the test program links (the real one, or
- * kvm_model.h). No vCPUs: the test is the guest, by fm_write and the like, and it is main too: loop
- * callbacks run inside fm_spin and fm_until.
+ * kvm_model.h). With the real one, the test adds the interrupt chips as a device first. No vCPUs: the
+ * test is the guest, by fm_write and the like, and it is main too: loop callbacks run inside fm_spin
+ * and fm_until.
  *
  * Helpers end the process by BUG_ON when the machine itself cannot be built: a test has no use for
  * half of one.
@@ -32,6 +33,9 @@ struct fake_machine {
 	unsigned int events[4]; /* how often the guest asked for each vm_event */
 	/* A guest write that the kernel would take by itself (an ioeventfd); NULL: none is. */
 	bool (*taken)(struct fake_machine *fm, uint64_t addr, unsigned int len);
+	/* Did interrupts with this MSI data come since the last call? NULL: nobody can tell. */
+	bool (*interrupted)(struct fake_machine *fm, uint32_t data);
+	uint64_t kept[16]; /* in a child: bit n is set when fm_child found descriptor n kept */
 };
 
 void fm_init(struct fake_machine *fm, uint64_t mem_bytes, int sys_fd);
@@ -45,7 +49,10 @@ void fm_adopt(struct fake_machine *fm, const struct identity *id);
 void fm_resume(struct fake_machine *fm);
 void fm_start(struct fake_machine *fm); /* adopt as the same machine, then resume */
 void fm_quiesce(struct fake_machine *fm);
-/* In a fork's child, quiesced before: closes what is not kept, new kvm and loop, adopts all. */
+/*
+ * In a fork's child, quiesced before: keeps the grants under "child/" and without that prefix, closes
+ * what is not to be kept, makes a new kvm and loop, adopts all.
+ */
 void fm_child(struct fake_machine *fm, const struct identity *id);
 
 /* The wire form of a device's cfg and state, as a snapshot holds it. */

@@ -70,12 +70,6 @@ int kvm_set_memory(struct kvm *k, unsigned int slot, uint64_t gpa, uint64_t size
 	return 0;
 }
 
-int kvm_create_irqchip(struct kvm *k, bool pit, struct err *e)
-{
-	(void)k, (void)pit, (void)e;
-	return 0;
-}
-
 int kvm_irq_line(struct kvm *k, unsigned int gsi, bool level)
 {
 	BUG_ON(gsi >= KVM_GSI_PINS);
@@ -192,6 +186,18 @@ static inline bool kvm_model_taken(struct fake_machine *fm, uint64_t addr, unsig
 		if (k->ioeventfd[i].addr == addr)
 			return write(k->ioeventfd[i].fd, &one, sizeof(one)) > 0;
 	return false;
+}
+
+/* For fake_machine's `interrupted`. */
+static inline bool kvm_model_interrupted(struct fake_machine *fm, uint32_t data)
+{
+	struct kvm *k = fm->m.kvm;
+	bool any;
+
+	kvm_model_deliver(k);
+	any = k->msgs[data & 0xff];
+	k->msgs[data & 0xff] = 0;
+	return any;
 }
 
 #endif

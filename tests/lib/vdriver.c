@@ -285,3 +285,43 @@ bool vd_used(struct vdriver *d, unsigned int q, uint32_t *id, uint32_t *len)
 		*len = le32_get(raw.len);
 	return true;
 }
+
+struct wait {
+	struct vdriver *d;
+	unsigned int q;
+};
+
+static bool woken(void *arg)
+{
+	struct wait *w = arg;
+	struct fake_machine *fm = w->d->fm;
+
+	if (fm->interrupted)
+		return fm->interrupted(fm, VD_MSI_DATA + w->q + 1);
+	return vd_used_idx(w->d, w->q) != w->d->q[w->q].last_used;
+}
+
+bool vd_wait_used(struct vdriver *d, unsigned int q, uint32_t *id, uint32_t *len)
+{
+	struct vd_queue *vq = &d->q[q];
+	struct wait w = { d, q };
+
+	for (;;) {
+		if (vq->awake && vd_used(d, q, id, len))
+			return true;
+		vq->awake = fm_until(d->fm, woken, &w);
+		if (!vq->awake)
+			return false;
+	}
+}
+
+void vd_submit(struct vdriver *d, unsigned int q, const struct vd_buf *b, unsigned int n,
+	       bool indirect)
+{
+	uint16_t old = d->q[q].avail_idx;
+
+	if (vd_used_idx(d, q) == d->q[q].last_used)
+		d->q[q].awake = false;
+	vd_add(d, q, b, n, indirect);
+	vd_kick_if_wanted(d, q, old);
+}

@@ -19,6 +19,7 @@
 struct vd_queue {
 	gpa_t desc, avail, used;
 	uint16_t size, next_desc, avail_idx, last_used;
+	bool awake; /* an interrupt came and the ring has not been found empty since */
 };
 
 struct vdriver {
@@ -70,5 +71,15 @@ bool vd_kick_if_wanted(struct vdriver *d, unsigned int q, uint16_t old_idx);
 /* Takes the next used entry; false when there is none. Publishes used_event (with EVENT_IDX). */
 bool vd_used(struct vdriver *d, unsigned int q, uint32_t *id, uint32_t *len);
 uint16_t vd_used_idx(struct vdriver *d, unsigned int q);
+/*
+ * As vd_used, but as a driver does it: it sleeps until an interrupt of the queue, and not a look at
+ * the ring, says that there is news (where the machine can tell interrupts); then it takes entries
+ * until there are none. A driver that slept when its machine was forked or saved sleeps on in the
+ * copy. false after 5 s.
+ */
+bool vd_wait_used(struct vdriver *d, unsigned int q, uint32_t *id, uint32_t *len);
+/* vd_add, and a kick if the device asked for one. */
+void vd_submit(struct vdriver *d, unsigned int q, const struct vd_buf *b, unsigned int n,
+	       bool indirect);
 
 #endif
