@@ -140,9 +140,12 @@ $(FB)/%.o: %.c Makefile
 $(FB)/libclone.a: $(LIB_SRC:%.c=$(FB)/%.o)
 	@rm -f $@
 	ar rcs $@ $^
-$(FB)/fuzz/%: $(FB)/tests/fuzz/%.o $(TEST_LIB_SRC:%.c=$(FB)/%.o) $(FB)/libclone.a
+$(FB)/libtest.a: $(TEST_LIB_SRC:%.c=$(FB)/%.o)
+	@rm -f $@
+	ar rcs $@ $^
+$(FB)/fuzz/%: $(FB)/tests/fuzz/%.o $(FB)/libtest.a $(FB)/libclone.a
 	@mkdir -p $(@D)
-	clang -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ $(PKG_LIBS)
+	clang -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ $(PKG_LIBS) -lcmocka
 
 ## rig            a shell in the emulated host
 .PHONY: rig

@@ -14,6 +14,7 @@
 #include "device/kernel_devices.h"
 #include "device/power.h"
 #include "device/rtc.h"
+#include "device/serial.h"
 #include "device/vmgenid.h"
 #include "kvm/kvm.h"
 #include "mem/gmem.h"
@@ -60,6 +61,8 @@ static int add_platform(struct vm *vm, struct err *e)
 {
 	int ret = add(vm, &power_class, "power", NULL, &vm->power_dev, e);
 
+	if (!ret)
+		ret = add(vm, &serial_class, "serial", NULL, NULL, e);
 	if (!ret)
 		ret = add(vm, &rtc_class, "rtc", NULL, NULL, e);
 	if (!ret)
