@@ -36,18 +36,6 @@ static void kick(struct barrier_party *p)
 	pthread_kill(t->tid, SIGUSR1);
 }
 
-static void parking(struct barrier_party *p)
-{
-	struct vcpu_thread *t = container_of(p, struct vcpu_thread, party);
-	struct dev_vcpu *v = vcpu_of(t);
-	struct err e;
-
-	if (kvm_vcpu_settle(v->kv, &e) || kvm_vcpu_save(v->kv, &v->state, &e)) {
-		log_warn("%s: saving its state: %s", t->dev->id, e.msg);
-		t->vm->m.event(&t->vm->m, VM_EVENT_FATAL, "a vCPU's state cannot be read");
-	}
-}
-
 static void handle_io(struct vm *vm, struct kvm_run *run)
 {
 	char *data = (char *)run + run->io.data_offset;
@@ -113,6 +101,26 @@ static bool handle_exit(struct vcpu_thread *t, struct kvm_run *run)
 		log_warn("%s: unexpected exit %u", t->dev->id, run->exit_reason);
 		m->event(m, VM_EVENT_FATAL, "unexpected KVM exit");
 		return false;
+	}
+}
+
+/* Completing an exit may lead to the next one: they are handled until the vCPU is between
+ * instructions. The lock is main's to give up while it waits for us. */
+static void parking(struct barrier_party *p)
+{
+	struct vcpu_thread *t = container_of(p, struct vcpu_thread, party);
+	struct dev_vcpu *v = vcpu_of(t);
+	struct err e;
+	int ret;
+
+	while ((ret = kvm_vcpu_settle(v->kv, &e)) > 0)
+		if (!handle_exit(t, kvm_vcpu_runpage(v->kv)))
+			break;
+	if (ret >= 0)
+		ret = kvm_vcpu_save(v->kv, &v->state, &e);
+	if (ret) {
+		log_warn("%s: saving its state: %s", t->dev->id, e.msg);
+		t->vm->m.event(&t->vm->m, VM_EVENT_FATAL, "a vCPU's state cannot be read");
 	}
 }
 
