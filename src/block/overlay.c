@@ -17,7 +17,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -33,22 +32,13 @@ static uint64_t *all_zero(void)
 	return (uint64_t *)(uintptr_t)&mark;
 }
 
-static size_t dir_bytes(const struct overlay *o)
-{
-	return o->nr_leaves * sizeof(*o->dir);
-}
-
 int overlay_init(struct overlay *o, uint64_t nr_blocks, uint64_t base_blocks, struct err *e)
 {
-	void *p;
-
 	*o = (struct overlay){ .nr_blocks = nr_blocks, .base_blocks = base_blocks, .cur = NO_LAYER };
 	o->nr_leaves = (size_t)((nr_blocks + LEAF - 1) / LEAF);
-	p = mmap(NULL, dir_bytes(o), PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED)
-		return err_sys(e, errno, "block map of %zu bytes", dir_bytes(o));
-	o->dir = p;
+	o->dir = calloc(o->nr_leaves, sizeof(*o->dir)); /* pages appear as they are used */
+	if (!o->dir)
+		return err_set(e, ENOMEM, "no memory for a block map of %zu leaves", o->nr_leaves);
 	return 0;
 }
 
@@ -68,8 +58,7 @@ void overlay_fini(struct overlay *o)
 	for (size_t i = 0; o->dir && i < o->nr_leaves; i++)
 		if (o->dir[i] && o->dir[i] != all_zero())
 			free(o->dir[i]);
-	if (o->dir)
-		munmap(o->dir, dir_bytes(o));
+	free(o->dir);
 	for (unsigned int i = 0; i < o->cap_layers; i++)
 		if (o->layers[i].fd >= 0)
 			close_layer(o, i);
