@@ -15,7 +15,9 @@
 #include <linux/virtio_ring.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,8 +25,6 @@
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "kvm/kvm.h"
-
-#define MAX_FLIPS 4000
 
 static const struct conf_env *env; /* one suite a program */
 
@@ -53,6 +53,16 @@ void conf_drain(struct conf *c)
 {
 	for (; c->outstanding; c->outstanding--)
 		CONF(c, vd_wait_used(&c->d, 0, NULL, NULL));
+}
+
+int conf_listener(void)
+{
+	struct sockaddr_un any = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	BUG_ON(fd < 0 || bind(fd, (struct sockaddr *)&any, sizeof(any.sun_family)) ||
+	       listen(fd, 4));
+	return fd;
 }
 
 /* ---- a device's life ---- */
@@ -257,6 +267,8 @@ static void assert_usable(struct conf *c)
 	fm_spin(&c->fm);
 	fm_quiesce(&c->fm);
 	CONF(c, gmem_pins(c->fm.m.mem) == 0);
+	if (c->row->one_life)
+		return;
 	c->row->cls->reset(c->dev);
 	fm_resume(&c->fm);
 	boot(c);
@@ -291,7 +303,7 @@ static void flipped_is_refused_or_works(const struct conf_row *row)
 	quiesce(&c);
 	fm_save(c.dev, &a);
 	bits = a.len * 8;
-	step = bits / MAX_FLIPS + 1;
+	step = bits / env->max_flips + 1;
 	step += !(step & 1); /* odd: meets every bit of a byte sooner or later */
 	saved = mute();
 	for (size_t bit = 0; bit < bits; bit += step, tried++) {
@@ -328,9 +340,11 @@ static void reset_is_power_on(const struct conf_row *row)
 		assert_same(&c, &a, &b);
 	wbuf_fini(&a);
 	wbuf_fini(&b);
-	fm_resume(&c.fm);
-	boot(&c);
-	row->progress(&c);
+	if (!row->one_life) {
+		fm_resume(&c.fm);
+		boot(&c);
+		row->progress(&c);
+	}
 	fm_fini(&c.fm);
 }
 

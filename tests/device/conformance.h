@@ -26,6 +26,7 @@ struct conf_row {
 	const char *id;
 	const void *cfg;
 	uint16_t virtio_id; /* 0: not virtio; else boot has probed c->d before */
+	bool one_life; /* the kernel's: reset is for a VM that ends, what follows it is a new one */
 	bool reset_keeps; /* has contents that a reset of the machine does not change */
 	/* All but progress may be NULL. */
 	void (*give)(struct conf *c, const char *prefix); /* grants for a first or a child's adopt */
@@ -56,6 +57,7 @@ struct conf {
 /* The machine under the device; the program says which KVM it is. */
 struct conf_env {
 	int sys_fd; /* /dev/kvm, -1 with kvm_model.h */
+	unsigned int max_flips; /* of one record: spread evenly over its bits */
 	void (*prepare)(struct conf *c); /* after fm_init: hooks, or the chips */
 };
 
@@ -68,9 +70,13 @@ void conf_assert(struct conf *c, bool ok, const char *what, const char *file, in
 /* One chain on queue 0, counted; and waiting for all of them. */
 void conf_submit(struct conf *c, const struct vd_buf *b, unsigned int n);
 void conf_drain(struct conf *c);
+/* A listening unix socket with a name that nobody knows. */
+int conf_listener(void);
 
 /* rows.c, row_*.c */
-extern const struct conf_row conf_row_pci_host, conf_row_rng, conf_row_power, conf_row_rtc,
-	conf_row_vmgenid, conf_row_blk, conf_row_blk_ro, conf_row_vsock;
+extern const struct conf_row conf_row_pci_host, conf_row_rng, conf_row_power, conf_row_serial,
+	conf_row_rtc, conf_row_vmgenid, conf_row_blk, conf_row_blk_ro, conf_row_vsock;
+/* row_kernel.c: not with kvm_model.h */
+extern const struct conf_row conf_row_vcpu, conf_row_irqchip, conf_row_clock;
 
 #endif

@@ -6,9 +6,6 @@
  */
 #include <linux/virtio_vsock.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include "base/util.h"
 #include "event/grants.h"
@@ -125,13 +122,10 @@ static void vsock_woke(struct conf *c)
 
 static void vsock_give(struct conf *c, const char *prefix)
 {
-	struct sockaddr_un any = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	char name[32];
 
 	snprintf(name, sizeof(name), "%s%s", prefix, VIRTIO_VSOCK_GRANT);
-	BUG_ON(fd < 0 || bind(fd, (struct sockaddr *)&any, sizeof(any.sun_family)) ||
-	       listen(fd, 4) || grants_put(c->fm.m.grants, name, fd, NULL));
+	BUG_ON(grants_put(c->fm.m.grants, name, conf_listener(), NULL));
 }
 
 static const struct virtio_vsock_cfg vsock_cfg = { .guest_cid = VIRTIO_VSOCK_GUEST_CID,

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Conformance rows of the small devices: host bridge, power, CMOS clock, VMGENID, virtio-rng.
+ * Conformance rows of the small devices: host bridge, power, serial port, CMOS clock, VMGENID, virtio-rng.
  */
 #include <linux/pci_regs.h>
 #include <string.h>
+#include <sys/mman.h>
 
+#include "base/util.h"
 #include "device/power.h"
 #include "device/rtc.h"
+#include "device/serial.h"
 #include "device/vmgenid.h"
+#include "event/grants.h"
 #include "tests/device/conformance.h"
 #include "virtio/rng.h"
 #include "x86/platform.h"
@@ -54,6 +58,58 @@ const struct conf_row conf_row_power = {
 	.cls = &power_class,
 	.id = "power",
 	.progress = power_progress,
+};
+
+/* ---- serial port ---- */
+
+#define COM(reg) (uint16_t)(PLAT_COM1_PORT + (reg))
+
+/* The scratch register keeps, and a byte goes round in loopback. */
+static void serial_progress(struct conf *c)
+{
+	if (c->done)
+		CONF(c, fm_in(&c->fm, COM(7), 1) == (c->done & 0xff));
+	c->done++;
+	fm_out(&c->fm, COM(7), 1, c->done & 0xff);
+	fm_out(&c->fm, COM(4), 1, 0x1b);
+	fm_out(&c->fm, COM(0), 1, c->done & 0x7f);
+	CONF(c, fm_in(&c->fm, COM(5), 1) & 1);
+	CONF(c, fm_in(&c->fm, COM(0), 1) == (c->done & 0x7f));
+	fm_out(&c->fm, COM(4), 1, 0x0b);
+}
+
+static void serial_boot(struct conf *c)
+{
+	c->done = 0;
+	fm_out(&c->fm, COM(3), 1, 3);
+	fm_out(&c->fm, COM(2), 1, 0xc7);
+	fm_out(&c->fm, COM(1), 1, 0x05);
+}
+
+/* A console nobody reads. */
+static void serial_load(struct conf *c)
+{
+	for (unsigned int i = 0; i < 300; i++)
+		fm_out(&c->fm, COM(0), 1, 'a' + i % 26);
+}
+
+static void serial_give(struct conf *c, const char *prefix)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "%sconsole", prefix);
+	BUG_ON(grants_put(c->fm.m.grants, name, conf_listener(), NULL));
+	snprintf(name, sizeof(name), "%sconsole-log", prefix);
+	BUG_ON(grants_put(c->fm.m.grants, name, memfd_create("log", MFD_CLOEXEC), NULL));
+}
+
+const struct conf_row conf_row_serial = {
+	.cls = &serial_class,
+	.id = "serial",
+	.give = serial_give,
+	.boot = serial_boot,
+	.load = serial_load,
+	.progress = serial_progress,
 };
 
 /* ---- CMOS clock ---- */

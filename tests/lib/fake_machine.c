@@ -64,6 +64,8 @@ void fm_init(struct fake_machine *fm, uint64_t mem_bytes, int sys_fd)
 	m->nr_vcpus = 1;
 	m->event = on_event;
 	must(fdtab_create(&m->fds, &e), &e);
+	if (sys_fd >= 0)
+		fdtab_add(m->fds, sys_fd, FD_KEEP, "/dev/kvm");
 	must(grants_create(m->fds, &m->grants, &e), &e);
 	must(barrier_create(&m->barrier, &e), &e);
 	must(gmem_create(mem_bytes, &m->mem, &e), &e);
