@@ -67,6 +67,8 @@ static int add_platform(struct vm *vm, struct err *e)
 		ret = add(vm, &rtc_class, "rtc", NULL, NULL, e);
 	if (!ret)
 		ret = add(vm, &vmgenid_class, "vmgenid", NULL, NULL, e);
+	if (!ret)
+		ret = add(vm, &pci_host_class, "pci-host", NULL, NULL, e);
 	return ret;
 }
 
