@@ -98,13 +98,13 @@ static bool descend(struct disk *d, unsigned int depth)
 	return pid > 0 && disk_storm(d, 8) && child_ok(pid) && disk_matches(d);
 }
 
-static void test_blk_fork__hundreds_of_generations_deep(void **state)
+static void test_blk_fork__ninety_generations_deep(void **state)
 {
 	struct disk d;
 
 	(void)state;
 	disk_open(&d, KIB(256), KIB(64), 9);
-	assert_true(descend(&d, 300));
+	assert_true(descend(&d, 90));
 	disk_close(&d);
 }
 
@@ -240,7 +240,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(
 			test_blk_fork__parents_and_children_diverge_and_match_their_models),
-		cmocka_unit_test(test_blk_fork__hundreds_of_generations_deep),
+		cmocka_unit_test(test_blk_fork__ninety_generations_deep),
 		cmocka_unit_test(test_blk_fork__many_children_of_one_moment),
 		cmocka_unit_test(test_blk_fork__child_of_an_unrotated_parent_is_refused),
 		cmocka_unit_test(test_blk_fork__child_holds_only_what_it_needs),

@@ -42,13 +42,19 @@ struct vb {
 	int base_fd;
 };
 
-static void give(struct vb *g, const char *what, int fd)
+/* what: base, data or layer; prefix: "", or "child/" for the next child. */
+static void give_as(struct vb *g, const char *prefix, const char *what, int fd)
 {
 	char name[64];
 	struct err e;
 
-	snprintf(name, sizeof(name), "disk/vda/%s", what);
+	snprintf(name, sizeof(name), "%sdisk/vda/%s", prefix, what);
 	assert_int_equal(grants_put(g->fm.m.grants, name, fd, &e), 0);
+}
+
+static void give(struct vb *g, const char *what, int fd)
+{
+	give_as(g, "", what, fd);
 }
 
 static void drive(struct vb *g)
@@ -540,15 +546,11 @@ static void test_vblk__forks_under_load_go_on_and_diverge(void **state)
 	fm_quiesce(&g->fm);
 	assert_int_equal(virtio_blk_rotate(g->dev, disk_file(), &e), 0);
 	for (unsigned int i = 0; i < ARRAY_SIZE(kids); i++) {
-		int data = disk_file();
-
+		give_as(g, "child/", "data", disk_file());
 		kids[i] = fork();
-		if (kids[i] == 0) {
-			give(g, "data", data);
-			grants_child(g->fm.m.grants, "");
+		if (kids[i] == 0)
 			_exit(child_life(g, (uint8_t)(0xc0 + i)));
-		}
-		close(data);
+		grants_drop(g->fm.m.grants, "child/");
 	}
 	fm_resume(&g->fm);
 	assert_true(fm_until(&g->fm, arrived, &w));
