@@ -104,6 +104,7 @@ test: deps
 ## deps           install what the project needs, by apt package name (root; does nothing when all is there)
 DEPS := gcc make pkg-config musl-tools linux-libc-dev libevent-dev libjansson-dev libseccomp-dev \
 	libcap-ng-dev liburing-dev libssl-dev libzstd-dev liblzma-dev zlib1g-dev libcmocka-dev clang \
+	libclang-rt-14-dev \
 	qemu-system-x86 qemu-utils busybox-static mmdebstrap e2fsprogs cpio kmod xz-utils zstd \
 	acpica-tools python3 socat
 .PHONY: deps

@@ -54,7 +54,6 @@ struct stream {
 	uint32_t tg_off, tg_len;
 	uint32_t sent_cnt; /* bytes given to the guest, modulo 2^32 */
 	uint32_t peer_alloc, peer_fwd;
-	bool credit_asked;
 
 	uint8_t *to_host; /* ring of VSOCK_BUF_BYTES, or NULL when empty */
 	uint32_t th_pos, th_len;

@@ -37,8 +37,6 @@ void stream_credit(struct stream *s, const struct vsock_hdr *hdr)
 	if (hdr->fwd_cnt - s->peer_fwd <= s->sent_cnt - s->peer_fwd)
 		s->peer_fwd = hdr->fwd_cnt;
 	s->peer_alloc = hdr->buf_alloc;
-	if (credit(s))
-		s->credit_asked = false;
 }
 
 void stream_watch(struct stream *s)
@@ -430,10 +428,9 @@ bool stream_emit(struct stream *s, struct vsock_hdr *hdr, const void **data, uin
 		s->sent_cnt += n;
 		if (!s->tg_len)
 			drop_to_guest(s);
-		if (!credit(s) && !s->credit_asked) {
-			s->credit_asked = true;
+		/* Once, as nothing more is sent until the answer gives some. */
+		if (!credit(s))
 			s->owe |= OWE_CREDIT_REQUEST;
-		}
 		return packet(s, hdr, VSOCK_OP_RW, n, 0);
 	}
 	return owed(s, hdr, OWE_CREDIT_REQUEST, VSOCK_OP_CREDIT_REQUEST) ||

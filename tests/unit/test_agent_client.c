@@ -28,7 +28,7 @@ static const struct identity me = {
 	.name = "me", .hostname = "me.example", .machine_id = "0123456789abcdef0123456789abcdef",
 	.generation = { 7, 7, 7 }, .entropy = { 1, 2, 3 },
 };
-static const uint8_t none[PROTO_GEN];
+static const uint8_t none[PROTO_GEN], no_entropy[64];
 
 struct rig {
 	struct vg g;
@@ -367,6 +367,7 @@ static void test_agent__one_that_restarts_is_told_again(void **state)
 	assert_true(proto_get_identity(p, &id));
 	assert_memory_equal(id.gen.p, me.generation, PROTO_GEN);
 	assert_memory_not_equal(id.entropy.p, me.entropy, sizeof(me.entropy));
+	assert_memory_not_equal(id.entropy.p, no_entropy, sizeof(no_entropy));
 	ack(r, me.generation);
 	assert_true(agent_reconciled(r->a));
 	assert_int_equal(r->done, 1);
@@ -486,6 +487,8 @@ static int fork_child(struct rig *r)
 {
 	struct identity id = { .renew = true, .name = "child", .hostname = "child",
 			       .generation = { 8 } };
+	struct proto_identity got;
+	uint64_t before;
 	struct proto_rd p;
 	struct err e;
 
@@ -500,11 +503,14 @@ static int fork_child(struct rig *r)
 	fm_resume(&r->g.fm);
 	if (!vg_event(&r->g) || !vg_quiet(&r->g))
 		return 3;
+	before = time_real_ns();
 	vg_add_event(&r->g);
 	/* For the parent's call, whose stream died with it. */
 	expect(r, VSOCK_OP_RST);
-	if (accept_frame(r, &p) != PROTO_IDENTITY)
+	if (accept_frame(r, &p) != PROTO_IDENTITY || !proto_get_identity(p, &got))
 		return 4;
+	if (got.realtime_ns < before)
+		return 6; /* the clock of when the guest could hear it */
 	ack(r, id.generation);
 	if (r->done != 1 || r->r.ret || !agent_reconciled(r->a))
 		return 5;

@@ -149,6 +149,15 @@ static void test_hostile__fwd_cnt_is_not_believed(void **state)
 		got += p.h.len;
 	}
 	assert_int_equal(got, 2400);
+	/* Room for 1000, and then neither kind of lie changes that. */
+	r->alloc = 1000;
+	r->fwd = 4000;
+	vr_send(r, VSOCK_OP_CREDIT_UPDATE, port, 52, 0, NULL, 0);
+	for (r->fwd = 3500; r->fwd <= 4500; r->fwd += 1000)
+		vr_send(r, VSOCK_OP_CREDIT_UPDATE, port, 52, 0, NULL, 0);
+	assert_int_equal(write(fd, b, 2000), 2000);
+	vr_expect(r, &p, VSOCK_OP_RW);
+	assert_int_equal(p.h.len, 1000);
 	close(fd);
 }
 

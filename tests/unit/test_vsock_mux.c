@@ -205,6 +205,10 @@ static void test_mux__credit_is_never_exceeded(void **state)
 	r->alloc = 0;
 	vr_send(r, VSOCK_OP_CREDIT_UPDATE, port, 52, 0, NULL, 0);
 	vr_expect_none(r);
+	/* And nothing is read ahead of credit: the rest is still in the host's socket. */
+	vr_send(r, VSOCK_OP_RST, port, 52, 0, NULL, 0);
+	assert_int_equal(recv(fd, b, 1, MSG_DONTWAIT), -1);
+	assert_int_equal(errno, ECONNRESET);
 	close(fd);
 }
 
@@ -253,6 +257,37 @@ static void test_mux__guest_half_close_lets_the_host_speak(void **state)
 	assert_int_equal(send(fd, "x", 1, MSG_NOSIGNAL), -1);
 	assert_int_equal(vsock_mux_count(r->m), 0);
 	close(fd);
+}
+
+static void test_mux__guest_that_stops_listening_fails_the_hosts_writes(void **state)
+{
+	struct vr *r = *state;
+	uint32_t port;
+	int fd = vr_stream(r, 52, &port);
+	char c[8];
+
+	vr_send(r, VSOCK_OP_SHUTDOWN, port, 52, VSOCK_SHUTDOWN_RCV, NULL, 0);
+	vr_spin(r);
+	assert_int_equal(send(fd, "x", 1, MSG_NOSIGNAL), -1);
+	assert_int_equal(errno, EPIPE);
+	vr_send(r, VSOCK_OP_RW, port, 52, 0, "still", 5);
+	assert_int_equal(vr_read(r, fd, c, sizeof(c)), 5);
+	vr_expect_none(r);
+	close(fd);
+}
+
+/* One that closes is told apart from one that only ends its side: the guest may not write on. */
+static void test_mux__host_close_is_more_than_half(void **state)
+{
+	struct vr *r = *state;
+	uint32_t port;
+	int fd = vr_stream(r, 52, &port);
+
+	close(fd);
+	vr_expect(r, &p, VSOCK_OP_SHUTDOWN);
+	assert_int_equal(p.h.flags, VSOCK_SHUTDOWN_BOTH);
+	vr_send(r, VSOCK_OP_RST, port, 52, 0, NULL, 0);
+	assert_int_equal(vsock_mux_count(r->m), 0);
 }
 
 /* The end of a command's output must not be lost because the guest closed at once. */
@@ -618,6 +653,8 @@ int main(void)
 		T(test_mux__credit_is_never_exceeded),
 		T(test_mux__host_half_close_comes_after_its_bytes),
 		T(test_mux__guest_half_close_lets_the_host_speak),
+		T(test_mux__guest_that_stops_listening_fails_the_hosts_writes),
+		T(test_mux__host_close_is_more_than_half),
 		T(test_mux__guest_close_does_not_cut_what_it_sent),
 		T(test_mux__host_close_delivers_its_last_words),
 		T(test_mux__host_that_gives_up_before_the_answer_is_forgotten),
