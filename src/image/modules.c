@@ -86,7 +86,7 @@ static struct module *find(const struct modules *m, const char *name)
 {
 	struct module key;
 
-	if (!canonical(name, key.name))
+	if (!m->count || !canonical(name, key.name))
 		return NULL;
 	return bsearch(&key, m->ent, m->count, sizeof(*m->ent), by_name);
 }

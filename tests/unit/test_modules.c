@@ -203,6 +203,8 @@ static void test_modules__no_index_says_depmod(void **state)
 
 	(void)state;
 	expect_error(dir, "a", -ENOENT, "depmod");
+	scratch_text(dir, "modules.dep", "");
+	expect_error(dir, "a", -ENOENT, "no module a");
 	scratch_remove(dir);
 }
 
