@@ -96,7 +96,7 @@ static int install(struct build *b, const char *tar, struct err *e)
 	const char *const env[] = { tmpdir, NULL };
 	const struct proc p = {
 		.argv = args, .env = geteuid() ? NULL : env, .log = b->stage.log, .keep_fd = b->stage.lock,
-		.line = mmdebstrap_line, .arg = b,
+		.line = mmdebstrap_line, .arg = b, .own_mounts = !geteuid(),
 	};
 	int r = include_option(b, &include, e);
 
@@ -174,6 +174,8 @@ int image_build_debian(const struct image_build_cfg *cfg, struct err *e)
 	struct rootfs fs = { .b = &b, .tar = tar };
 	int r = proc_have("mmdebstrap", "mmdebstrap", e);
 
+	if (!r && geteuid())
+		r = proc_have("newuidmap", "uidmap", e);
 	if (r)
 		return r;
 	r = build_begin(&b, cfg, "debian", e);

@@ -9,9 +9,11 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -22,7 +24,7 @@
 
 #define SEARCH_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define LINE_MAX_BYTES 512
-#define TAIL_LINES 4
+#define TAIL_LINES 2
 #define ENV_MAX 32
 #define CAPTURE_MAX MIB(1)
 
@@ -68,6 +70,9 @@ static void child_exec(const char *path, const struct proc *p, char *const *env,
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	if (p->own_mounts &&
+	    (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL)))
+		_exit(125);
 	if ((p->cwd && chdir(p->cwd)) || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(err_fd, 2) < 0)
 		_exit(126);
 	if (p->keep_fd >= 0) {
@@ -132,12 +137,18 @@ static int wait_for(pid_t pid, const char *name, const char *tail, struct err *e
 		       tail);
 }
 
-/* Output cut into lines: the last few are kept for the story of a failure. */
+/* Output cut into lines: for the story of a failure the first complaint and the last lines are kept. */
 struct follow {
 	const struct proc *p;
-	char line[LINE_MAX_BYTES], tail[TAIL_LINES][LINE_MAX_BYTES];
-	size_t len, lines;
+	char line[LINE_MAX_BYTES], first[LINE_MAX_BYTES], tail[TAIL_LINES][LINE_MAX_BYTES];
+	size_t len, lines, first_at;
 };
+
+static bool is_complaint(const char *s)
+{
+	return !strncmp(s, "E: ", 3) || !strncmp(s, "Err:", 4) || !strncmp(s, "W: Failed", 9) ||
+	       !strncmp(s, "dpkg: error", 11);
+}
 
 static void end_line(struct follow *f)
 {
@@ -145,7 +156,13 @@ static void end_line(struct follow *f)
 	f->len = 0;
 	if (!f->line[0])
 		return;
-	memcpy(f->tail[f->lines++ % TAIL_LINES], f->line, sizeof(f->line));
+	if (strncmp(f->line, "I: ", 3) != 0) { /* how it went on after the failure is no reason */
+		if (!f->first[0] && is_complaint(f->line)) {
+			memcpy(f->first, f->line, sizeof(f->line));
+			f->first_at = f->lines;
+		}
+		memcpy(f->tail[f->lines++ % TAIL_LINES], f->line, sizeof(f->line));
+	}
 	if (f->p->line)
 		f->p->line(f->p->arg, f->line);
 }
@@ -165,8 +182,10 @@ static void join_tail(const struct follow *f, char *buf, size_t n)
 	size_t first = f->lines > TAIL_LINES ? f->lines - TAIL_LINES : 0, used = 0;
 
 	buf[0] = '\0';
+	if (f->first[0] && f->first_at < first)
+		used = (size_t)snprintf(buf, n, "%.140s", f->first);
 	for (size_t i = first; i < f->lines && used < n; i++)
-		used += (size_t)snprintf(buf + used, n - used, "%s%.110s", used ? " / " : "",
+		used += (size_t)snprintf(buf + used, n - used, "%s%.100s", used ? " / " : "",
 					 f->tail[i % TAIL_LINES]);
 }
 
@@ -223,7 +242,7 @@ int proc_run(const struct proc *p, struct err *e)
 {
 	cleanup_close int rd = -1, wr = -1;
 	struct follow f = { .p = p };
-	char tail[TAIL_LINES * 120];
+	char tail[400];
 	int fds[2], r, waited;
 	pid_t pid;
 

@@ -6,6 +6,8 @@
 #ifndef CLONE_IMAGE_PROC_H
 #define CLONE_IMAGE_PROC_H
 
+#include <stdbool.h>
+
 #include "base/err.h"
 
 /*
@@ -22,7 +24,8 @@ struct proc {
 	int log;
 	void (*line)(void *arg, const char *text); /* NULL: not told */
 	void *arg;
-	int keep_fd; /* stays open in the program and what it starts (a lock); -1: none */
+	bool own_mounts; /* whatever it mounts disappears with it; needs root */
+	int keep_fd;	 /* stays open in the program and what it starts (a lock); -1: none */
 };
 
 int proc_run(const struct proc *p, struct err *e);

@@ -179,16 +179,17 @@ int stage_publish(struct stage *s, struct image *img, struct err *e)
 
 int stage_end(struct stage *s, int ret, struct err *e)
 {
-	char from[PATH_MAX], to[PATH_MAX];
+	char from[PATH_MAX], to[PATH_MAX], note[ERR_MSG_MAX / 2];
 	struct stat st;
 	struct err why;
 
 	if (ret && s->log >= 0 && !fstat(s->log, &st) && st.st_size > 0 &&
 	    !tree_path(from, sizeof(from), NULL, "%s/build.log", s->image) &&
 	    !log_path(s, to, sizeof(to)) && !rename(from, to) && e) {
-		size_t used = strlen(e->msg);
+		int n = snprintf(note, sizeof(note), " (log: %.200s)", to);
+		size_t used = MIN(strlen(e->msg), sizeof(e->msg) - 1 - (size_t)n);
 
-		snprintf(e->msg + used, sizeof(e->msg) - used, " (log: %s)", to);
+		memcpy(e->msg + used, note, (size_t)n + 1);
 	}
 	if (s->lock >= 0 && userns_remove(s->dir, &why))
 		log_warn("cannot clean up: %s", why.msg);
