@@ -112,8 +112,7 @@ static int resolve_size(struct blk *b, const struct blk_cfg *cfg, struct err *e)
 	return 0;
 }
 
-int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk **out,
-	       struct err *e)
+int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk **out, struct err *e)
 {
 	cleanup_close int data = data_fd;
 	struct blk *b = calloc(1, sizeof(*b));

@@ -22,7 +22,7 @@
 
 #define BLK_SECTOR 512u
 #define BLK_BLOCK 4096u /* the overlay's unit */
-#define BLK_DEPTH 128 /* requests in flight at most */
+#define BLK_DEPTH 128	/* requests in flight at most */
 #define BLK_MAX_BYTES (16ull << 40)
 #define BLK_MAX_LAYERS 4096 /* older data files that an overlay can stand on */
 #define BLK_SMALL_LAYERS 64 /* beyond this many, small ones are merged; see blk_rotate */
@@ -32,14 +32,14 @@ struct fdtab;
 struct loop;
 
 struct blk_cfg {
-	bool read_only; /* no overlay, writes fail with -EROFS */
+	bool read_only;	     /* no overlay, writes fail with -EROFS */
 	uint64_t size_bytes; /* whole sectors; 0: the base's size rounded down to sectors */
 };
 
 enum blk_op {
 	BLK_READ,
 	BLK_WRITE,
-	BLK_FLUSH, /* an ephemeral overlay promises nothing after a power cut: succeeds at once */
+	BLK_FLUSH,   /* an ephemeral overlay promises nothing after a power cut: succeeds at once */
 	BLK_DISCARD, /* a hint: whole blocks inside read as zeroes afterwards, edges are left */
 	BLK_ZERO,
 };
@@ -47,7 +47,7 @@ enum blk_op {
 struct blk_req {
 	enum blk_op op;
 	uint64_t offset_bytes, len; /* whole sectors; for READ/WRITE len is the iovecs' sum */
-	struct iovec *iov; /* pinned guest memory; the caller's until done */
+	struct iovec *iov;	    /* pinned guest memory; the caller's until done */
 	unsigned int niov;
 	/* 0 or -errno, exactly once; may come before blk_submit returns; may submit more. After a
 	 * failed WRITE or ZERO each sector reads as before or as asked, never as anything else. */
@@ -56,16 +56,16 @@ struct blk_req {
 	/* The engine's own from submit to done; needs no initialisation. */
 	struct {
 		struct blk *b;
-		struct blk_req *next, *prev; /* all in flight, oldest first */
-		struct blk_req *qnext; /* the runnable queue */
-		uint64_t start, end; /* what it touches, in bytes */
-		uint64_t pos; /* how far the phase got */
+		struct blk_req *next, *prev;   /* all in flight, oldest first */
+		struct blk_req *qnext;	       /* the runnable queue */
+		uint64_t start, end;	       /* what it touches, in bytes */
+		uint64_t pos;		       /* how far the phase got */
 		uint64_t zero_block, zero_end; /* whole blocks that a ZERO or DISCARD covers */
 		uint64_t alloc, nalloc, fresh; /* new blocks of the data file; how many were used */
 		size_t iov_off;
 		unsigned int iov_idx;
 		unsigned int blockers; /* older requests that must end first */
-		unsigned int pending; /* in the kernel */
+		unsigned int pending;  /* in the kernel */
 		int result;
 		uint8_t phase, queued;
 		struct {
@@ -77,16 +77,16 @@ struct blk_req {
 
 /*
  * base_fd: the shared base, opened read-only (-1: all zeroes); data_fd: an empty regular file
- * opened read-write for what this VM writes (-1 when read_only, or for a seed that never runs: writes
- * fail with -ENOSPC until a fork's child adopts with one). Both are owned from now on, also on
- * failure. -EINVAL: bad size or a descriptor opened in another mode.
+ * opened read-write for what this VM writes (-1 when read_only, or for a seed that never runs:
+ * writes fail with -ENOSPC until a fork's child adopts with one). Both are owned from now on, also
+ * on failure. -EINVAL: bad size or a descriptor opened in another mode.
  */
 int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk **out,
 	       struct err *e);
 /* Waits for what is in flight. Accepts NULL. */
 void blk_destroy(struct blk *b);
 uint64_t blk_size(const struct blk *b);
-/* Size of a base image (stays the caller's), with the checks of blk_create: for the cfg of a disk. */
+/* Size of a base image (stays the caller's), checked as blk_create does: for a disk's cfg. */
 int blk_base_bytes(int base_fd, uint64_t *size, struct err *e);
 
 /*
@@ -121,17 +121,17 @@ unsigned int blk_in_flight(const struct blk *b);
  * A snapshot's layer: all that the overlay holds, as one self-describing file (see layer.c), taken
  * up again as the lowest layer over the same base. Both with nothing in flight. save: fd (empty,
  * seekable) stays the caller's, who syncs it; also in a fork's child before blk_adopt, when the
- * parent had rotated (-EINVAL). load: between create and adopt (-EBUSY); fd (opened read-only) is owned, also on
- * failure; the overlay is as before on failure; hostile bytes are -EINVAL.
+ * parent had rotated (-EINVAL). load: between create and adopt (-EBUSY); fd (opened read-only) is
+ * owned, also on failure; the overlay is as before on failure; hostile bytes are -EINVAL.
  */
 int blk_save_layer(struct blk *b, int fd, struct err *e);
 int blk_load_layer(struct blk *b, int fd, struct err *e);
 
 struct blk_stats {
 	uint64_t reads, writes, flushes, read_bytes, written_bytes;
-	uint64_t own_bytes; /* live in the current data file: this fork's alone */
+	uint64_t own_bytes;	 /* live in the current data file: this fork's alone */
 	uint64_t overlay_blocks; /* blocks that do not come from the base */
-	uint64_t layers; /* older data files in use */
+	uint64_t layers;	 /* older data files in use */
 };
 void blk_stats(const struct blk *b, struct blk_stats *out);
 

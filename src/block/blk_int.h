@@ -12,7 +12,7 @@
 #include "block/overlay.h"
 #include "block/uring.h"
 
-#define BLK_IOS 256 /* operations in the kernel at most: a request may need many */
+#define BLK_IOS 256    /* operations in the kernel at most: a request may need many */
 #define BLK_IO_SEGS 32 /* pieces of guest memory in one of them */
 
 struct loop_io;
@@ -34,7 +34,7 @@ struct blk_queue {
 struct blk {
 	bool read_only, adopted;
 	uint64_t size, base_end; /* bytes; beyond base_end the base reads as zeroes */
-	int base_fd; /* -1: none */
+	int base_fd;		 /* -1: none */
 	struct overlay ov;
 	dev_t data_dev; /* the current data file's: a child finds another or none by that number */
 	ino_t data_ino;
@@ -44,14 +44,14 @@ struct blk {
 	struct loop_io *watch;
 
 	struct blk_req *oldest, *newest; /* in flight */
-	unsigned int nr; /* of them */
-	struct blk_queue runnable; /* to be moved on */
-	struct blk_queue starved; /* waiting for a free blk_io */
+	unsigned int nr;		 /* of them */
+	struct blk_queue runnable;	 /* to be moved on */
+	struct blk_queue starved;	 /* waiting for a free blk_io */
 	bool pumping, completed;
 	void (*batch)(void *arg);
 	void *batch_arg;
 
-	struct blk_io *ios; /* BLK_IOS */
+	struct blk_io *ios;	    /* BLK_IOS */
 	uint16_t free_ios[BLK_IOS]; /* a stack: few are touched when few are needed */
 	unsigned int nr_free_ios;
 

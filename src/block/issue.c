@@ -128,8 +128,7 @@ static enum issue read_some(struct blk *b, struct blk_req *r)
 		return issue_guest(b, r, URING_READ, b->ov.layers[ent_layer(ent)].fd,
 				   blk_file_off(b, ent) + pos % BLK_BLOCK, to - pos);
 	if (ent == ENT_BASE && pos < b->base_end)
-		return issue_guest(b, r, URING_READ, b->base_fd, pos,
-				   MIN(to, b->base_end) - pos);
+		return issue_guest(b, r, URING_READ, b->base_fd, pos, MIN(to, b->base_end) - pos);
 	guest_zero(r, to - pos);
 	r->p.pos = to;
 	return ISSUED;

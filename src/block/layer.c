@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A snapshot's layer: all that an overlay holds over its base, as one file. Written by a fork's child
- * at leisure, taken up again by a restore; on main, with plain reads and writes.
+ * A snapshot's layer: all that an overlay holds over its base, as one file. Written by a fork's
+ * child at leisure, taken up again by a restore; on main, with plain reads and writes.
  *
  *   0        header, LAYER_HEADER bytes, zero-padded to 4096:
  *            magic "CLNLAYER", u32 version, u32 block size, u64 disk size, u64 base size (bytes the
@@ -11,9 +11,9 @@
  *            u64 first block, u64 number of blocks, u32 kind (0 zero, 1 data)
  *   data     at the next multiple of 4096: the blocks of the data extents in order, whole
  *
- * Integers are little-endian. Zero extents lie within the base: beyond it all is zero anyway. The file ends with the last block: a cut file is refused. The blocks
- * themselves are covered by the digest in a template's manifest, not here: a load that read them
- * all would not be O(table).
+ * Integers are little-endian. Zero extents lie within the base: beyond it all is zero anyway. The
+ * file ends with the last block: a cut file is refused. The blocks themselves are covered by the
+ * digest in a template's manifest, not here: a load that read them all would not be O(table).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -152,8 +152,9 @@ int blk_save_layer(struct blk *b, int fd, struct err *e)
 
 	BUG_ON(b->nr);
 	if (!all_open(b))
-		return err_set(e, EINVAL, "the parent's data file is not open here: it did not "
-					  "rotate before the fork");
+		return err_set(e, EINVAL,
+			       "the parent's data file is not open here: it did not "
+			       "rotate before the fork");
 	r = put_table(b, fd, &h, e);
 	if (!r)
 		r = put_data(b, fd, data_start(h.extents), e);
@@ -197,8 +198,8 @@ static int get_head(struct blk *b, int fd, struct layer_head *h, struct err *e)
 	r = fd_pread_full(fd, raw, sizeof(raw), 0);
 	if (r)
 		return r == -EPIPE ? err_set(e, EINVAL, "layer is cut short at %lld bytes",
-					     (long long)st.st_size) :
-				     err_sys(e, -r, "read the layer's header");
+					     (long long)st.st_size)
+				   : err_sys(e, -r, "read the layer's header");
 	rbuf_init(&rb, raw, LAYER_HEADER);
 	rbuf_bytes(&rb, magic, sizeof(magic));
 	version = rbuf_u32(&rb);
@@ -249,8 +250,8 @@ static int take_extent(struct blk *b, const struct layer_head *h, const struct l
 	    (data && x->n > h->blocks - *used))
 		return err_set(e, EINVAL, "layer extent %llu+%llu of kind %u is out of place",
 			       (unsigned long long)x->first, (unsigned long long)x->n, x->kind);
-	if (data ? overlay_prepare(&b->ov, x->first, x->n) :
-		   overlay_prepare_zero(&b->ov, x->first, x->n))
+	if (data ? overlay_prepare(&b->ov, x->first, x->n)
+		 : overlay_prepare_zero(&b->ov, x->first, x->n))
 		return err_set(e, ENOMEM, "no memory for the block map");
 	for (uint64_t k = 0; data && k < x->n; k++)
 		overlay_set(&b->ov, x->first + k, ent_make(layer, *used + k));

@@ -4,9 +4,10 @@
  * layer file (layer.c), on main.
  *
  * A two-level table: a directory of leaves, 512 entries (2 MiB of disk) each. A leaf exists once a
- * block in it was written; a leaf that is zero throughout is a mark in the directory, so that a guest
- * that discards a whole 16 TiB disk costs us the 64 MiB directory and no more. Everything is private
- * memory: fork(2) gives the child a copy of its own, and of the files only descriptors are shared.
+ * block in it was written; a leaf that is zero throughout is a mark in the directory, so that a
+ * guest that discards a whole 16 TiB disk costs us the 64 MiB directory and no more. Everything is
+ * private memory: fork(2) gives the child a copy of its own, and of the files only descriptors are
+ * shared.
  *
  * An entry changes only when the request that changes it is alone on the block (blk.h), so whoever
  * reads an entry may use it until its request ends: files are never closed under a reader, and
@@ -34,7 +35,9 @@ static uint64_t *all_zero(void)
 
 int overlay_init(struct overlay *o, uint64_t nr_blocks, uint64_t base_blocks, struct err *e)
 {
-	*o = (struct overlay){ .nr_blocks = nr_blocks, .base_blocks = base_blocks, .cur = NO_LAYER };
+	*o = (struct overlay){ .nr_blocks = nr_blocks,
+			       .base_blocks = base_blocks,
+			       .cur = NO_LAYER };
 	o->nr_leaves = (size_t)((nr_blocks + LEAF - 1) / LEAF);
 	o->dir = calloc(o->nr_leaves, sizeof(*o->dir)); /* pages appear as they are used */
 	if (!o->dir)
@@ -266,7 +269,8 @@ int overlay_alloc(struct overlay *o, uint64_t n, uint64_t *start)
 {
 	if (o->cur == NO_LAYER)
 		return -ENOSPC;
-	/* The last few freed extents only: a look through thousands would cost more than it saves. */
+	/* The last few freed extents only: a look through thousands would cost more than it saves.
+	 */
 	for (size_t k = o->nr_free; k > 0 && o->nr_free - k < 8; k--) {
 		struct extent *x = &o->free[k - 1];
 

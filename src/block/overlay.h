@@ -15,8 +15,8 @@
 
 struct fdtab;
 
-/* An entry is ENT_BASE, ENT_ZERO (within the base only: all else is zero by itself), or a layer and a
- * block of its file. */
+/* An entry is ENT_BASE, ENT_ZERO (within the base only: all else is zero by itself), or a layer and
+ * a block of its file. */
 #define ENT_BASE ((uint64_t)0)
 #define ENT_ZERO ((uint64_t)1)
 #define ENT_BLOCK_BITS 48
@@ -39,9 +39,9 @@ static inline uint64_t ent_block(uint64_t ent)
 }
 
 struct layer {
-	int fd; /* -1: the slot is free */
+	int fd;		   /* -1: the slot is free */
 	uint64_t data_off; /* where block 0 lies in the file */
-	uint64_t live; /* map entries that point here */
+	uint64_t live;	   /* map entries that point here */
 };
 
 struct extent {
@@ -49,16 +49,16 @@ struct extent {
 };
 
 struct overlay {
-	uint64_t nr_blocks; /* of the disk */
+	uint64_t nr_blocks;   /* of the disk */
 	uint64_t base_blocks; /* blocks that the base reaches into; the rest of it is zeroes */
-	uint64_t **dir; /* leaves of 512 entries; NULL: all ENT_BASE; a mark: all zero */
+	uint64_t **dir;	      /* leaves of 512 entries; NULL: all ENT_BASE; a mark: all zero */
 	size_t nr_leaves;
 	uint64_t mapped; /* entries that are not ENT_BASE */
 	struct layer *layers;
 	unsigned int cap_layers, nr_layers; /* slots, slots in use (the current one included) */
-	unsigned int cur; /* layer being written; NO_LAYER: none */
-	uint64_t next; /* first block of the current file never allocated */
-	struct extent *free; /* blocks of the current file to use again: a stack */
+	unsigned int cur;		    /* layer being written; NO_LAYER: none */
+	uint64_t next;			    /* first block of the current file never allocated */
+	struct extent *free;		    /* blocks of the current file to use again: a stack */
 	size_t nr_free, cap_free;
 	struct fdtab *fds; /* told of every close; may be NULL before adopt */
 };

@@ -104,8 +104,8 @@ static int start_mutation(struct blk *b, struct blk_req *r)
 	} else {
 		for (unsigned int i = 0; i < 2; i++)
 			if (r->p.edge[i].buf)
-				r->p.nalloc += !blk_in_current(
-					b, overlay_get(&b->ov, r->p.edge[i].block));
+				r->p.nalloc +=
+					!blk_in_current(b, overlay_get(&b->ov, r->p.edge[i].block));
 		r->p.zero_block = first + !whole_first;
 		r->p.zero_end = MAX(r->p.zero_block, last + whole_last);
 		err = overlay_prepare_zero(&b->ov, r->p.zero_block,
@@ -142,7 +142,8 @@ static void commit_blocks(struct blk *b, struct blk_req *r)
 	r->p.nalloc = 0;
 }
 
-/* The holes are punched (or could not be: no matter, the blocks are written whole when used again). */
+/* The holes are punched (or could not be: no matter, the blocks are written whole when used again).
+ */
 static void commit_zero(struct blk *b, struct blk_req *r)
 {
 	uint64_t block = r->p.zero_block, ent, n;

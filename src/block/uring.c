@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A disk's io_uring, used by the request engine (blk.c, request.c) on main, or on the vCPU thread that
- * resets the device, always under the device lock. That is why it is not a single-issuer ring.
+ * A disk's io_uring, used by the request engine (blk.c, request.c) on main, or on the vCPU thread
+ * that resets the device, always under the device lock. That is why it is not a single-issuer ring.
  *
  * The ring belongs to the process that made it: its memory is MADV_DONTFORK, because a child's
  * mapping would keep the parent's ring alive, and its descriptor is closed by the fd table. It is

@@ -69,12 +69,12 @@ static void vblk_config_read(struct virtio_dev *v, unsigned int off, void *buf, 
 	memcpy(raw + 26, &min_io, sizeof(min_io));
 	memcpy(raw + 34, &queues, sizeof(queues));
 	if (!d->cfg.read_only) {
-		memcpy(raw + 36, &most, sizeof(most)); /* max_discard_sectors */
-		memcpy(raw + 40, &one, sizeof(one)); /* max_discard_seg */
+		memcpy(raw + 36, &most, sizeof(most));	 /* max_discard_sectors */
+		memcpy(raw + 40, &one, sizeof(one));	 /* max_discard_seg */
 		memcpy(raw + 44, &align, sizeof(align)); /* discard_sector_alignment */
-		memcpy(raw + 48, &most, sizeof(most)); /* max_write_zeroes_sectors */
-		memcpy(raw + 52, &one, sizeof(one)); /* max_write_zeroes_seg */
-		raw[56] = 1; /* write_zeroes_may_unmap */
+		memcpy(raw + 48, &most, sizeof(most));	 /* max_write_zeroes_sectors */
+		memcpy(raw + 52, &one, sizeof(one));	 /* max_write_zeroes_seg */
+		raw[56] = 1;				 /* write_zeroes_may_unmap */
 	}
 	memset(buf, 0, len);
 	if (off < sizeof(raw))

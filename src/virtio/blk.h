@@ -21,7 +21,7 @@
 
 struct virtio_blk_cfg {
 	uint64_t size_bytes; /* whole sectors; a shorter base reads as zeroes behind its end */
-	uint8_t has_base; /* 0: the disk begins as zeroes */
+	uint8_t has_base;    /* 0: the disk begins as zeroes */
 	uint8_t read_only;
 	char serial[VIRTIO_BLK_SERIAL_MAX]; /* zero-padded; not terminated when full */
 };
@@ -31,7 +31,8 @@ extern const struct device_class virtio_blk_class;
 /* In a parent, quiesced, before each fork(2): see blk_rotate. data_fd is owned, also on failure; -1
  * for a read-only disk. */
 int virtio_blk_rotate(struct device *d, int data_fd, struct err *e);
-/* Quiesced: all that the guest wrote, into fd (empty, opened read-write, stays the caller's, who syncs it). */
+/* Quiesced: all that the guest wrote, into fd (empty, opened read-write, stays the caller's, who
+ * syncs it). */
 int virtio_blk_save_layer(struct device *d, int fd, struct err *e);
 void virtio_blk_stats(const struct device *d, struct blk_stats *out);
 

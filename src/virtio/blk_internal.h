@@ -32,13 +32,13 @@ struct vblk {
 	struct virtio_blk_cfg cfg;
 	struct vblk_state state;
 	/* host side */
-	struct blk *blk; /* NULL before the first adopt */
-	bool writable; /* has a data file */
-	bool dropping; /* the driver reset the device: completions are forgotten */
-	bool stalled; /* chains may wait for a free vreq */
-	bool kicking; /* vblk_kick is on the stack */
-	struct loop_timer *timer; /* looks at the queue again */
-	struct vreq *reqs; /* BLK_DEPTH */
+	struct blk *blk;	      /* NULL before the first adopt */
+	bool writable;		      /* has a data file */
+	bool dropping;		      /* the driver reset the device: completions are forgotten */
+	bool stalled;		      /* chains may wait for a free vreq */
+	bool kicking;		      /* vblk_kick is on the stack */
+	struct loop_timer *timer;     /* looks at the queue again */
+	struct vreq *reqs;	      /* BLK_DEPTH */
 	uint8_t free_reqs[BLK_DEPTH]; /* a stack */
 	unsigned int nr_free;
 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * virtio-blk's requests (virtio 1.2 section 5.2.6): a chain becomes a request of src/block, its end a
- * status byte and a used entry. Main, or the vCPU thread that resets the device; the device lock is
- * held.
+ * virtio-blk's requests (virtio 1.2 section 5.2.6): a chain becomes a request of src/block, its end
+ * a status byte and a used entry. Main, or the vCPU thread that resets the device; the device lock
+ * is held.
  *
  * A request without room for its status byte or its header breaks the device; all other nonsense
  * gets a status. Guest memory is pinned from pop to completion.
@@ -16,7 +16,7 @@
 #include "event/loop.h"
 #include "virtio/blk_internal.h"
 
-#define BATCH 256u /* chains taken before others get their turn on main */
+#define BATCH 256u     /* chains taken before others get their turn on main */
 #define SOON_NS 50000u /* when a batch is done and more is waiting */
 #define HEADER 16u
 #define RANGE 16u
@@ -100,10 +100,9 @@ static uint8_t submit(struct vblk *d, struct vreq *q, enum blk_op op, uint64_t s
 		return VIRTIO_BLK_S_IOERR;
 	if (d->cfg.read_only && op != BLK_READ && op != BLK_FLUSH)
 		return VIRTIO_BLK_S_IOERR;
-	q->r = (struct blk_req){ .op = op,
-				 .offset_bytes = op == BLK_FLUSH ? 0 : off,
-				 .len = len,
-				 .done = on_done };
+	q->r = (struct blk_req){
+		.op = op, .offset_bytes = op == BLK_FLUSH ? 0 : off, .len = len, .done = on_done
+	};
 	if (op == BLK_READ && pin_data(d, q, true, 0, len))
 		return VIRTIO_BLK_S_IOERR;
 	if (op == BLK_WRITE && pin_data(d, q, false, HEADER, len))
@@ -137,7 +136,8 @@ static uint8_t submit_range(struct vblk *d, struct vreq *q, enum blk_op op)
 }
 
 /* Starts the request, which then completes by itself, or says what is wrong with it. */
-static bool dispatch(struct vblk *d, struct vreq *q, uint32_t type, uint64_t sector, uint8_t *status)
+static bool dispatch(struct vblk *d, struct vreq *q, uint32_t type, uint64_t sector,
+		     uint8_t *status)
 {
 	struct vq_chain *c = &q->chain;
 	char id[VIRTIO_BLK_ID_BYTES];

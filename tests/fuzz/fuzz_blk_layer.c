@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target: a disk's snapshot layer. The input's checksums, sizes and length are made right, so that
- * mutations reach the table's own checks; an accepted layer must be readable to its last block.
+ * Fuzz target: a disk's snapshot layer. The input's checksums, sizes and length are made right, so
+ * that mutations reach the table's own checks; an accepted layer must be readable to its last
+ * block.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Fuzz target: virtio-blk behind a hostile driver. Each 8 bytes of the input's first part are a
- * descriptor (16-bit address and length, flags, next), the rest lies in guest memory where those point.
- * The queue is kicked until the device is quiet; afterwards nothing may be pinned.
+ * descriptor (16-bit address and length, flags, next), the rest lies in guest memory where those
+ * point. The queue is kicked until the device is quiet; afterwards nothing may be pinned.
  */
 #include "base/util.h"
 #include "event/grants.h"

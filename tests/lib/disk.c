@@ -173,7 +173,8 @@ static void shoot(struct shot *s, enum blk_op op, uint64_t off, uint64_t len)
 static void aim(struct disk *d, enum blk_op op, uint64_t *off, uint64_t *len)
 {
 	uint64_t sectors = d->size / BLK_SECTOR, at = disk_random(d, sectors);
-	uint64_t most = op == BLK_READ || op == BLK_WRITE ? REQUEST_MAX / BLK_SECTOR : MAX(1ull, sectors / 3);
+	uint64_t most = op == BLK_READ || op == BLK_WRITE ? REQUEST_MAX / BLK_SECTOR
+							  : MAX(1ull, sectors / 3);
 	uint64_t n;
 
 	switch (disk_random(d, 4)) {
@@ -212,9 +213,8 @@ static void model_zero(struct disk *d, uint64_t off, uint64_t len, bool whole)
 
 static void fire(struct disk *d, struct shot *s)
 {
-	static const enum blk_op ops[] = { BLK_READ,  BLK_READ,	 BLK_READ, BLK_WRITE,
-					   BLK_WRITE, BLK_WRITE, BLK_ZERO, BLK_DISCARD,
-					   BLK_FLUSH };
+	static const enum blk_op ops[] = { BLK_READ,  BLK_READ, BLK_READ,    BLK_WRITE, BLK_WRITE,
+					   BLK_WRITE, BLK_ZERO, BLK_DISCARD, BLK_FLUSH };
 	enum blk_op op = ops[disk_random(d, ARRAY_SIZE(ops))];
 	uint64_t off, len;
 
@@ -249,9 +249,8 @@ static bool check_shot(const struct shot *s)
 	for (uint64_t i = 0; s->r.op == BLK_READ && i < s->r.len; i++)
 		if (s->buf[i] != s->want[i]) {
 			fprintf(stderr, "read %llu+%llu: byte %llu is %#x, not %#x\n",
-				(unsigned long long)s->r.offset_bytes,
-				(unsigned long long)s->r.len, (unsigned long long)i, s->buf[i],
-				s->want[i]);
+				(unsigned long long)s->r.offset_bytes, (unsigned long long)s->r.len,
+				(unsigned long long)i, s->buf[i], s->want[i]);
 			return false;
 		}
 	return true;

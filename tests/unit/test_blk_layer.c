@@ -209,7 +209,7 @@ static void test_layer__every_flipped_bit_of_header_and_table_is_refused(void **
 struct lie {
 	const char *what;
 	uint64_t ext[3][3]; /* first, number, kind; number 0 and kind 0 end the list */
-	uint64_t blocks; /* as the header claims */
+	uint64_t blocks;    /* as the header claims */
 };
 
 /* A file whose checksums are right and whose table is not. */

@@ -306,7 +306,8 @@ static void test_vblk__framing_is_the_drivers_choice(void **state)
 				      { at + 5, 11 + 100, false }, /* rest of header, some data */
 				      { at + 116, 412, false },
 				      { g->status, 1, true } };
-	const struct vd_buf in[] = { { at, 1, false }, { at + 1, 15, false },
+	const struct vd_buf in[] = { { at, 1, false },
+				     { at + 1, 15, false },
 				     { data_at(g, 4), 500, true },
 				     { data_at(g, 4) + 500, 13, true } }; /* data and status */
 
@@ -435,8 +436,8 @@ static void test_vblk__no_room_for_header_or_status_breaks_the_device_only(void 
 /* ---- load ---- */
 
 /*
- * n requests of 16 KiB: writes of even slots, reads of odd ones. The kick is served here and not by the
- * loop, which would also take completions: so all are in flight afterwards.
+ * n requests of 16 KiB: writes of even slots, reads of odd ones. The kick is served here and not by
+ * the loop, which would also take completions: so all are in flight afterwards.
  */
 static void load(struct vb *g, unsigned int n)
 {
