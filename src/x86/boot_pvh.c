@@ -152,8 +152,8 @@ static int check_entry(const struct pvh *k, struct err *e)
 		return err_set(e, EINVAL,
 			       "kernel: ELF file without a PVH entry point (needs CONFIG_PVH)");
 	for (size_t i = 0; i < k->n; i++)
-		if (k->ph[i].type == PT_LOAD && k->entry >= k->ph[i].paddr &&
-		    k->entry - k->ph[i].paddr < k->ph[i].filesz)
+		if (k->ph[i].type == PT_LOAD && k->ph[i].memsz &&
+		    k->entry >= k->ph[i].paddr && k->entry - k->ph[i].paddr < k->ph[i].filesz)
 			return 0;
 	return err_set(e, EINVAL, "kernel: PVH entry point %#llx is in no segment",
 		       (unsigned long long)k->entry);

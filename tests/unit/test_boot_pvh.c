@@ -231,6 +231,10 @@ static void test_pvh__empty_segment_with_bytes_writes_nothing(void **st)
 	assert_int_equal(t.ret, 0);
 	assert_int_equal(peek(&t, PLAT_ZERO_PAGE, 8), 0);
 	gmem_destroy(t.mem);
+	/* nor be where the entry is */
+	elf.ph[3].p_paddr = 0x20000000;
+	memcpy(elf.notes[1].name, "Xen\0\x10\0\0\x20", 8);
+	assert_refused(-EINVAL, "kernel: PVH entry point 0x20000010 is in no segment");
 }
 
 /* Every truncation is refused, none crashes. */
