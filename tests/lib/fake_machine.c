@@ -199,6 +199,13 @@ int fm_load(struct device *d, const void *data, size_t len, struct err *e)
 	return ret;
 }
 
+void fm_assert_valid(struct device *d)
+{
+	struct err e;
+
+	must(d->cls->check(d, d->state, &e), &e);
+}
+
 uint64_t fm_read(struct fake_machine *fm, uint64_t addr, unsigned int len)
 {
 	uint8_t data[8];

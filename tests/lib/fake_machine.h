@@ -60,6 +60,10 @@ void fm_save(struct device *d, struct wbuf *out);
 /* Decode, check, commit. */
 int fm_load(struct device *d, const void *data, size_t len, struct err *e);
 
+/* BUG unless the device would take its own state, as it is now, out of a snapshot: what a guest can
+ * bring about, check() must know. Quiesced. */
+void fm_assert_valid(struct device *d);
+
 /* The guest's accesses (MMIO and port space), with the device lock held. */
 uint64_t fm_read(struct fake_machine *fm, uint64_t addr, unsigned int len);
 void fm_write(struct fake_machine *fm, uint64_t addr, unsigned int len, uint64_t val);

@@ -137,7 +137,9 @@ void vd_msix(struct vdriver *d)
 
 void vd_queue_setup(struct vdriver *d, unsigned int q, uint16_t size, bool enable)
 {
+	static const uint8_t zero[16 * VIRTIO_MAX_QUEUE_SIZE];
 	struct vd_queue *vq = &d->q[q];
+	struct gmem *gm = d->fm->m.mem;
 	uint16_t max;
 
 	vd_set(d, VIRTIO_PCI_COMMON_Q_SELECT, 2, q);
@@ -147,6 +149,9 @@ void vd_queue_setup(struct vdriver *d, unsigned int q, uint16_t size, bool enabl
 	vq->desc = fm_alloc(d->fm, 16ull * vq->size, 16);
 	vq->avail = fm_alloc(d->fm, 6 + 2ull * vq->size, 2);
 	vq->used = fm_alloc(d->fm, 6 + 8ull * vq->size, 4);
+	BUG_ON(gmem_write(gm, vq->desc, zero, 16ull * vq->size) ||
+	       gmem_write(gm, vq->avail, zero, 6 + 2ull * vq->size) ||
+	       gmem_write(gm, vq->used, zero, 6 + 8ull * vq->size));
 	vd_set(d, VIRTIO_PCI_COMMON_Q_SIZE, 2, vq->size);
 	vd_set(d, VIRTIO_PCI_COMMON_Q_MSIX, 2, q + 1);
 	vd_set(d, VIRTIO_PCI_COMMON_Q_DESCLO, 4, (uint32_t)vq->desc);
