@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""What the system tests stand on: the clone command, TAP output, fixtures made once.
+
+Runs as root where /dev/kvm can run a stock kernel: on the host, or inside the rig. Guests are slow in the
+rig, so fixtures (templates) are shared and every wait has a generous limit; no test asserts a time.
+"""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+CLONE = f"{ROOT}/build/release/clone"
+IMAGES = os.environ.get("CLONE_TEST_IMAGES", f"{ROOT}/build/state/images")
+WAIT = 240  # seconds that a guest may need at the very most
+
+
+class Failed(AssertionError):
+    pass
+
+
+def check(condition, message):
+    if not condition:
+        raise Failed(message)
+
+
+def same(got, want, what):
+    check(got == want, f"{what}: got {got!r}, want {want!r}")
+
+
+class Result:
+    def __init__(self, done, took):
+        self.code = done.returncode
+        self.out = done.stdout.decode(errors="replace")
+        self.err = done.stderr.decode(errors="replace")
+        self.raw = done.stdout
+        self.took = took
+
+
+class World:
+    """A state and a run directory of our own; removed, with every VM in them, at the end."""
+
+    def __init__(self):
+        self.base = tempfile.mkdtemp(prefix="clone-test-", dir="/var/tmp")
+        self.state, self.run_dir = f"{self.base}/state", f"{self.base}/run"
+        os.makedirs(f"{self.state}")
+        os.symlink(IMAGES, f"{self.state}/images")
+        self.env = dict(os.environ, CLONE_STATE_DIR=self.state, CLONE_RUN_DIR=self.run_dir)
+        self.made = {}
+
+    def clone(self, *args, stdin=None, timeout=WAIT, ok=None):
+        start = time.monotonic()
+        done = subprocess.run([CLONE, *args], env=self.env, timeout=timeout, check=False,
+                              input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
+                              capture_output=True)
+        result = Result(done, time.monotonic() - start)
+        if ok is not None and (result.code == 0) != ok:
+            raise Failed(f"clone {' '.join(args)}: exit {result.code}\n{result.out}{result.err}")
+        return result
+
+    def must(self, *args, **kw):
+        return self.clone(*args, ok=True, **kw)
+
+    def popen(self, *args, **kw):
+        return subprocess.Popen([CLONE, *args], env=self.env, **kw)
+
+    def sh(self, vm, script, *opts, **kw):
+        """Output of a shell script in a guest, which must succeed."""
+        return self.must("exec", *opts, vm, "--", "/bin/sh", "-c", script, **kw).out.strip()
+
+    def refused(self, *args, says, code=None, **kw):
+        """A one-line error that says `says` (a regular expression), and a non-zero exit."""
+        r = self.clone(*args, **kw)
+        check(r.code != 0, f"clone {' '.join(args)} succeeded")
+        if code is not None:
+            same(r.code, code, f"exit of clone {' '.join(args)}")
+        lines = r.err.strip().splitlines()
+        same(len(lines), 1, f"lines of the error of clone {' '.join(args)}: {r.err!r}")
+        check(re.search(says, lines[0]), f"clone {' '.join(args)} said {lines[0]!r}, not {says!r}")
+
+    def names(self):
+        return {vm["name"]: vm for vm in json.loads(self.must("ls", "-a", "-o", "json").out)}
+
+    def pid(self, vm):
+        return json.loads(self.must("inspect", vm).out)["pid"]
+
+    def drop(self, *vms):
+        for vm in vms:
+            self.clone("kill", vm)
+            self.clone("rm", vm)
+
+    def fixture(self, name, make):
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
+
+    def template(self, name="bbt", image="bb", memory="128M", cpus="1", warm=()):
+        def make():
+            args = ["template", "create", name, "--image", image, "--memory", memory, "--cpus", cpus]
+            for cmd in warm:
+                args += ["--warm", cmd]
+            self.must(*args, timeout=600)
+            return name
+        return self.fixture(f"template {name}", make)
+
+    def close(self):
+        for vm in list(self.names()):
+            self.drop(vm)
+        for seed in os.listdir(f"{self.run_dir}/seeds") if os.path.isdir(f"{self.run_dir}/seeds") else []:
+            path = f"{self.run_dir}/seeds/{seed}/vm.json"
+            if os.path.exists(path):
+                with open(path, encoding="utf-8") as f:
+                    kill_pid(json.load(f).get("pid"))
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+def kill_pid(pid, sig=9):
+    try:
+        os.kill(pid, sig)
+    except (ProcessLookupError, TypeError):
+        pass
+
+
+def until(probe, what, limit=WAIT):
+    """For what has no event to wait for (a process that another one kills)."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if probe():
+            return
+        time.sleep(0.05)
+    raise Failed(f"{what} did not happen within {limit} s")
+
+
+def run_all(tests, only):
+    world = World()
+    failed = 0
+    try:
+        for test in tests:
+            name = test.__name__
+            if only and not any(o in name for o in only):
+                continue
+            start = time.monotonic()
+            try:
+                test(world)
+                print(f"ok - {name} ({time.monotonic() - start:.1f} s)", flush=True)
+            except Exception as why:  # a test that breaks is a test that failed
+                failed += 1
+                print(f"not ok - {name} ({time.monotonic() - start:.1f} s)")
+                text = str(why) if isinstance(why, Failed) else traceback.format_exc()
+                print("\n".join("# " + line for line in text.splitlines()), flush=True)
+                for vm in list(world.names()):
+                    world.drop(vm)
+    finally:
+        world.close()
+    print(f"1..{len(tests)}")
+    return 1 if failed else 0
+
+
+def main(tests):
+    sys.exit(run_all(tests, sys.argv[1:]))

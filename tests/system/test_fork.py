@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: MIT
+"""Templates and forks: every fork is a machine of its own that goes on, with its own identity."""
+import json
+import os
+import subprocess
+import time
+
+from harness import WAIT, check, kill_pid, same, until
+
+# a process of the template that counts on in every fork
+COUNTER = "(i=0; while :; do i=$((i+1)); echo $i > /tmp/count; usleep 20000; done) </dev/null >/dev/null 2>&1 &"
+
+
+def template(w):
+    return w.template(warm=[COUNTER, "dd if=/dev/urandom of=/root/seed bs=4096 count=16 2>/dev/null"])
+
+
+def fork(w, what, prefix, n=1, *more):
+    w.must("fork", what, "-n", str(n), "--name", prefix, *more, timeout=600)
+    return [prefix] if n == 1 else [f"{prefix}-{i}" for i in range(1, n + 1)]
+
+
+def progress(w, vm):
+    a = int(w.sh(vm, "cat /tmp/count"))
+    w.sh(vm, f"n=0; while [ $(cat /tmp/count) -le {a} ] && [ $n -lt 200 ]; do n=$((n+1)); usleep 50000; done;"
+             f" [ $(cat /tmp/count) -gt {a} ]")
+    return a
+
+
+def distinct(values, what):
+    check(len(set(values)) == len(values), f"{what} repeat among forks: {values}")
+
+
+def test_template__create_shows_up_and_verifies(w):
+    name = template(w)
+    listed = {t["name"]: t for t in json.loads(w.must("template", "ls", "-o", "json").out)}
+    check(name in listed, "template ls does not list it")
+    w.must("template", "verify", name)
+    w.must("template", "inspect", name)
+
+
+def test_template__the_same_name_twice_is_an_error(w):
+    w.refused("template", "create", template(w), "--image", "bb", says="exists")
+
+
+def test_template__a_flipped_byte_anywhere_is_found(w):
+    d = f"{w.state}/templates/{template(w)}"
+    for name in sorted(os.listdir(d)):
+        path = f"{d}/{name}"
+        size = os.stat(path).st_size
+        # the first byte, the middle of the first data, the last byte
+        with open(path, "rb") as f:
+            data = os.lseek(f.fileno(), 0, os.SEEK_DATA)
+        for at in {data, min(size - 1, data + size // 3), size - 1}:
+            flip(path, at)
+            try:
+                w.refused("template", "verify", os.path.basename(d), says=".")
+            finally:
+                flip(path, at)
+    w.must("template", "verify", os.path.basename(d))
+
+
+def flip(path, at):
+    with open(path, "r+b") as f:
+        f.seek(at)
+        byte = f.read(1)
+        f.seek(at)
+        f.write(bytes([byte[0] ^ 0x40]))
+
+
+def test_template__a_tampered_one_is_not_forked(w):
+    t = w.template("victim")
+    path = f"{w.state}/templates/{t}/state"
+    os.chmod(path, 0o600)
+    flip(path, os.stat(path).st_size // 2)
+    w.refused("fork", t, "--name", "no", says="victim|state|damaged|digest")
+    flip(path, os.stat(path).st_size // 2)
+    os.truncate(path, os.stat(path).st_size - 7)
+    w.refused("fork", t, "--name", "no", says="victim|state|trunc|size")
+    check("no" not in w.names(), "a failed fork left something behind")
+
+
+def test_fork__ten_are_machines_of_their_own(w):
+    vms = fork(w, template(w), "ten", 10)
+    seen = {"hostname": [], "machine-id": [], "random": [], "uuid": []}
+    for vm in vms:
+        progress(w, vm)
+        host, mid, rnd, uuid, now = w.sh(
+            vm, "hostname; cat /etc/machine-id; od -An -tx1 -N16 /dev/urandom | tr -d ' ';"
+                "cat /proc/sys/kernel/random/uuid; date +%s").split("\n")
+        same(host, vm, "hostname")
+        check(abs(int(now) - time.time()) < 30, f"{vm}: its clock is off by {int(now) - time.time()} s")
+        for key, value in zip(seen, (host, mid, rnd, uuid)):
+            seen[key].append(value)
+    for key, values in seen.items():
+        distinct(values, key)
+    # disks: the template's content is there, writes stay apart
+    want = w.sh(vms[0], "sha256sum < /root/seed")
+    for vm in vms:
+        same(w.sh(vm, "sha256sum < /root/seed"), want, f"{vm}: what the template wrote")
+        w.sh(vm, f"echo {vm} > /root/mine; sync; echo 3 > /proc/sys/vm/drop_caches")
+    for vm in vms:
+        same(w.sh(vm, "cat /root/mine"), vm, "what the fork wrote")
+    w.drop(*vms)
+
+
+def test_fork__a_hundred_alive_and_answering_at_once(w):
+    vms = fork(w, template(w), "cent", 100, "--timeout", "300s")
+    procs = [w.popen("exec", vm, "--", "/bin/sh", "-c", "hostname; cat /tmp/count",
+                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) for vm in vms]
+    first = {}
+    for vm, p in zip(vms, procs):
+        host, count = p.communicate(timeout=WAIT)[0].decode().split()
+        same((host, p.returncode), (vm, 0), "answer")
+        first[vm] = int(count)
+    for vm in (vms[0], vms[49], vms[99]):
+        check(progress(w, vm) >= first[vm], f"{vm} went back in time")
+    same(sum(v["state"] == "running" for v in w.names().values()), 100, "running")
+    w.drop(*vms)
+
+
+def test_fork__smp_template(w):
+    t = w.template("smp4", memory="256M", cpus="4", warm=[COUNTER])
+    vms = fork(w, t, "quad", 2)
+    for vm in vms:
+        same(w.sh(vm, "nproc"), "4", "nproc")
+        progress(w, vm)
+        w.sh(vm, "for c in 0 1 2 3; do taskset $((1<<c)) sh -c 'i=0; while [ $i -lt 500 ]; do"
+                 " i=$((i+1)); done; echo ok' & done; wait", timeout=WAIT)
+    w.drop(*vms)
+
+
+def test_fork__five_gigabytes_of_sparse_memory(w):
+    t = w.template("big", memory="5G", warm=[COUNTER])
+    used = sum(os.stat(f"{w.state}/templates/{t}/{f}").st_blocks * 512
+               for f in os.listdir(f"{w.state}/templates/{t}"))
+    check(used < 600 << 20, f"a 5 GiB template of an idle guest takes {used >> 20} MiB")
+    for vm in fork(w, t, "big", 2):
+        progress(w, vm)
+        check(int(w.sh(vm, "awk '/MemTotal/ {print $2}' /proc/meminfo")) > 4800000, "MemTotal")
+        w.drop(vm)
+
+
+def test_fork__of_a_running_vm_parent_and_child_go_on(w):
+    (vm,) = fork(w, template(w), "live")
+    before = progress(w, vm)
+    w.sh(vm, "echo of-the-parent > /root/before; (while :; do dd if=/dev/urandom of=/root/load bs=64k"
+             " count=16 conv=fsync 2>/dev/null; done) </dev/null >/dev/null 2>&1 &")
+    kids = fork(w, vm, "kid", 3)
+    for kid in kids:
+        check(progress(w, kid) >= before, f"{kid} began again")
+        same(w.sh(kid, "hostname"), kid, "hostname")
+        same(w.sh(kid, "cat /root/before"), "of-the-parent", "the parent's disk")
+        w.sh(kid, f"echo {kid} > /root/before; sync")
+    same(w.sh(vm, "hostname; cat /root/before").split(), ["live", "of-the-parent"], "the parent")
+    progress(w, vm)
+    (grandkid,) = fork(w, kids[0], "grandkid")
+    same(w.sh(grandkid, "cat /root/before"), kids[0], "the grandchild's disk")
+    w.drop(vm)  # children outlive their parent
+    for one in (*kids, grandkid):
+        progress(w, one)
+    distinct([w.sh(one, "cat /etc/machine-id") for one in (*kids, grandkid)], "machine-id")
+    w.drop(*kids, grandkid)
+
+
+def test_fork__of_a_running_vm_keeps_the_parents_exec(w):
+    (vm,) = fork(w, template(w), "talk")
+    p = w.popen("exec", vm, "--", "/bin/sh", "-c",
+                "i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo $i; usleep 100000; done",
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    p.stdout.readline()
+    kids = fork(w, vm, "listener", 2)
+    out, _ = p.communicate(timeout=WAIT)
+    same((out.decode().split(), p.returncode), ([str(i) for i in range(2, 41)], 0), "the stream")
+    w.drop(vm, *kids)
+
+
+def test_fork__no_wait_execs_only_after_reconciling(w):
+    (vm,) = fork(w, template(w), "hasty", 1, "--no-wait")
+    same(w.sh(vm, "hostname"), "hasty", "an exec found the template's identity")
+    w.drop(vm)
+
+
+def test_fork__children_outlive_a_killed_seed(w):
+    t = template(w)
+    vms = fork(w, t, "orphan", 2)
+    with open(f"{w.run_dir}/seeds/{t}/vm.json", encoding="utf-8") as f:
+        kill_pid(json.load(f)["pid"])
+    for vm in vms:
+        progress(w, vm)
+    more = fork(w, t, "later", 1)  # a new seed
+    progress(w, more[0])
+    w.drop(*vms, *more)
+
+
+def test_fork__a_seed_killed_in_mid_fork_leaves_nothing(w):
+    t = template(w)
+    w.drop(*fork(w, t, "warmup"))
+    with open(f"{w.run_dir}/seeds/{t}/vm.json", encoding="utf-8") as f:
+        pid = json.load(f)["pid"]
+    p = w.popen("fork", t, "-n", "20", "--name", "mid", stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE)
+    time.sleep(0.6)
+    kill_pid(pid)
+    out, err = p.communicate(timeout=WAIT)
+    if p.returncode == 0:  # it was faster than we are
+        w.drop(*out.decode().split())
+    else:
+        same(len(err.decode().strip().splitlines()), 1, f"lines of the error {err!r}")
+    until(lambda: not [n for n in w.names() if n.startswith("mid")], "the removal of what was half made")
+
+
+def test_fork__a_killed_child_disturbs_nobody(w):
+    vms = fork(w, template(w), "kin", 3)
+    kill_pid(w.pid(vms[1]))
+    until(lambda: w.names()[vms[1]]["state"] == "exited", "the end of the killed child")
+    for vm in (vms[0], vms[2]):
+        progress(w, vm)
+    w.drop(*vms)
+    check(not [n for n in w.names() if n.startswith("kin")], "something is left")
+
+
+def test_fork__runs_as_a_uid_of_its_own_without_capabilities(w):
+    vms = fork(w, template(w), "jail", 2)
+    uids = []
+    for vm in vms:
+        with open(f"/proc/{w.pid(vm)}/status", encoding="utf-8") as f:
+            status = dict(line.split(":\t", 1) for line in f.read().splitlines() if ":\t" in line)
+        for caps in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+            same(int(status[caps], 16), 0, f"{caps} of {vm}")
+        same((status["NoNewPrivs"], status["Seccomp"]), ("1", "2"), "no_new_privs and seccomp")
+        uids.append(status["Uid"].split()[0])
+    check("0" not in uids, "a VM process runs as root")
+    distinct(uids, "uids")
+    w.drop(*vms)
+
+
+def test_fork__of_debian_is_debian(w):
+    t = w.template("deb", image="debian", memory="512M")
+    vms = fork(w, t, "deb", 3)
+    for vm in vms:
+        same(w.sh(vm, "hostname; . /etc/os-release; echo $ID").split(), [vm, "debian"], "who it is")
+        check(w.sh(vm, "cat /proc/1/comm") == "systemd", "PID 1")
+        check(w.sh(vm, "systemctl is-system-running || true") in ("running", "degraded"), "systemd")
+        w.sh(vm, "systemd-run --wait -q true && journalctl -n1 >/dev/null")
+    distinct([w.sh(vm, "cat /etc/machine-id") for vm in vms], "machine-id")
+    distinct([w.sh(vm, "cat /proc/sys/kernel/random/uuid") for vm in vms], "random")
+    w.drop(*vms)
