@@ -4,9 +4,9 @@
  * one request at a time each, answered now or later. Main thread with the device lock held, like
  * every loop callback.
  *
- * It is ours and not libevent's evhttp because evhttp 2.1 cannot bound its connections, answers
- * malformed requests with pages of its own, and ends the process when getnameinfo(3) fails on a
- * peer, which a seccomp filter makes likely.
+ * It is ours and not libevent's evhttp because evhttp 2.1 cannot bound its connections or close idle
+ * ones that never asked, and answers malformed requests with pages of its own instead of a
+ * fault_message.
  */
 #ifndef CLONE_CONTROL_HTTP_H
 #define CLONE_CONTROL_HTTP_H

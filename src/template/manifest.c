@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The manifest of a template:
+ *
+ *     {"version": 1, "name": "web", "created": "2025-06-01T12:00:00Z", "clone_version": "0.1.0",
+ *      "image": "debian", "cpu": "...", "memory_bytes": N, "vcpus": N, "agent": true,
+ *      "disks": [{"id": "root", "read_only": false, "base": "/...", "base_bytes": N, "base_dev": N,
+ *                 "base_ino": N, "base_mtime_ns": N, "base_sha256": "...", "layer": "layer-root"}],
+ *      "files": [{"name": "state", "size_bytes": N, "sha256": "..."}, {"name": "ram", ...}, ...]}
+ *
+ * "state" and "ram" come first in "files"; every other file is some disk's layer.
+ */
+#include "template/manifest.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "control/json.h"
+
+bool template_name_ok(const char *name)
+{
+	static const char set[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+	size_t n = strspn(name, set);
+
+	return n >= 1 && n <= TEMPLATE_NAME_MAX && !name[n] && !strchr("_.-", name[0]);
+}
+
+static json_t *disk_json(const struct template *t, const struct template_disk *d)
+{
+	json_t *j = json_pack("{s:s, s:b, s:s, s:I, s:I, s:I, s:I, s:s}", "id", d->id, "read_only",
+			      d->read_only, "base", d->base, "base_bytes",
+			      (json_int_t)d->base_bytes, "base_dev", (json_int_t)d->base_dev,
+			      "base_ino", (json_int_t)d->base_ino, "base_mtime_ns",
+			      (json_int_t)d->base_mtime_ns, "base_sha256", d->base_sha256);
+
+	if (j && d->layer >= 0)
+		json_object_set_new(j, "layer", json_string(t->files[d->layer].name));
+	return j;
+}
+
+json_t *manifest_to_json(const struct template *t)
+{
+	json_t *disks = json_array(), *files = json_array();
+
+	for (size_t i = 0; i < t->ndisks; i++)
+		json_array_append_new(disks, disk_json(t, &t->disks[i]));
+	for (size_t i = 0; i < t->nfiles; i++)
+		json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", t->files[i].name,
+						       "size_bytes",
+						       (json_int_t)t->files[i].size_bytes, "sha256",
+						       t->files[i].sha256));
+	return json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:i, s:b, s:o, s:o}", "version",
+			 TEMPLATE_VERSION, "name", t->name, "created", t->created, "clone_version",
+			 t->clone_version, "image", t->image, "cpu", t->cpu, "memory_bytes",
+			 (json_int_t)t->mem_bytes, "vcpus", (int)t->vcpus, "agent", t->agent,
+			 "disks", disks, "files", files);
+}
+
+struct file_json {
+	const char *name, *sha256;
+	uint64_t size_bytes;
+};
+
+static int read_file(const json_t *j, struct template_file *f, struct err *e)
+{
+	static const struct json_field tab[] = {
+		JSON_FIELD(struct file_json, name, WANT_STRING, true, 1, sizeof(f->name) - 1),
+		JSON_FIELD(struct file_json, sha256, WANT_STRING, true, DIGEST_HEX, DIGEST_HEX),
+		JSON_FIELD(struct file_json, size_bytes, WANT_UINT, true, 0, INT64_MAX),
+	};
+	struct file_json v = { 0 };
+	int r = json_fields(j, tab, ARRAY_SIZE(tab), &v, e);
+
+	if (r)
+		return r;
+	if (!template_name_ok(v.name) || !digest_ok(v.sha256))
+		return err_set(e, EINVAL, "not a file's name or digest");
+	snprintf(f->name, sizeof(f->name), "%s", v.name);
+	snprintf(f->sha256, sizeof(f->sha256), "%s", v.sha256);
+	f->size_bytes = v.size_bytes;
+	return 0;
+}
+
+static int read_files(const json_t *list, struct template *t, struct err *e)
+{
+	t->nfiles = json_array_size(list);
+	for (size_t i = 0; i < t->nfiles; i++) {
+		int r = read_file(json_array_get(list, i), &t->files[i], e);
+
+		if (r)
+			return err_wrap(e, r, "files[%zu]", i);
+		for (size_t k = 0; k < i; k++)
+			if (!strcmp(t->files[i].name, t->files[k].name))
+				return err_set(e, EINVAL, "files: two are named %s",
+					       t->files[i].name);
+	}
+	if (strcmp(t->files[TEMPLATE_STATE].name, "state") ||
+	    strcmp(t->files[TEMPLATE_RAM].name, "ram"))
+		return err_set(e, EINVAL, "files: state and ram must come first");
+	return 0;
+}
+
+struct disk_fields {
+	const char *id, *base, *base_sha256, *layer;
+	bool read_only;
+	uint64_t base_bytes, base_dev, base_ino, base_mtime_ns;
+};
+
+static int read_disk(const json_t *j, struct template *t, struct template_disk *d, struct err *e)
+{
+	static const struct json_field tab[] = {
+		JSON_FIELD(struct disk_fields, id, WANT_ID, true, 1, sizeof(d->id) - 1),
+		JSON_FIELD(struct disk_fields, base, WANT_STRING, true, 2, PATH_MAX - 1),
+		JSON_FIELD(struct disk_fields, base_sha256, WANT_STRING, true, DIGEST_HEX,
+			   DIGEST_HEX),
+		JSON_FIELD(struct disk_fields, layer, WANT_STRING, false, 1, 47),
+		JSON_FIELD(struct disk_fields, read_only, WANT_BOOL, true, 0, 0),
+		JSON_FIELD(struct disk_fields, base_bytes, WANT_UINT, true, 1, INT64_MAX),
+		JSON_FIELD(struct disk_fields, base_dev, WANT_UINT, true, 0, INT64_MAX),
+		JSON_FIELD(struct disk_fields, base_ino, WANT_UINT, true, 0, INT64_MAX),
+		JSON_FIELD(struct disk_fields, base_mtime_ns, WANT_UINT, true, 0, INT64_MAX),
+	};
+	struct disk_fields v = { 0 };
+	int r = json_fields(j, tab, ARRAY_SIZE(tab), &v, e);
+
+	if (r)
+		return r;
+	if (v.base[0] != '/' || !digest_ok(v.base_sha256))
+		return err_set(e, EINVAL, "not a base's path or digest");
+	d->layer = -1;
+	for (size_t i = TEMPLATE_RAM + 1; v.layer && i < t->nfiles; i++)
+		if (!strcmp(t->files[i].name, v.layer))
+			d->layer = (int)i;
+	if ((d->layer < 0) != v.read_only)
+		return err_set(e, EINVAL, "a disk has a layer if and only if it can be written to");
+	snprintf(d->id, sizeof(d->id), "%s", v.id);
+	snprintf(d->base, sizeof(d->base), "%s", v.base);
+	snprintf(d->base_sha256, sizeof(d->base_sha256), "%s", v.base_sha256);
+	d->read_only = v.read_only;
+	d->base_bytes = v.base_bytes;
+	d->base_dev = v.base_dev;
+	d->base_ino = v.base_ino;
+	d->base_mtime_ns = v.base_mtime_ns;
+	return 0;
+}
+
+struct top {
+	uint64_t version, memory_bytes, vcpus;
+	const char *name, *created, *clone_version, *image, *cpu;
+	bool agent;
+	json_t *disks, *files;
+};
+
+static int read_top(const json_t *j, struct top *v, struct err *e)
+{
+	static const struct json_field tab[] = {
+		JSON_FIELD(struct top, version, WANT_UINT, true, 0, UINT32_MAX),
+		JSON_FIELD(struct top, name, WANT_STRING, true, 1, TEMPLATE_NAME_MAX),
+		JSON_FIELD(struct top, created, WANT_STRING, true, 0, 31),
+		JSON_FIELD(struct top, clone_version, WANT_STRING, true, 0, 31),
+		JSON_FIELD(struct top, image, WANT_STRING, true, 0, 64),
+		JSON_FIELD(struct top, cpu, WANT_STRING, true, 0, 127),
+		JSON_FIELD(struct top, memory_bytes, WANT_UINT, true, 1 << 20, 1ull << 40),
+		JSON_FIELD(struct top, vcpus, WANT_UINT, true, 1, 64),
+		JSON_FIELD(struct top, agent, WANT_BOOL, true, 0, 0),
+		JSON_FIELD(struct top, disks, WANT_ARRAY, true, 0, TEMPLATE_DISKS),
+		JSON_FIELD(struct top, files, WANT_ARRAY, true, 2, TEMPLATE_FILES),
+	};
+
+	return json_fields(j, tab, ARRAY_SIZE(tab), v, e);
+}
+
+int manifest_from_json(const json_t *j, struct template *t, struct err *e)
+{
+	const json_t *version = json_object_get(j, "version");
+	struct top v = { 0 };
+	int r;
+
+	/* Another version may have other fields: say that first. */
+	if (json_is_integer(version) && json_integer_value(version) != TEMPLATE_VERSION)
+		return err_set(e, EPROTONOSUPPORT,
+			       "format %lld, this clone knows %d: make the template again",
+			       (long long)json_integer_value(version), TEMPLATE_VERSION);
+	r = read_top(j, &v, e);
+	if (!r && !template_name_ok(v.name))
+		r = err_set(e, EINVAL, "name: not a template's name");
+	if (!r)
+		r = read_files(v.files, t, e);
+	if (r)
+		return err_wrap(e, -EBADMSG, "manifest");
+	snprintf(t->name, sizeof(t->name), "%s", v.name);
+	snprintf(t->created, sizeof(t->created), "%s", v.created);
+	snprintf(t->clone_version, sizeof(t->clone_version), "%s", v.clone_version);
+	snprintf(t->image, sizeof(t->image), "%s", v.image);
+	snprintf(t->cpu, sizeof(t->cpu), "%s", v.cpu);
+	t->mem_bytes = v.memory_bytes;
+	t->vcpus = (unsigned int)v.vcpus;
+	t->agent = v.agent;
+	t->ndisks = json_array_size(v.disks);
+	for (size_t i = 0; i < t->ndisks; i++) {
+		r = read_disk(json_array_get(v.disks, i), t, &t->disks[i], e);
+		if (r)
+			return err_wrap(e, -EBADMSG, "manifest: disks[%zu]", i);
+	}
+	return 0;
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Making a template: staged under a name that nobody uses, published by one rename. See template.h.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/time.h"
+#include "base/util.h"
+#include "control/json.h"
+#include "template/base.h"
+#include "template/manifest.h"
+#include "template/store.h"
+
+static void stage_path(const char *name, char *buf, size_t n)
+{
+	snprintf(buf, n, STAGE_PREFIX "%s", name);
+}
+
+int template_stage_begin(const char *name, struct template_stage *s, struct err *e)
+{
+	cleanup_close int parent = -1;
+	cleanup_close int dir = -1;
+	char path[PATH_MAX], staged[96];
+
+	*s = (struct template_stage){ .dir = -1, .parent = -1 };
+	if (!template_name_ok(name))
+		return err_set(e, EINVAL, "'%.64s' is not a template's name", name);
+	parent = store_open(path, sizeof(path), e);
+	if (parent < 0)
+		return parent;
+	store_sweep(parent);
+	if (!faccessat(parent, name, F_OK, AT_SYMLINK_NOFOLLOW))
+		return err_set(e, EEXIST, "template %s already exists: `clone template rm %s` first",
+			       name, name);
+	stage_path(name, staged, sizeof(staged));
+	if (mkdirat(parent, staged, 0700))
+		return errno == EEXIST ? err_set(e, EBUSY, "template %s is being made right now", name)
+				       : err_sys(e, errno, "template %s", name);
+	dir = openat(parent, staged, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (dir < 0 || flock(dir, LOCK_EX | LOCK_NB))
+		return err_sys(e, errno, "template %s", name);
+	snprintf(s->name, sizeof(s->name), "%s", name);
+	s->dir = take_fd(&dir);
+	s->parent = take_fd(&parent);
+	return 0;
+}
+
+int template_stage_file(struct template_stage *s, const char *name, struct err *e)
+{
+	int fd = openat(s->dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	return fd < 0 ? err_sys(e, errno, "template %s: %s", s->name, name) : fd;
+}
+
+static int seal_file(struct template_stage *s, struct template_file *f, struct err *e)
+{
+	cleanup_close int fd = openat(s->dir, f->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	struct stat st;
+	int r;
+
+	if (fd < 0 || fchmod(fd, 0400) || fsync(fd) || fstat(fd, &st))
+		return err_sys(e, errno, "%s", f->name);
+	f->size_bytes = (uint64_t)st.st_size;
+	r = digest_sparse(fd, f->sha256, e);
+	return r ? err_wrap(e, r, "%s", f->name) : 0;
+}
+
+/* Small files: whole, synced, read-only. */
+static int write_file(struct template_stage *s, const char *name, const char *text, size_t n,
+		      struct err *e)
+{
+	cleanup_close int fd = template_stage_file(s, name, e);
+	int r;
+
+	if (fd < 0)
+		return fd;
+	r = fd_write_full(fd, text, n);
+	if (!r && (fchmod(fd, 0400) || fsync(fd)))
+		r = -errno;
+	return r ? err_sys(e, -r, "%s", name) : 0;
+}
+
+static int write_manifest(struct template_stage *s, struct template *t, struct err *e)
+{
+	cleanup_json json_t *j = manifest_to_json(t);
+	cleanup_free char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
+	char digest[DIGEST_HEX + 2];
+	int r;
+
+	if (!text)
+		return err_set(e, EINVAL, "manifest: a value is not valid UTF-8");
+	if (strlen(text) > MANIFEST_MAX)
+		return err_set(e, E2BIG, "manifest: more than %u bytes", MANIFEST_MAX);
+	r = digest_bytes(text, strlen(text), t->sha256, e);
+	if (r)
+		return r;
+	snprintf(digest, sizeof(digest), "%s\n", t->sha256);
+	r = write_file(s, "manifest.json", text, strlen(text), e);
+	return r ? r : write_file(s, "digest", digest, strlen(digest), e);
+}
+
+int template_stage_publish(struct template_stage *s, struct template *t, struct err *e)
+{
+	char staged[96];
+	int r = 0;
+
+	snprintf(t->name, sizeof(t->name), "%s", s->name);
+	for (size_t i = 0; i < t->nfiles && !r; i++)
+		r = seal_file(s, &t->files[i], e);
+	for (size_t i = 0; i < t->ndisks && !r; i++)
+		r = base_note(&t->disks[i], e);
+	if (!r)
+		r = write_manifest(s, t, e);
+	if (r)
+		return err_wrap(e, r, "template %s", s->name);
+	if (fsync(s->dir) || fchmod(s->dir, 0500))
+		return err_sys(e, errno, "template %s", s->name);
+	stage_path(s->name, staged, sizeof(staged));
+	if (renameat2(s->parent, staged, s->parent, s->name, RENAME_NOREPLACE))
+		return errno == EEXIST ? err_set(e, EEXIST, "template %s already exists", s->name)
+				       : err_sys(e, errno, "template %s", s->name);
+	fsync(s->parent);
+	/* published: nothing is left to remove */
+	close(take_fd(&s->dir));
+	return 0;
+}
+
+void template_stage_end(struct template_stage *s)
+{
+	char staged[96];
+
+	if (s->dir >= 0) {
+		stage_path(s->name, staged, sizeof(staged));
+		store_remove(s->parent, staged, NULL);
+		close(take_fd(&s->dir));
+	}
+	if (s->parent >= 0)
+		close(take_fd(&s->parent));
+}

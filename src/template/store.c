@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The template store: opening, listing, removing. See template.h.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "control/json.h"
+#include "image/image.h"
+#include "template/manifest.h"
+#include "template/store.h"
+
+int template_dir(char *buf, size_t n, struct err *e)
+{
+	size_t len;
+	int r = image_state_dir(buf, n - sizeof("/templates"), e);
+
+	if (r)
+		return r;
+	if (mkdir(buf, 0755) && errno != EEXIST)
+		return err_sys(e, errno, "make %s", buf);
+	len = strlen(buf);
+	snprintf(buf + len, n - len, "/templates");
+	if (mkdir(buf, 0700) && errno != EEXIST)
+		return err_sys(e, errno, "make %s", buf);
+	return 0;
+}
+
+int store_open(char *path, size_t n, struct err *e)
+{
+	int fd, r = template_dir(path, n, e);
+
+	if (r)
+		return r;
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? err_sys(e, errno, "%s", path) : fd;
+}
+
+int template_file_open(const struct template *t, size_t index, struct err *e)
+{
+	char path[PATH_MAX + 64];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", t->dir, t->files[index].name);
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	return fd < 0 ? err_sys(e, errno, "template %s: %s", t->name, t->files[index].name) : fd;
+}
+
+/* The whole of a small file; NUL-terminated, free it. */
+static int read_text(int dir, const char *name, size_t max, char **out, size_t *n, struct err *e)
+{
+	cleanup_close int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	cleanup_free char *text = NULL;
+	struct stat st;
+	int r;
+
+	if (fd < 0 || fstat(fd, &st))
+		return err_set(e, EBADMSG, "%s: %s", name, strerrordesc_np(errno));
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > max)
+		return err_set(e, EBADMSG, "%s: not a file of at most %zu bytes", name, max);
+	text = malloc((size_t)st.st_size + 1);
+	if (!text)
+		return err_set(e, ENOMEM, "out of memory");
+	r = fd_read_full(fd, text, (size_t)st.st_size);
+	if (r)
+		return err_sys(e, -r, "%s", name);
+	text[st.st_size] = '\0';
+	*n = (size_t)st.st_size;
+	*out = take_ptr(text);
+	return 0;
+}
+
+/* The manifest with its digest compared before a byte of it is believed. */
+static int read_manifest(int dir, struct template *t, struct err *e)
+{
+	cleanup_free char *text = NULL, *digest = NULL;
+	cleanup_json json_t *j = NULL;
+	size_t n, dn;
+	int r = read_text(dir, "manifest.json", MANIFEST_MAX, &text, &n, e);
+
+	if (!r)
+		r = read_text(dir, "digest", DIGEST_HEX + 1, &digest, &dn, e);
+	if (!r)
+		r = digest_bytes(text, n, t->sha256, e);
+	if (r)
+		return r;
+	if (dn != DIGEST_HEX + 1 || digest[DIGEST_HEX] != '\n' ||
+	    memcmp(digest, t->sha256, DIGEST_HEX))
+		return err_set(e, EBADMSG,
+			       "manifest.json is not what was written (its digest differs)");
+	j = json_object_from(text, n, e);
+	if (!j)
+		return err_wrap(e, -EBADMSG, "manifest.json");
+	return manifest_from_json(j, t, e);
+}
+
+static int check_sizes(int dir, const struct template *t, struct err *e)
+{
+	for (size_t i = 0; i < t->nfiles; i++) {
+		const struct template_file *f = &t->files[i];
+		struct stat st;
+
+		if (fstatat(dir, f->name, &st, AT_SYMLINK_NOFOLLOW))
+			return err_set(e, EBADMSG, "%s: %s", f->name, strerrordesc_np(errno));
+		if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != f->size_bytes)
+			return err_set(e, EBADMSG, "%s has %lld bytes, not %llu: truncated or replaced",
+				       f->name, (long long)st.st_size,
+				       (unsigned long long)f->size_bytes);
+	}
+	return 0;
+}
+
+static int open_in(int dir, struct template *t, struct err *e)
+{
+	char name[TEMPLATE_NAME_MAX + 1];
+	int r;
+
+	memcpy(name, t->name, sizeof(name));
+	r = read_manifest(dir, t, e);
+	if (r)
+		return r;
+	if (strcmp(name, t->name))
+		return err_set(e, EBADMSG, "it is the template %s under another name", t->name);
+	if (t->mem_bytes > t->files[TEMPLATE_RAM].size_bytes)
+		return err_set(e, EBADMSG, "ram holds less than the machine's memory");
+	return check_sizes(dir, t, e);
+}
+
+int template_open(const char *name, struct template *t, struct err *e)
+{
+	cleanup_close int parent = -1;
+	cleanup_close int dir = -1;
+	char path[PATH_MAX - 80];
+	int r;
+
+	memset(t, 0, sizeof(*t));
+	if (!template_name_ok(name))
+		return err_set(e, ENOENT, "'%.64s' is not a template's name", name);
+	parent = store_open(path, sizeof(path), e);
+	if (parent < 0)
+		return parent;
+	dir = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (dir < 0 && errno == ENOENT)
+		return err_set(e, ENOENT, "no template is called %s: see `clone template ls`", name);
+	if (dir < 0)
+		return err_sys(e, errno, "template %s", name);
+	snprintf(t->name, sizeof(t->name), "%s", name);
+	r = open_in(dir, t, e);
+	if (r)
+		return err_wrap(e, r, "template %s", name);
+	snprintf(t->dir, sizeof(t->dir), "%s/%s", path, name);
+	return 0;
+}
+
+uint64_t template_used_bytes(const struct template *t)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < t->nfiles; i++) {
+		char path[PATH_MAX + 64];
+		struct stat st;
+
+		snprintf(path, sizeof(path), "%s/%s", t->dir, t->files[i].name);
+		if (!lstat(path, &st))
+			sum += (uint64_t)st.st_blocks * 512;
+	}
+	return sum;
+}
+
+int store_remove(int parent, const char *name, struct err *e)
+{
+	int dir = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	DIR *list = dir >= 0 ? fdopendir(dir) : NULL;
+	struct dirent *de;
+
+	if (!list) {
+		int r = errno;
+
+		if (dir >= 0)
+			close(dir);
+		return err_sys(e, r, "remove %s", name);
+	}
+	fchmod(dir, 0700);
+	while ((de = readdir(list)))
+		if (strcmp(de->d_name, ".") && strcmp(de->d_name, ".."))
+			unlinkat(dir, de->d_name, 0);
+	closedir(list);
+	if (unlinkat(parent, name, AT_REMOVEDIR))
+		return err_sys(e, errno, "remove %s", name);
+	return 0;
+}
+
+void store_sweep(int parent)
+{
+	int fd = openat(parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *list = fd >= 0 ? fdopendir(fd) : NULL;
+	struct dirent *de;
+
+	if (!list && fd >= 0)
+		close(fd);
+	while (list && (de = readdir(list))) {
+		cleanup_close int dir = -1;
+
+		if (strncmp(de->d_name, STAGE_PREFIX, strlen(STAGE_PREFIX)))
+			continue;
+		dir = openat(parent, de->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+		if (dir >= 0 && !flock(dir, LOCK_EX | LOCK_NB))
+			store_remove(parent, de->d_name, NULL);
+	}
+	if (list)
+		closedir(list);
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+int template_list(char ***names, size_t *count, struct err *e)
+{
+	char path[PATH_MAX];
+	int parent = store_open(path, sizeof(path), e);
+	size_t n = 0, cap = 0;
+	struct dirent *de;
+	char **v = NULL;
+	DIR *list;
+
+	if (parent < 0)
+		return parent;
+	store_sweep(parent);
+	list = fdopendir(parent);
+	while (list && (de = readdir(list))) {
+		char *copy, **w;
+
+		if (!template_name_ok(de->d_name))
+			continue;
+		copy = strdup(de->d_name);
+		w = n == cap ? realloc(v, (cap = cap * 2 + 16) * sizeof(*v)) : v;
+		if (w)
+			v = w;
+		if (!copy || !w) {
+			free(copy);
+			break; /* a list cut short beats none: nothing depends on it */
+		}
+		v[n++] = copy;
+	}
+	if (list)
+		closedir(list);
+	else
+		close(parent);
+	if (n)
+		qsort(v, n, sizeof(*v), by_name);
+	*names = v;
+	*count = n;
+	return 0;
+}
+
+int template_rm(const char *name, struct err *e)
+{
+	char path[PATH_MAX], gone[sizeof(STAGE_PREFIX) + TEMPLATE_NAME_MAX];
+	cleanup_close int parent = -1;
+
+	if (!template_name_ok(name))
+		return err_set(e, ENOENT, "'%.64s' is not a template's name", name);
+	parent = store_open(path, sizeof(path), e);
+	if (parent < 0)
+		return parent;
+	store_sweep(parent);
+	/* First out of sight in one step: a removal that is cut short leaves only what a sweep takes. */
+	snprintf(gone, sizeof(gone), STAGE_PREFIX "%s", name);
+	if (renameat(parent, name, parent, gone)) {
+		if (errno == ENOENT)
+			return err_set(e, ENOENT, "no template is called %s", name);
+		return err_sys(e, errno, "remove template %s", name);
+	}
+	return store_remove(parent, gone, e);
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The template store: machines stopped at a good moment, immutable, under a name. Called by the
+ * privileged side (CLI, later the host daemon). Everything blocks; any one thread; several
+ * processes may use the store at once.
+ *
+ * STATE/templates (see image_state_dir) holds per template:
+ *     NAME/manifest.json   what it is and the digest of every file (manifest.c)
+ *     NAME/digest          the SHA-256 of manifest.json
+ *     NAME/state           registers and devices (src/snapshot)
+ *     NAME/ram             sparse guest memory
+ *     NAME/layer-ID        what the machine had written to the disk ID
+ *     .new-NAME/           being made (flocked), or what a killed maker left (not locked)
+ */
+#ifndef CLONE_TEMPLATE_TEMPLATE_H
+#define CLONE_TEMPLATE_TEMPLATE_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "template/digest.h"
+
+#define TEMPLATE_VERSION 1
+#define TEMPLATE_NAME_MAX 64
+#define TEMPLATE_DISKS 8
+#define TEMPLATE_FILES (2 + TEMPLATE_DISKS)
+#define TEMPLATE_STATE 0 /* index into files */
+#define TEMPLATE_RAM 1
+
+struct template_file {
+	char name[48]; /* "state", "ram", "layer-ID" */
+	uint64_t size_bytes;
+	char sha256[DIGEST_HEX + 1]; /* digest_sparse */
+};
+
+struct template_disk {
+	char id[32];
+	bool read_only;
+	char base[PATH_MAX]; /* absolute path of the shared base */
+	/* as the base was; another inode or time makes us compare the digest */
+	uint64_t base_bytes, base_dev, base_ino, base_mtime_ns;
+	char base_sha256[DIGEST_HEX + 1]; /* digest_plain */
+	int layer; /* index into files; -1 for a read-only disk */
+};
+
+struct template {
+	char name[TEMPLATE_NAME_MAX + 1];
+	char created[32], clone_version[32], image[65], cpu[128];
+	uint64_t mem_bytes;
+	unsigned int vcpus;
+	bool agent; /* the guest has one, and a fork can wait for it */
+	struct template_disk disks[TEMPLATE_DISKS];
+	size_t ndisks;
+	struct template_file files[TEMPLATE_FILES];
+	size_t nfiles;
+	/* not stored */
+	char dir[PATH_MAX];
+	char sha256[DIGEST_HEX + 1]; /* of the manifest */
+};
+
+/* STATE/templates, made when missing. */
+int template_dir(char *buf, size_t n, struct err *e);
+
+/*
+ * Reads and checks manifest and digest, sizes of the files, and that the bases are what they were.
+ * -ENOENT: none of that name; -EBADMSG: damaged or tampered with (says what); -EPROTONOSUPPORT: of
+ * another version.
+ */
+int template_open(const char *name, struct template *t, struct err *e);
+/* A file of an opened template, for reading. The fd, or -errno. */
+int template_file_open(const struct template *t, size_t index, struct err *e);
+
+/*
+ * Before use: digests of all files. The RAM file's is computed once per boot of the host: verified_dir
+ * (a directory that does not outlive the boot; -1: none) remembers which inode was found good.
+ */
+int template_check(const struct template *t, int verified_dir, struct err *e);
+/* Reads everything again, bases too, and believes no memory of an earlier check. */
+int template_verify(const struct template *t, struct err *e);
+
+/* Names, sorted; free each and the array. Removes what killed makers left. */
+int template_list(char ***names, size_t *n, struct err *e);
+/* Works on a damaged one too. Who may still use it is the caller's to know. */
+int template_rm(const char *name, struct err *e);
+/* What it takes on the disk, holes not counted. */
+uint64_t template_used_bytes(const struct template *t);
+
+/* ---- making one ---- */
+
+struct template_stage {
+	int dir; /* .new-NAME, flocked */
+	int parent;
+	char name[TEMPLATE_NAME_MAX + 1];
+};
+
+/* -EEXIST when the name is taken, -EBUSY when it is being made right now. */
+int template_stage_begin(const char *name, struct template_stage *s, struct err *e);
+/* A new file in it, open for reading and writing. */
+int template_stage_file(struct template_stage *s, const char *name, struct err *e);
+/*
+ * Computes sizes and digests of t's files and identities of its bases (their base_sha256 is the
+ * caller's to give, or computed when empty), writes the manifest, syncs everything and makes the name
+ * appear at once. On failure the stage is still the caller's to abort.
+ */
+int template_stage_publish(struct template_stage *s, struct template *t, struct err *e);
+/* Removes what is staged; accepts one that was published or never begun (dir -1). */
+void template_stage_end(struct template_stage *s);
+
+#endif
