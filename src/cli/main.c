@@ -9,6 +9,7 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "vm/vm.h"
 
 const struct command cli_commands[] = {
 	{ "run", cmd_run, "boot a VM from an image or a kernel", cmd_run_usage },
@@ -29,7 +30,7 @@ const struct command cli_commands[] = {
 	{ "completion", cmd_completion, "print shell completion", cmd_completion_usage },
 	{ "version", cmd_version, "print the version", cmd_version_usage },
 	{ "help", cmd_help, "print help", cmd_help_usage },
-	{ "vm", cmd_vm, NULL, "FD" },
+	{ "vm", vm_process_main, NULL, "FD" },
 	{ NULL, NULL, NULL, NULL },
 };
 

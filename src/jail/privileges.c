@@ -52,15 +52,18 @@ int jail_child(const struct jail_cfg *cfg, struct err *e)
 	/* raw capset: libcap-ng would read /proc, which is out of reach here */
 	struct __user_cap_header_struct hdr = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct none[2];
-	int ret = enter_dir(cfg, e);
+	int ret;
 
-	if (ret)
-		return ret;
+	/* The directory lets only the child's own group in, so ids come first; from one ordinary
+	 * uid to another, capabilities stay until they are dropped below. */
 	if (cfg->uid) {
 		if (setresgid(cfg->gid, cfg->gid, cfg->gid) < 0 ||
 		    setresuid(cfg->uid, cfg->uid, cfg->uid) < 0)
 			return err_sys(e, errno, "jail: changing to uid %u", cfg->uid);
 	}
+	ret = enter_dir(cfg, e);
+	if (ret)
+		return ret;
 	memset(none, 0, sizeof(none));
 	if (syscall(SYS_capset, &hdr, none) < 0)
 		return err_sys(e, errno, "jail: dropping capabilities");

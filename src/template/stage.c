@@ -36,7 +36,7 @@ int template_stage_begin(const char *name, struct template_stage *s, struct err 
 	parent = store_open(path, sizeof(path), e);
 	if (parent < 0)
 		return parent;
-	store_sweep(parent);
+	template_sweep(parent);
 	if (!faccessat(parent, name, F_OK, AT_SYMLINK_NOFOLLOW))
 		return err_set(e, EEXIST, "template %s already exists: `clone template rm %s` first",
 			       name, name);

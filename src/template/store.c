@@ -200,7 +200,7 @@ int store_remove(int parent, const char *name, struct err *e)
 	return 0;
 }
 
-void store_sweep(int parent)
+void template_sweep(int parent)
 {
 	int fd = openat(parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *list = fd >= 0 ? fdopendir(fd) : NULL;
@@ -237,7 +237,7 @@ int template_list(char ***names, size_t *count, struct err *e)
 
 	if (parent < 0)
 		return parent;
-	store_sweep(parent);
+	template_sweep(parent);
 	list = fdopendir(parent);
 	while (list && (de = readdir(list))) {
 		char *copy, **w;
@@ -275,7 +275,7 @@ int template_rm(const char *name, struct err *e)
 	parent = store_open(path, sizeof(path), e);
 	if (parent < 0)
 		return parent;
-	store_sweep(parent);
+	template_sweep(parent);
 	/* First out of sight in one step: a removal that is cut short leaves only what a sweep takes. */
 	snprintf(gone, sizeof(gone), STAGE_PREFIX "%s", name);
 	if (renameat(parent, name, parent, gone)) {

@@ -14,6 +14,6 @@ int store_open(char *path, size_t n, struct err *e);
 /* Removes a flat directory. */
 int store_remove(int parent, const char *name, struct err *e);
 /* Removes stages whose makers are gone. */
-void store_sweep(int parent);
+void template_sweep(int parent);
 
 #endif

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * clone fork: forks a template (through its seed) or a running VM.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/forkreq.h"
+#include "cli/seed.h"
+#include "control/json.h"
+
+#define FORK_MAX 10000
+
+const char cmd_fork_usage[] =
+	"TEMPLATE|VM [-n N] [--name NAME] [--no-wait] [--timeout DURATION] [-o json]\n"
+	"\n"
+	"  -n, --count N     how many (default 1)\n"
+	"      --name NAME   of the fork; with -n NAME-1 to NAME-N. Default: SOURCE-xxxx\n"
+	"      --no-wait     return before the guests have acknowledged who they are\n"
+	"      --timeout D   how long a guest has for that; default 30s\n"
+	"\n"
+	"A template of that name is preferred to a VM of that name. A VM that is forked goes on; its\n"
+	"forks begin at the same instant, with an identity, a disk and sockets of their own. Prints\n"
+	"the names of those that are ready; exit 1 when one is not.\n";
+
+struct fork_args {
+	const char *source, *name;
+	uint64_t n, timeout_ms;
+	bool no_wait, json, counted;
+};
+
+enum { O_NAME = 1000, O_NO_WAIT, O_TIMEOUT };
+
+static int parse_option(struct fork_args *a, int opt, struct err *e)
+{
+	int r;
+
+	switch (opt) {
+	case 'n':
+		a->counted = true;
+		r = cli_parse_uint(optarg, 1, FORK_MAX, &a->n, e);
+		return r ? err_wrap(e, r, "-n") : 0;
+	case 'o':
+		return cli_output_json("fork", optarg, &a->json) ? 0 : -ECANCELED;
+	case O_NAME:
+		a->name = optarg;
+		return cli_name_check("--name", optarg, e);
+	case O_NO_WAIT:
+		a->no_wait = true;
+		return 0;
+	case O_TIMEOUT:
+		r = cli_parse_duration(optarg, &a->timeout_ms, e);
+		return r ? err_wrap(e, r, "--timeout") : 0;
+	default:
+		return -ENOSYS;
+	}
+}
+
+static int parse_args(struct fork_args *a, int argc, char **argv)
+{
+	static const struct option opts[] = {
+		{ "count", required_argument, NULL, 'n' },
+		{ "output", required_argument, NULL, 'o' },
+		{ "name", required_argument, NULL, O_NAME },
+		{ "no-wait", no_argument, NULL, O_NO_WAIT },
+		{ "timeout", required_argument, NULL, O_TIMEOUT },
+		{ NULL, 0, NULL, 0 },
+	};
+	struct err e;
+	int opt;
+
+	opterr = 0;
+	while ((opt = getopt_long(argc, argv, "n:o:", opts, NULL)) != -1) {
+		int r = parse_option(a, opt, &e);
+
+		if (r == -ENOSYS)
+			return cli_bad_option("fork", argv);
+		if (r == -ECANCELED)
+			return CLI_USAGE;
+		if (r)
+			return cli_usage("fork", "%s", e.msg);
+	}
+	if (optind + 1 != argc)
+		return cli_usage("fork", "give one template or VM");
+	a->source = argv[optind];
+	return CLI_OK;
+}
+
+/* NAME for one, NAME-1 to NAME-N for -n. */
+static struct fork_child_info *name_children(const struct fork_args *a, struct err *e)
+{
+	struct fork_child_info *c = calloc(a->n, sizeof(*c));
+	char prefix[65];
+
+	if (!c) {
+		err_set(e, ENOMEM, "out of memory");
+		return NULL;
+	}
+	if (a->name)
+		snprintf(prefix, sizeof(prefix), "%s", a->name);
+	else
+		cli_auto_name(a->source, prefix, sizeof(prefix));
+	for (uint64_t i = 0; i < a->n; i++) {
+		int len = a->n > 1 ? snprintf(c[i].name, sizeof(c[i].name), "%s-%llu", prefix,
+					      (unsigned long long)i + 1)
+				   : snprintf(c[i].name, sizeof(c[i].name), "%s", prefix);
+
+		if (len >= (int)sizeof(c[i].name)) {
+			err_set(e, EINVAL, "--name: '%s-%llu' is longer than 64 characters", prefix,
+				(unsigned long long)i + 1);
+			free(c);
+			return NULL;
+		}
+	}
+	return c;
+}
+
+static json_t *template_info(const struct template *t)
+{
+	json_t *disks = json_array();
+	json_t *info = json_pack("{s:s, s:s, s:I, s:i, s:b, s:o}", "clone_version", CLONE_VERSION,
+				 "template", t->name, "memory_bytes", (json_int_t)t->mem_bytes,
+				 "vcpus", (int)t->vcpus, "agent", t->agent, "disks", disks);
+
+	for (size_t i = 0; info && i < t->ndisks; i++)
+		json_array_append_new(disks, json_pack("{s:s, s:s, s:b}", "id", t->disks[i].id, "path",
+						       t->disks[i].base, "read_only",
+						       t->disks[i].read_only));
+	return info;
+}
+
+/* A fork of a running VM is like its parent but for what is its own. */
+static json_t *parent_info(const struct vmdir *d, struct err *e)
+{
+	static const char *const own[] = { "pid", "start_time", "uid", "rm", "name", "created" };
+	json_t *info = NULL;
+
+	if (vmdir_info(d, &info, e))
+		return NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+		json_object_del(info, own[i]);
+	json_object_set_new(info, "parent", json_string(d->name));
+	return info;
+}
+
+static int print(const struct fork_args *a, const struct fork_child_info *c, uint64_t pause_ns)
+{
+	json_t *list = a->json ? json_array() : NULL;
+	size_t failed = 0;
+	int r;
+
+	for (uint64_t i = 0; i < a->n; i++) {
+		if (c[i].ok && list) {
+			json_object_set_new(c[i].clocks, "sent_ns",
+					    json_integer((json_int_t)c[i].sent_ns));
+			json_array_append(list, c[i].clocks);
+		} else if (c[i].ok) {
+			puts(c[i].name);
+		} else if (!failed++) {
+			fflush(stdout);
+			fprintf(stderr, "clone: fork %s: %s\n", c[i].name, c[i].why);
+		}
+	}
+	if (failed > 1)
+		fprintf(stderr, "clone: (and %zu more of %llu failed)\n", failed - 1,
+			(unsigned long long)a->n);
+	r = list ? cli_print_json(json_pack("{s:I, s:o}", "pause_ns", (json_int_t)pause_ns,
+					    "children", list))
+		 : cli_flush();
+	return failed ? CLI_FAIL : r;
+}
+
+static int fork_from(const struct fork_args *a, const struct fork_source *src, int signals,
+		     struct err *e)
+{
+	struct fork_child_info *c = name_children(a, e);
+	uint64_t pause_ns = 0;
+	int r;
+
+	if (!c)
+		return -EINVAL;
+	r = fork_request(src, c, a->n, !a->no_wait, a->timeout_ms, signals, &pause_ns, e);
+	if (!r)
+		r = print(a, c, pause_ns);
+	else
+		err_wrap(e, r, "fork %s", a->source);
+	fork_child_info_free(c, a->n);
+	return r;
+}
+
+static int fork_template(const struct fork_args *a, int signals, struct err *e)
+{
+	struct template *t = calloc(1, sizeof(*t));
+	cleanup_json json_t *info = NULL;
+	struct fork_source src = { 0 };
+	struct vmdir d;
+	int use = -1, r;
+
+	if (!t)
+		return err_set(e, ENOMEM, "out of memory");
+	vmdir_init(&d);
+	r = seed_get(a->source, signals, t, &d, &use, e);
+	if (!r) {
+		info = template_info(t);
+		src = (struct fork_source){ .dir = &d, .info = info };
+		r = info ? fork_from(a, &src, signals, e) : err_set(e, ENOMEM, "out of memory");
+		vmdir_close(&d);
+		close(use);
+	}
+	free(t);
+	return r;
+}
+
+static int fork_vm(const struct fork_args *a, int signals, struct err *e)
+{
+	cleanup_json json_t *info = NULL;
+	struct fork_source src;
+	struct vmdir d;
+	int r;
+
+	vmdir_init(&d);
+	if (vmdir_open(PLACE_VM, a->source, &d, NULL))
+		return err_set(e, ENOENT, "there is no template and no VM called %s", a->source);
+	info = parent_info(&d, e);
+	src = (struct fork_source){ .dir = &d, .live = true, .info = info };
+	if (!info)
+		r = -EINVAL;
+	else if (!vmdir_alive(&d))
+		r = err_set(e, EINVAL, "%s has ended: only a VM that lives can be forked", a->source);
+	else
+		r = fork_from(a, &src, signals, e);
+	vmdir_close(&d);
+	return r;
+}
+
+int cmd_fork(int argc, char **argv)
+{
+	struct fork_args a = { .n = 1, .timeout_ms = 30000 };
+	int signals, r = parse_args(&a, argc, argv);
+	struct err e;
+
+	if (r)
+		return r;
+	r = cli_name_check("fork", a.source, &e);
+	if (r)
+		return cli_fail(&e);
+	state_sweep();
+	signals = cli_catch_signals(&e);
+	if (signals < 0)
+		return cli_fail(&e);
+	r = fork_template(&a, signals, &e);
+	if (r == -ENOENT)
+		r = fork_vm(&a, signals, &e);
+	return r < 0 ? cli_fail(&e) : r;
+}

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Forking, from the privileged caller's side. See forkreq.h.
+ */
+#include "cli/forkreq.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/time.h"
+#include "base/util.h"
+#include "cli/cli.h"
+#include "cli/launch.h"
+#include "cli/procid.h"
+#include "control/client.h"
+#include "control/json.h"
+
+#define GRANTS_PER_CHILD (2 + HOST_FDS + LAUNCH_DISKS)
+
+struct session {
+	const struct fork_source *src;
+	struct client *api;
+	int fdsock;
+};
+
+struct prepared {
+	struct vmdir dir;
+	bool made;
+};
+
+/* Names and descriptors of one child, granted and closed together. */
+struct bundle {
+	char name[GRANTS_PER_CHILD][192];
+	int fd[GRANTS_PER_CHILD];
+	bool ours[GRANTS_PER_CHILD]; /* close it afterwards */
+	size_t n;
+};
+
+static void add(struct bundle *b, const char *prefix, const char *what, int fd, bool ours)
+{
+	BUG_ON(b->n == GRANTS_PER_CHILD);
+	snprintf(b->name[b->n], sizeof(b->name[0]), "%s%s", prefix, what);
+	b->fd[b->n] = fd;
+	b->ours[b->n++] = ours;
+}
+
+static int send_bundle(const struct session *s, struct bundle *b, int r, struct err *e)
+{
+	const char *names[GRANTS_PER_CHILD];
+
+	for (size_t i = 0; i < b->n; i++)
+		names[i] = b->name[i];
+	if (!r)
+		r = client_grant(s->fdsock, names, b->fd, b->n, e);
+	for (size_t i = 0; i < b->n; i++)
+		if (b->ours[i])
+			close(b->fd[i]);
+	return r;
+}
+
+/* A fresh data file for each disk that is written to. */
+static int add_overlays(const struct session *s, struct bundle *b, const char *prefix,
+			struct err *e)
+{
+	const json_t *disks = json_object_get(s->src->info, "disks"), *d;
+	size_t i;
+
+	json_array_foreach(disks, i, d)
+	{
+		const char *id = json_string_value(json_object_get(d, "id"));
+		char what[64];
+		int fd;
+
+		if (!id || json_is_true(json_object_get(d, "read_only")))
+			continue;
+		if (b->n == GRANTS_PER_CHILD)
+			return err_set(e, EINVAL, "more disks than a VM can have");
+		fd = launch_overlay(e);
+		if (fd < 0)
+			return fd;
+		snprintf(what, sizeof(what), "disk/%.32s/data", id);
+		add(b, prefix, what, fd, true);
+	}
+	return 0;
+}
+
+static int prepare(const struct session *s, const char *name, struct prepared *p, struct err *e)
+{
+	uint32_t share = s->src->live ? s->src->dir->uid : 0;
+	struct bundle b = { .n = 0 };
+	struct host_fds h;
+	char prefix[96];
+	int r;
+
+	vmdir_init(&p->dir);
+	r = vmdir_create(PLACE_VM, name, share, &p->dir, e);
+	if (r)
+		return r;
+	p->made = true;
+	r = host_fds_open(&p->dir, &h, e);
+	if (r)
+		return r;
+	snprintf(prefix, sizeof(prefix), "child/%s/", name);
+	add(&b, prefix, "dir", p->dir.fd, false);
+	add(&b, prefix, "lock", p->dir.lock_fd, false);
+	for (size_t i = 0; i < HOST_FDS; i++)
+		add(&b, prefix, host_fd_names[i], h.fd[i], false);
+	r = add_overlays(s, &b, prefix, e);
+	r = send_bundle(s, &b, r, e);
+	host_fds_close(&h);
+	if (!r && p->dir.lock_fd >= 0) {
+		/* the lock lives where it was granted: a second holder here would keep a dead child alive */
+		close(take_fd(&p->dir.lock_fd));
+	}
+	return r;
+}
+
+/* A child that failed: dead or dying, and if it is neither, ended; nothing of it stays. */
+static void discard(struct prepared *p)
+{
+	if (!p->made)
+		return;
+	if (p->dir.lock_fd >= 0)
+		close(take_fd(&p->dir.lock_fd));
+	if (vmdir_alive(&p->dir))
+		vm_kill(&p->dir, -1, NULL);
+	vmdir_wait_end(&p->dir, LAUNCH_MS, -1, NULL);
+	vmdir_remove(&p->dir, NULL);
+	p->made = false;
+}
+
+static int publish(const struct session *s, struct prepared *p, const json_t *clocks, struct err *e)
+{
+	cleanup_json json_t *info = json_deep_copy(s->src->info);
+	char now[64];
+
+	if (!info)
+		return err_set(e, ENOMEM, "out of memory");
+	cli_format_now(now, sizeof(now));
+	json_object_set_new(info, "name", json_string(p->dir.name));
+	json_object_set_new(info, "created", json_string(now));
+	json_object_set_new(info, "uid", json_integer(p->dir.uid));
+	procid_note(info, (pid_t)json_integer_value(json_object_get(clocks, "pid")));
+	return vmdir_publish(&p->dir, info, e);
+}
+
+static json_t *request_body(const struct prepared *p, const struct fork_child_info *c, size_t n,
+			    bool wait, uint64_t timeout_ms)
+{
+	json_t *list = json_array();
+	json_t *body = json_pack("{s:o, s:b, s:I}", "children", list, "wait", wait, "timeout_ms",
+				 (json_int_t)timeout_ms);
+
+	for (size_t i = 0; body && i < n; i++)
+		json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "name", c[i].name, "uid",
+						      (json_int_t)p[i].dir.uid, "gid",
+						      (json_int_t)p[i].dir.gid));
+	return body;
+}
+
+/* What the source said of one child. It may be missing: the source is not to be believed. */
+static void settle_child(const struct session *s, struct prepared *p, struct fork_child_info *c,
+			 json_t *children)
+{
+	json_t *j = NULL;
+	const char *error;
+	struct err e;
+	size_t i;
+
+	json_array_foreach(children, i, j)
+	{
+		const char *name = json_string_value(json_object_get(j, "name"));
+
+		if (name && !strcmp(name, c->name))
+			break;
+		j = NULL;
+	}
+	error = j ? json_string_value(json_object_get(j, "error")) : "the answer does not mention it";
+	if (!error && publish(s, p, j, &e))
+		error = e.msg;
+	if (error) {
+		snprintf(c->why, sizeof(c->why), "%s", error);
+		discard(p);
+		return;
+	}
+	c->ok = true;
+	c->clocks = json_incref(j);
+	vmdir_close(&p->dir);
+}
+
+static int batch(const struct session *s, struct prepared *p, struct fork_child_info *c, size_t n,
+		 bool wait, uint64_t timeout_ms, uint64_t *pause_ns, struct err *e)
+{
+	cleanup_json json_t *body = NULL, *reply = NULL;
+	struct bundle own = { .n = 0 };
+	uint64_t sent;
+	int r = 0;
+
+	for (size_t i = 0; i < n && !r; i++)
+		r = prepare(s, c[i].name, &p[i], e);
+	if (!r && s->src->live) {
+		r = add_overlays(s, &own, "parent/", e);
+		r = send_bundle(s, &own, r, e);
+	}
+	if (r)
+		return r;
+	body = request_body(p, c, n, wait, timeout_ms);
+	if (!body)
+		return err_set(e, ENOMEM, "out of memory");
+	sent = time_mono_ns();
+	r = client_request(s->api, "PUT", "/fork", body, timeout_ms + LAUNCH_MS, &reply, e);
+	if (r)
+		return r;
+	*pause_ns = (uint64_t)json_integer_value(json_object_get(reply, "pause_ns"));
+	for (size_t i = 0; i < n; i++) {
+		c[i].sent_ns = sent;
+		settle_child(s, &p[i], &c[i], json_object_get(reply, "children"));
+	}
+	return 0;
+}
+
+int fork_request(const struct fork_source *src, struct fork_child_info *c, size_t n, bool wait,
+		 uint64_t timeout_ms, int cancel_fd, uint64_t *pause_ns, struct err *e)
+{
+	struct prepared *p = calloc(FORK_BATCH, sizeof(*p));
+	struct session s = { .src = src, .fdsock = -1 };
+	int r = p ? 0 : err_set(e, ENOMEM, "out of memory");
+
+	if (!r)
+		r = client_open(src->dir->fd, &s.api, e);
+	if (!r) {
+		client_set_cancel(s.api, cancel_fd);
+		s.fdsock = client_fdsock(src->dir->fd, e);
+		r = MIN(s.fdsock, 0);
+	}
+	for (size_t at = 0; at < n && !r; at += FORK_BATCH) {
+		size_t m = MIN(n - at, (size_t)FORK_BATCH);
+
+		memset(p, 0, FORK_BATCH * sizeof(*p));
+		r = batch(&s, p, c + at, m, wait, timeout_ms, pause_ns, e);
+		if (!r)
+			continue;
+		/* grants that nobody took end with the connection, and with them the children's locks */
+		if (s.fdsock >= 0)
+			close(take_fd(&s.fdsock));
+		for (size_t i = 0; i < m; i++)
+			discard(&p[i]);
+	}
+	if (s.fdsock >= 0)
+		close(s.fdsock);
+	client_close(s.api);
+	free(p);
+	return r;
+}
+
+void fork_child_info_free(struct fork_child_info *c, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		json_decref(c[i].clocks);
+	free(c);
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A fork as its caller sees it: directories, sockets and data files for each child, their
+ * descriptors granted to the source (a seed or a running VM), one request, and the children's VMs
+ * published or removed. One thread.
+ */
+#ifndef CLONE_CLI_FORKREQ_H
+#define CLONE_CLI_FORKREQ_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "cli/state.h"
+
+#define FORK_BATCH 32 /* children in one request: their descriptors are in flight at once */
+
+struct fork_source {
+	const struct vmdir *dir; /* of the seed or the VM */
+	bool live; /* a running VM: its disks rotate, children share its uid */
+	const json_t *info; /* what the children's vm.json begin with: memory, vcpus, disks, source */
+};
+
+struct fork_child_info {
+	char name[65];
+	bool ok;
+	char why[ERR_MSG_MAX]; /* when not ok */
+	json_t *clocks; /* the child's object of the reply, ours to free */
+	uint64_t sent_ns; /* CLOCK_MONOTONIC when the request was sent */
+};
+
+/*
+ * Forks n children named c[i].name. 0 when the request was served: each c[i] says whether that child
+ * lives; those that do not have left nothing. *pause_ns: how long a running source stood still.
+ */
+int fork_request(const struct fork_source *src, struct fork_child_info *c, size_t n, bool wait,
+		 uint64_t timeout_ms, int cancel_fd, uint64_t *pause_ns, struct err *e);
+void fork_child_info_free(struct fork_child_info *c, size_t n);
+
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Making a template: boot, warm up, settle, snapshot, publish. One thread.
+ */
+#ifndef CLONE_CLI_TEMPLATE_MAKE_H
+#define CLONE_CLI_TEMPLATE_MAKE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct template_make {
+	const char *name, *image, *append;
+	const char *const *warm; /* shell commands, run as root one after another */
+	size_t nwarm;
+	uint64_t mem_bytes;
+	unsigned int vcpus;
+	uint64_t boot_ms, warm_ms, settle_ms; /* limits */
+	/* Called when a step begins, for people who wait. */
+	void (*step)(const char *what);
+};
+
+/* Publishes the template, or leaves nothing behind. */
+int template_make(const struct template_make *m, int cancel_fd, struct err *e);
+
+#endif
