@@ -34,6 +34,8 @@ static const char *const masked[] = {
 	"proc-sys-fs-binfmt_misc.automount", "systemd-binfmt.service", "sys-kernel-debug.mount",
 	"sys-kernel-tracing.mount", "sys-kernel-config.mount", "sys-fs-fuse-connections.mount",
 	"dev-hugepages.mount", "dev-mqueue.mount",
+	/* only for logind's seats */
+	"modprobe@drm.service",
 	/* replaced: by static-nodes below; by not making /run/nologin */
 	"kmod-static-nodes.service", "systemd-user-sessions.service",
 };
@@ -47,6 +49,13 @@ static const char *const masked_generators[] = {
 };
 
 #define UNITS "etc/systemd/system/"
+
+/* Rules for hardware that nobody plugs into a virtual machine: each is read on every boot. */
+static const char *const masked_rules[] = {
+	"60-cdrom_id", "60-fido-id", "60-persistent-alsa", "60-persistent-storage-tape",
+	"60-persistent-v4l", "60-sensor", "70-camera", "70-joystick", "70-memory", "70-mouse",
+	"70-touchpad", "75-probe_mtd", "78-sound-card", "85-hwclock", "96-e2scrub",
+};
 
 static const struct {
 	const char *path, *text;
@@ -100,6 +109,21 @@ static const char *const removed[] = {
 	UNITS "timers.target.wants/e2scrub_all.timer", UNITS "timers.target.wants/fstrim.timer",
 };
 
+/* Links PREFIX NAME SUFFIX to /dev/null for each name: the way both systemd and udev mask. */
+static int mask_all(const char *root, const char *prefix, const char *const *names, size_t count,
+		    const char *suffix, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = 0;
+
+	for (size_t i = 0; !r && i < count; i++) {
+		r = tree_path(path, sizeof(path), e, "%s%s%s", prefix, names[i], suffix);
+		if (!r)
+			r = tree_symlink(root, path, "/dev/null", e);
+	}
+	return r;
+}
+
 int guest_debian_configure(const char *root, struct err *e)
 {
 	char path[PATH_MAX];
@@ -114,17 +138,14 @@ int guest_debian_configure(const char *root, struct err *e)
 		r = tree_write(root, files[i].path, 0644, files[i].text, strlen(files[i].text), e);
 	for (size_t i = 0; !r && i < ARRAY_SIZE(links); i++)
 		r = tree_symlink(root, links[i].path, links[i].target, e);
-	for (size_t i = 0; !r && i < ARRAY_SIZE(masked); i++) {
-		r = tree_path(path, sizeof(path), e, UNITS "%s", masked[i]);
-		if (!r)
-			r = tree_symlink(root, path, "/dev/null", e);
-	}
-	for (size_t i = 0; !r && i < ARRAY_SIZE(masked_generators); i++) {
-		r = tree_path(path, sizeof(path), e, "etc/systemd/system-generators/%s",
-			      masked_generators[i]);
-		if (!r)
-			r = tree_symlink(root, path, "/dev/null", e);
-	}
+	if (!r)
+		r = mask_all(root, UNITS, masked, ARRAY_SIZE(masked), "", e);
+	if (!r)
+		r = mask_all(root, "etc/systemd/system-generators/", masked_generators,
+			     ARRAY_SIZE(masked_generators), "", e);
+	if (!r)
+		r = mask_all(root, "etc/udev/rules.d/", masked_rules, ARRAY_SIZE(masked_rules),
+			     ".rules", e);
 	/* The mount point stays: whatever looks for it finds an empty directory. */
 	if (!r)
 		r = tree_path(path, sizeof(path), e, "%s/boot", root);

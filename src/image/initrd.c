@@ -29,11 +29,12 @@ static const char *const needed[] = {
 };
 
 /*
- * What is used when the kernel has it: network and shared directories come without a module tree
- * in the guest; vmgenid tells it that it was forked; button and evdev carry the power button.
+ * What is used when the kernel has it: for network and balloon no module tree is needed in the
+ * guest; vmgenid tells it that it was forked; button and evdev carry the power button. virtiofs is
+ * as large as all of these, and left to who shares a directory (initrd_cfg.wanted).
  */
 static const char *const useful[] = {
-	"virtio_net", "virtio_balloon", "virtiofs", "vmgenid", "button", "evdev", "rtc_cmos",
+	"virtio_net", "virtio_balloon", "vmgenid", "button", "evdev", "rtc_cmos",
 };
 
 static const char *const fstypes[] = { "ext4", "xfs", "btrfs" };

@@ -21,7 +21,7 @@ struct initrd_cfg {
 	const char *modules_dir;   /* holds lib/modules/VERSION, or is it; NULL: look beside kernel */
 	const char *init;	   /* path of clone-init; NULL: guest_program_path() */
 	const char *agent;	   /* path of clone-agent; NULL: guest_program_path() */
-	const char *const *wanted; /* more modules, NULL-terminated; it is an error if one is absent */
+	const char *const *wanted; /* more modules ("virtiofs"), NULL-terminated; each must exist */
 	const char *root_fstype;   /* "ext4", "xfs", "btrfs": its module too; NULL: "ext4" */
 	const char *busybox;	   /* a static busybox: a guest that needs no disk; NULL: none */
 	bool no_modules;	   /* everything is built in: no directory of modules is looked for */
