@@ -4,8 +4,8 @@
  * one request at a time each, answered now or later. Main thread with the device lock held, like
  * every loop callback.
  *
- * It is ours and not libevent's evhttp because evhttp 2.1 cannot bound its connections or close idle
- * ones that never asked, and answers malformed requests with pages of its own instead of a
+ * It is ours and not libevent's evhttp because evhttp 2.1 cannot bound its connections or close
+ * idle ones that never asked, and answers malformed requests with pages of its own instead of a
  * fault_message.
  */
 #ifndef CLONE_CONTROL_HTTP_H
