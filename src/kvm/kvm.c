@@ -42,6 +42,7 @@ static const struct {
 	{ KVM_CAP_PIT2, "KVM_CAP_PIT2" },
 	{ KVM_CAP_PIT_STATE2, "KVM_CAP_PIT_STATE2" },
 	{ KVM_CAP_IRQFD, "KVM_CAP_IRQFD" },
+	{ KVM_CAP_SIGNAL_MSI, "KVM_CAP_SIGNAL_MSI" },
 	{ KVM_CAP_IOEVENTFD, "KVM_CAP_IOEVENTFD" },
 	{ KVM_CAP_IOEVENTFD_ANY_LENGTH, "KVM_CAP_IOEVENTFD_ANY_LENGTH" },
 	{ KVM_CAP_IRQ_ROUTING, "KVM_CAP_IRQ_ROUTING" },
@@ -234,6 +235,16 @@ int kvm_irqfd(struct kvm *k, int fd, unsigned int gsi, bool assign, struct err *
 	if (kvm_callp(k->fd, KVM_IRQFD, &irq) < 0)
 		return err_sys(e, errno, "irqfd for GSI %u", gsi);
 	return 0;
+}
+
+int kvm_signal_msi(struct kvm *k, uint64_t addr, uint32_t data)
+{
+	struct kvm_msi msi = { .address_lo = (uint32_t)addr,
+			       .address_hi = (uint32_t)(addr >> 32),
+			       .data = data };
+
+	/* 0 means that no CPU took it, as with a disabled local APIC: the guest's business */
+	return kvm_callp(k->fd, KVM_SIGNAL_MSI, &msi) < 0 ? -errno : 0;
 }
 
 static int chip_get(struct kvm *k, struct kvm_irqchip *c, uint32_t id, struct err *e)

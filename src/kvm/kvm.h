@@ -73,6 +73,11 @@ int kvm_ioeventfd(struct kvm *k, uint64_t addr, unsigned int len, bool pio, bool
 /* Interrupts: writing fd injects gsi. */
 int kvm_irqfd(struct kvm *k, int fd, unsigned int gsi, bool assign, struct err *e);
 /*
+ * Delivers one message-signalled interrupt, now: for devices in this process, which then need
+ * neither descriptor nor route. Any thread. -errno when the message is none that KVM knows.
+ */
+int kvm_signal_msi(struct kvm *k, uint64_t addr, uint32_t data);
+/*
  * MSI routes: a table kept here and given to the kernel whole. kvm_msi_alloc reserves a GSI
  * (-ENOSPC), kvm_msi_set changes the table, kvm_routes_commit makes changes take effect (cheap
  * when nothing changed). The IOAPIC/PIC default routes are always included.

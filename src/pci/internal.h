@@ -27,7 +27,5 @@ void msix_write(struct pci_dev *p, uint64_t off, const uint8_t *data, unsigned i
 void msix_ctrl_written(struct pci_dev *p);
 void msix_reset(struct pci_dev *p);
 int msix_check(const struct pci_dev *p, const struct pci_state *st, struct err *e);
-int msix_adopt(struct pci_dev *p, struct err *e);
-void msix_fini(struct pci_dev *p);
 
 #endif

@@ -213,8 +213,6 @@ int pci_add(struct pci_bus *b, struct pci_dev *p, const struct pci_ids *ids, int
 	p->slot = (unsigned int)slot;
 	p->bus = b;
 	p->cap_end = PCI_STD_HEADER_SIZEOF;
-	for (unsigned int i = 0; i < PCI_MSIX_MAX; i++)
-		p->vec[i] = (struct pci_vector){ .fd = -1, .gsi = -1 };
 	home_put(p, PCI_VENDOR_ID, 2, ids->vendor);
 	home_put(p, PCI_DEVICE_ID, 2, ids->device);
 	home_put(p, PCI_REVISION_ID, 1, ids->revision);
@@ -303,16 +301,11 @@ void pci_commit(struct pci_dev *p)
 	bars_update(p);
 }
 
-int pci_adopt(struct pci_dev *p, struct err *e)
+void pci_adopt(struct pci_dev *p)
 {
-	int ret = msix_adopt(p, e);
-
-	if (ret)
-		return ret;
 	for (unsigned int i = 0; i < PCI_BARS; i++)
 		if (p->bar_base[i])
 			p->bar_ops[i]->mapped(p, i, p->bar_base[i], true);
-	return 0;
 }
 
 void pci_fini(struct pci_dev *p)
@@ -320,7 +313,6 @@ void pci_fini(struct pci_dev *p)
 	if (!p->bus)
 		return;
 	bars_unmap(p, true);
-	msix_fini(p);
 	p->bus->dev[p->slot] = NULL;
 	p->bus = NULL;
 }

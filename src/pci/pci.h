@@ -57,13 +57,6 @@ struct pci_cfg_ops {
 	void (*wrote)(struct pci_dev *p, unsigned int off, unsigned int len);
 };
 
-/* The host side of one MSI-X vector: made when the guest first unmasks it with an address. */
-struct pci_vector {
-	int fd, gsi; /* eventfd and GSI bound by an irqfd; -1 when not made */
-	uint32_t addr, data; /* what the GSI's route says */
-	bool live; /* the route is what the table says: writing fd interrupts the guest */
-};
-
 struct pci_bar_ref {
 	struct pci_dev *p;
 	unsigned int bar;
@@ -86,9 +79,6 @@ struct pci_dev {
 	unsigned int cfg_off, cfg_len;
 	const struct pci_cfg_ops *cfg_ops;
 	struct log_limit log;
-	/* host side, rebuilt by pci_adopt */
-	struct pci_vector vec[PCI_MSIX_MAX];
-	bool sync_posted;
 };
 
 /*
@@ -127,8 +117,7 @@ int pci_add_msix(struct pci_dev *p, unsigned int nr, unsigned int bar, unsigned 
 		 unsigned int pba_off, struct err *e);
 /*
  * Signals a vector; masked vectors become pending. No such vector (0xffff) or MSI-X off: nothing.
- * Any thread with the device lock held. A vector the guest has only just unmasked stays pending
- * until main has bound it (one routing update for many table writes).
+ * Any thread with the device lock held.
  */
 void pci_msix_notify(struct pci_dev *p, unsigned int vec);
 bool pci_msix_enabled(const struct pci_dev *p);
@@ -138,14 +127,9 @@ void pci_reset(struct pci_dev *p);
 int pci_check(const struct pci_dev *p, const struct pci_state *st, struct err *e);
 /* After the embedding commit copied the state: BAR mappings follow it. */
 void pci_commit(struct pci_dev *p);
-/*
- * New eventfds, GSIs, irqfds and routes of the vectors that are unmasked (uncommitted: vm/ calls
- * kvm_routes_commit once for all devices), and `mapped` for every visible BAR. Main.
- */
-int pci_adopt(struct pci_dev *p, struct err *e);
-/* Delivers what became pending while no route was committed. Main, after kvm_routes_commit. */
-void pci_resume(struct pci_dev *p);
-/* Closes host side and leaves the bus. Accepts a pci_dev that was never added (zeroed). */
+/* `mapped` for every visible BAR: there is a new KVM under it. Main. */
+void pci_adopt(struct pci_dev *p);
+/* BARs disappear, the slot is free. Accepts a pci_dev that was never added (zeroed). */
 void pci_fini(struct pci_dev *p);
 
 #endif

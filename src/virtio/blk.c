@@ -302,7 +302,8 @@ static int vblk_adopt(struct device *dev, const struct identity *id, struct err 
 	d->timer = loop_add_timer(dev->m->loop, vblk_go_on, d);
 	if (!d->timer)
 		return err_set(e, ENOMEM, "%s: out of memory", dev->id);
-	return virtio_adopt(&d->v, e);
+	virtio_adopt(&d->v);
+	return 0;
 }
 
 const struct device_class virtio_blk_class = {

@@ -3,10 +3,10 @@
  * The life of a virtio device: features, status, reset, breaking, the contract's parts, and the
  * road of a kick from the guest's write to type->kick on main.
  *
- * Kicks: each queue has an eventfd that KVM signals by itself (ioeventfd) and main's loop watches.
- * Those are made and bound on main only, for queues the driver enabled: in adopt, or soon after
- * DRIVER_OK or a move of the BAR. A kick that comes before, or where KVM would not take an
- * ioeventfd, exits to virtio_slow_kick, which posts to main: slower, never lost.
+ * Kicks: the first one of a queue exits to us and is posted to main (virtio_slow_kick), which then
+ * makes the queue an eventfd that KVM signals by itself (ioeventfd) and the loop watches. So adopt has
+ * nothing to make, and a fork pays for a queue when its guest first uses it. The slow road remains
+ * wherever KVM takes no ioeventfd, and while a guest moves a BAR: slower, never lost.
  *
  * virtio 1.2 sections 2.1, 3.1 and 4.1.
  */
@@ -135,8 +135,6 @@ static bool features_ok(struct virtio_dev *v, uint64_t features)
 	return !(features & ~virtio_offered(v)) && (features & BIT64(VIRTIO_F_VERSION_1));
 }
 
-static void post_main(struct virtio_dev *v);
-
 void virtio_set_status(struct virtio_dev *v, uint8_t val)
 {
 	struct virtio_state *st = v->st;
@@ -161,7 +159,6 @@ void virtio_set_status(struct virtio_dev *v, uint8_t val)
 		return;
 	v->started = true;
 	v->type->started(v);
-	post_main(v);
 }
 
 void virtio_enable_queue(struct virtio_dev *v, unsigned int q)
@@ -241,19 +238,6 @@ static int make_kick(struct vq_host *h, struct err *e)
 	return 0;
 }
 
-/* Main: a bound eventfd for every live queue. */
-static int make_kicks(struct virtio_dev *v, struct err *e)
-{
-	int ret = 0;
-
-	for (unsigned int q = 0; q < v->st->nr_queues && !ret; q++) {
-		if (queue_live(v, q))
-			ret = make_kick(&v->q[q], e);
-		bind_kick(&v->q[q]);
-	}
-	return ret;
-}
-
 static void kick_queues(struct virtio_dev *v, uint64_t mask)
 {
 	for (unsigned int q = 0; q < v->st->nr_queues; q++)
@@ -261,24 +245,27 @@ static void kick_queues(struct virtio_dev *v, uint64_t mask)
 			v->type->kick(v, q);
 }
 
-static void make_kicks_or_say(struct virtio_dev *v)
+static void bind_kicks(struct virtio_dev *v)
 {
-	struct err e;
-
-	if (make_kicks(v, &e))
-		log_guest(&v->log, "%s: %s", v->dev.id, e.msg);
+	for (unsigned int q = 0; q < v->st->nr_queues; q++)
+		bind_kick(&v->q[q]);
 }
 
+/* Whatever came by the slow road shall take the fast one next time. */
 static void on_main(void *arg)
 {
 	struct virtio_dev *v = arg;
 	uint64_t mask = v->slow_kicks;
+	struct err e;
 
 	v->posted = false;
 	if (!v->resumed)
 		return;
 	v->slow_kicks = 0;
-	make_kicks_or_say(v);
+	for (unsigned int q = 0; q < v->st->nr_queues; q++)
+		if ((mask & BIT64(q)) && queue_live(v, q) && make_kick(&v->q[q], &e))
+			log_guest(&v->log, "%s: %s", v->dev.id, e.msg);
+	bind_kicks(v);
 	kick_queues(v, mask);
 }
 
@@ -414,19 +401,14 @@ void virtio_commit(struct virtio_dev *v)
 		v->type->started(v);
 }
 
-int virtio_adopt(struct virtio_dev *v, struct err *e)
+void virtio_adopt(struct virtio_dev *v)
 {
-	int ret;
-
 	for (unsigned int q = 0; q < v->st->nr_queues; q++)
 		v->q[q] = (struct vq_host){ .v = v, .q = q, .kick_fd = -1 };
 	v->resumed = v->posted = false;
 	v->slow_kicks = 0;
 	v->adopted = true;
-	ret = pci_adopt(&v->pci, e);
-	if (ret || !v->dev.m->kvm) /* a seed has no VM and no kicks: its children do */
-		return ret;
-	return make_kicks(v, e);
+	pci_adopt(&v->pci);
 }
 
 void virtio_quiesce(struct virtio_dev *v)
@@ -451,8 +433,7 @@ void virtio_resume(struct virtio_dev *v)
 {
 	v->resumed = true;
 	v->slow_kicks = 0;
-	make_kicks_or_say(v);
-	pci_resume(&v->pci);
+	bind_kicks(v);
 	if (v->adopted)
 		interrupt_again(v);
 	v->adopted = false;

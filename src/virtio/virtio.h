@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Virtio over PCI, modern only (virtio 1.2 section 4.1), MSI-X by irqfd, kicks by ioeventfd; split
+ * Virtio over PCI, modern only (virtio 1.2 section 4.1), MSI-X, kicks by ioeventfd; split
  * rings with indirect descriptors and EVENT_IDX. The transport owns the rings: devices get checked
  * copies of chains from vq_pop and never see a ring.
  *
@@ -83,7 +83,7 @@ struct vq_chain {
 struct vq_host {
 	struct virtio_dev *v;
 	unsigned int q;
-	int kick_fd; /* eventfd of its ioeventfd; -1 when not made */
+	int kick_fd; /* eventfd of its ioeventfd; -1 before its first kick */
 	struct loop_io *kick_io;
 	uint64_t bound; /* KVM signals kick_fd for writes at this address; 0: not bound */
 	uint16_t in_flight; /* chains popped and not pushed: 0 when quiesced */
@@ -102,7 +102,7 @@ struct virtio_dev {
 	bool resumed; /* between resume and quiesce: kicks are served */
 	bool posted; /* main will look at slow_kicks soon */
 	bool adopted; /* resume must tell the driver of interrupts that may have been lost */
-	uint64_t slow_kicks; /* queues kicked while they had no ioeventfd */
+	uint64_t slow_kicks; /* queues whose kick came to us and not to an ioeventfd */
 	uint64_t notify_base; /* where the notify area is visible; 0: nowhere */
 };
 
@@ -119,7 +119,7 @@ void virtio_reset(struct virtio_dev *v);
 int virtio_check(const struct virtio_dev *v, const struct virtio_state *st,
 		 const struct pci_state *pci, struct err *e);
 void virtio_commit(struct virtio_dev *v); /* after the state was copied */
-int virtio_adopt(struct virtio_dev *v, struct err *e); /* kick eventfds, ioeventfds, irqfds */
+void virtio_adopt(struct virtio_dev *v);
 /* No kick reaches the device from here on. Before the device drains what it has in flight. */
 void virtio_quiesce(struct virtio_dev *v);
 /* Serves kicks again; kicks every live queue once. After the device's own host side is up. */

@@ -423,7 +423,8 @@ static int vsock_adopt(struct device *d, const struct identity *id, struct err *
 		return ret;
 	vs->adopted = true;
 	vsock_mux_hold(vs->mux, virtio_live(&vs->v));
-	return virtio_adopt(&vs->v, e);
+	virtio_adopt(&vs->v);
+	return 0;
 }
 
 const struct device_class virtio_vsock_class = {

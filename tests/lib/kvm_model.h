@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A model of the part of src/kvm/ that devices use: irqfds, routes, ioeventfds. Include it in
- * exactly one file of a test program: its functions then take the place of src/kvm's. What the
- * kernel would do with an eventfd happens in kvm_model_deliver, so that a test sees each interrupt
- * as the message it would be, counts routing updates, and needs no /dev/kvm.
+ * A model of the part of src/kvm/ that devices use: interrupts and ioeventfds. Include it in exactly
+ * one file of a test program: its functions then take the place of src/kvm's. A test sees each
+ * interrupt as the message it is, and needs no /dev/kvm.
  */
 #ifndef TESTS_LIB_KVM_MODEL_H
 #define TESTS_LIB_KVM_MODEL_H
@@ -19,29 +18,15 @@
 
 #define MODEL_FDS 256
 
-struct model_route {
-	bool used, active;
-	uint64_t addr;
-	uint32_t data;
-};
-
 struct kvm {
-	struct model_route want[KVM_GSI_MAX], now[KVM_GSI_MAX];
-	bool dirty;
-	struct {
-		int fd;
-		unsigned int gsi;
-	} irqfd[MODEL_FDS];
 	struct {
 		int fd;
 		uint64_t addr;
 	} ioeventfd[MODEL_FDS];
-	unsigned int nr_irqfds, nr_ioeventfds;
-	unsigned int commits; /* routing updates that reached the kernel */
-	unsigned int lost; /* irqfds signalled without a route */
+	unsigned int nr_ioeventfds;
 	unsigned int msgs[256]; /* interrupts delivered, by the low byte of their data */
+	unsigned int fresh; /* delivered since the last kvm_model_deliver */
 	unsigned int levels[KVM_GSI_PINS];
-	unsigned int fail_irqfds; /* how many of the next irqfds fail */
 };
 
 int kvm_create(int sys_fd, struct kvm **out, struct err *e)
@@ -97,81 +82,28 @@ int kvm_ioeventfd(struct kvm *k, uint64_t addr, unsigned int len, bool pio, bool
 	return 0;
 }
 
-int kvm_irqfd(struct kvm *k, int fd, unsigned int gsi, bool assign, struct err *e)
+int kvm_signal_msi(struct kvm *k, uint64_t addr, uint32_t data)
 {
-	BUG_ON(!assign || fd < 0 || gsi >= KVM_GSI_MAX || k->nr_irqfds == MODEL_FDS);
-	if (k->fail_irqfds) {
-		k->fail_irqfds--;
-		return err_set(e, ENOMEM, "irqfd: told to fail");
-	}
-	k->irqfd[k->nr_irqfds].fd = fd;
-	k->irqfd[k->nr_irqfds++].gsi = gsi;
+	if (addr >> 20 != 0xfee)
+		return -EINVAL;
+	k->msgs[data & 0xff]++;
+	k->fresh++;
 	return 0;
-}
-
-int kvm_msi_alloc(struct kvm *k, struct err *e)
-{
-	for (int g = KVM_GSI_PINS; g < KVM_GSI_MAX; g++) {
-		if (k->want[g].used)
-			continue;
-		k->want[g] = (struct model_route){ .used = true };
-		return g;
-	}
-	return err_set(e, ENOSPC, "no GSI left");
-}
-
-/* Also drops its irqfd, as KVM does by itself when the eventfd closes. */
-void kvm_msi_free(struct kvm *k, int gsi)
-{
-	BUG_ON(gsi < KVM_GSI_PINS || gsi >= KVM_GSI_MAX || !k->want[gsi].used);
-	k->want[gsi] = (struct model_route){ 0 };
-	k->dirty = true;
-	for (unsigned int i = 0; i < k->nr_irqfds; i++)
-		if (k->irqfd[i].gsi == (unsigned int)gsi)
-			k->irqfd[i] = k->irqfd[--k->nr_irqfds];
-}
-
-void kvm_msi_set(struct kvm *k, int gsi, uint64_t addr, uint32_t data, bool active)
-{
-	BUG_ON(gsi < KVM_GSI_PINS || gsi >= KVM_GSI_MAX || !k->want[gsi].used);
-	k->want[gsi] = (struct model_route){
-		.used = true, .active = active, .addr = addr, .data = data
-	};
-	k->dirty = true;
 }
 
 int kvm_routes_commit(struct kvm *k, struct err *e)
 {
+	(void)k;
 	(void)e;
-	if (!k->dirty)
-		return 0;
-	/* what the kernel refuses whole */
-	for (int g = 0; g < KVM_GSI_MAX; g++)
-		BUG_ON(k->want[g].active && k->want[g].addr >> 32);
-	memcpy(k->now, k->want, sizeof(k->now));
-	k->dirty = false;
-	k->commits++;
 	return 0;
 }
 
-/* Turns signalled eventfds into messages; returns how many came. */
+/* How many interrupts came since the last call. */
 static inline unsigned int kvm_model_deliver(struct kvm *k)
 {
-	unsigned int n = 0;
+	unsigned int n = k->fresh;
 
-	for (unsigned int i = 0; i < k->nr_irqfds; i++) {
-		const struct model_route *r = &k->now[k->irqfd[i].gsi];
-		uint64_t v;
-
-		if (read(k->irqfd[i].fd, &v, sizeof(v)) != (ssize_t)sizeof(v))
-			continue;
-		if (!r->active) {
-			k->lost++;
-			continue;
-		}
-		k->msgs[r->data & 0xff]++;
-		n++;
-	}
+	k->fresh = 0;
 	return n;
 }
 
@@ -194,7 +126,6 @@ static inline bool kvm_model_interrupted(struct fake_machine *fm, uint32_t data)
 	struct kvm *k = fm->m.kvm;
 	bool any;
 
-	kvm_model_deliver(k);
 	any = k->msgs[data & 0xff];
 	k->msgs[data & 0xff] = 0;
 	return any;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * MSI-X: what the table and the pending bits say, which messages reach the guest, and how few
- * routing updates it takes. The kernel is kvm_model.h.
+ * MSI-X: what the table and the pending bits say, and which messages reach the guest. The kernel is
+ * kvm_model.h.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -48,7 +48,6 @@ static int down(void **state)
 {
 	struct rig *r = *state;
 
-	assert_int_equal(r->fm.m.kvm->lost, 0);
 	fm_fini(&r->fm);
 	return 0;
 }
@@ -79,15 +78,13 @@ static void notify(struct rig *r, unsigned int vec)
 	pthread_mutex_unlock(&r->fm.lock);
 }
 
-/* Messages with this data that came since the last look, after main had its turn. */
+/* Messages with this data that came since the last look. */
 static unsigned int came(struct rig *r, uint32_t data)
 {
-	struct kvm *k = r->fm.m.kvm;
-	unsigned int before = k->msgs[data];
+	unsigned int n = r->fm.m.kvm->msgs[data];
 
-	fm_spin(&r->fm);
-	kvm_model_deliver(k);
-	return k->msgs[data] - before;
+	r->fm.m.kvm->msgs[data] = 0;
+	return n;
 }
 
 static void test_msix__vectors_are_masked_at_power_on(void **state)
@@ -105,34 +102,18 @@ static void test_msix__open_vector_delivers_its_message(void **state)
 
 	entry(r, 1, VD_MSI_ADDR, 0, 0x51, 0);
 	control(r, PCI_MSIX_FLAGS_ENABLE);
-	fm_spin(&r->fm);
 	notify(r, 1);
 	assert_int_equal(came(r, 0x51), 1);
 	assert_int_equal(came(r, 0x51), 0);
 	assert_int_equal(fm_read(&r->fm, r->pba, 8), 0);
 }
 
-static void test_msix__signal_right_after_unmasking_is_not_lost(void **state)
-{
-	struct rig *r = *state;
-
-	control(r, PCI_MSIX_FLAGS_ENABLE);
-	entry(r, 0, VD_MSI_ADDR, 0, 0x50, 0);
-	notify(r, 0); /* main has not bound it yet */
-	assert_int_equal(came(r, 0x50), 1);
-	assert_int_equal(fm_read(&r->fm, r->pba, 8), 0);
-}
-
 static void test_msix__masked_vector_pends_and_comes_once_at_unmask(void **state)
 {
 	struct rig *r = *state;
-	struct kvm *k = r->fm.m.kvm;
-	unsigned int commits;
 
 	control(r, PCI_MSIX_FLAGS_ENABLE);
 	entry(r, 2, VD_MSI_ADDR, 0, 0x52, 0);
-	fm_spin(&r->fm);
-	commits = k->commits;
 	mask(r, 2, 1);
 	notify(r, 2);
 	notify(r, 2);
@@ -141,7 +122,6 @@ static void test_msix__masked_vector_pends_and_comes_once_at_unmask(void **state
 	mask(r, 2, 0);
 	assert_int_equal(came(r, 0x52), 1);
 	assert_int_equal(fm_read(&r->fm, r->pba, 1), 0);
-	assert_int_equal(k->commits, commits); /* nothing changed for the kernel */
 }
 
 static void test_msix__function_mask_pends_all(void **state)
@@ -153,11 +133,9 @@ static void test_msix__function_mask_pends_all(void **state)
 	control(r, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
 	for (unsigned int i = 0; i < VECTORS; i++)
 		notify(r, i);
-	fm_spin(&r->fm);
 	assert_int_equal(fm_read(&r->fm, r->pba, 4), (1 << VECTORS) - 1);
 	assert_int_equal(kvm_model_deliver(r->fm.m.kvm), 0);
 	control(r, PCI_MSIX_FLAGS_ENABLE);
-	fm_spin(&r->fm);
 	assert_int_equal(kvm_model_deliver(r->fm.m.kvm), VECTORS);
 	for (unsigned int i = 0; i < VECTORS; i++)
 		assert_int_equal(r->fm.m.kvm->msgs[0x50 + i], 1);
@@ -171,41 +149,6 @@ static void test_msix__disabled_function_is_silent(void **state)
 	notify(r, 0);
 	assert_int_equal(came(r, 0x50), 0);
 	assert_int_equal(fm_read(&r->fm, r->pba, 8), 0);
-	assert_int_equal(r->fm.m.kvm->nr_irqfds, 0);
-}
-
-static void test_msix__many_table_writes_make_one_routing_update(void **state)
-{
-	struct rig *r = *state;
-	struct kvm *k = r->fm.m.kvm;
-	unsigned int before = k->commits;
-
-	control(r, PCI_MSIX_FLAGS_ENABLE);
-	for (unsigned int round = 0; round < 10; round++)
-		for (unsigned int i = 0; i < VECTORS; i++)
-			entry(r, i, VD_MSI_ADDR, 0, 0x50 + i, 0);
-	fm_spin(&r->fm);
-	assert_int_equal(k->commits, before + 1);
-	/* the same again changes nothing */
-	for (unsigned int i = 0; i < VECTORS; i++)
-		entry(r, i, VD_MSI_ADDR, 0, 0x50 + i, 0);
-	fm_spin(&r->fm);
-	assert_int_equal(k->commits, before + 1);
-}
-
-static void test_msix__vectors_never_unmasked_cost_nothing(void **state)
-{
-	struct rig *r = *state;
-	struct kvm *k = r->fm.m.kvm;
-
-	control(r, PCI_MSIX_FLAGS_ENABLE);
-	entry(r, 1, VD_MSI_ADDR, 0, 0x51, 0);
-	fm_spin(&r->fm);
-	assert_int_equal(k->nr_irqfds, 1);
-	mask(r, 1, 1);
-	mask(r, 1, 0);
-	fm_spin(&r->fm);
-	assert_int_equal(k->nr_irqfds, 1);
 }
 
 static void test_msix__message_changed_under_mask_is_the_one_delivered(void **state)
@@ -214,7 +157,6 @@ static void test_msix__message_changed_under_mask_is_the_one_delivered(void **st
 
 	control(r, PCI_MSIX_FLAGS_ENABLE);
 	entry(r, 0, VD_MSI_ADDR, 0, 0x50, 0);
-	fm_spin(&r->fm);
 	mask(r, 0, 1);
 	notify(r, 0);
 	entry(r, 0, VD_MSI_ADDR, 0, 0x60, 0);
@@ -228,7 +170,6 @@ static void test_msix__message_changed_while_open_is_followed(void **state)
 
 	control(r, PCI_MSIX_FLAGS_ENABLE);
 	entry(r, 0, VD_MSI_ADDR, 0, 0x50, 0);
-	fm_spin(&r->fm);
 	fm_write(&r->fm, r->table + 8, 4, 0x61);
 	notify(r, 0);
 	assert_int_equal(came(r, 0x61), 1);
@@ -247,10 +188,11 @@ static void test_msix__message_to_memory_is_not_an_interrupt(void **state)
 		entry(r, 0, bad[i][0], bad[i][1], 0x50, 0);
 		notify(r, 0);
 		assert_int_equal(came(r, 0x50), 0);
-		assert_true(fm_read(&r->fm, r->pba, 1) & 1);
+		assert_int_equal(fm_read(&r->fm, r->pba, 1), 0); /* sent, for what it is worth */
 	}
 	/* the same vector works once it is given a real one */
 	entry(r, 0, VD_MSI_ADDR, 0, 0x50, 0);
+	notify(r, 0);
 	assert_int_equal(came(r, 0x50), 1);
 }
 
@@ -269,7 +211,6 @@ static void test_msix__any_width_and_place_is_survived(void **state)
 				fm_write(&r->fm, r->pba - 8 + at, len[i], ~0ull);
 				fm_read(&r->fm, r->pba - 8 + at, len[i]);
 			}
-	fm_spin(&r->fm);
 	for (unsigned int i = 0; i < VECTORS; i++) {
 		assert_int_equal(fm_read(&r->fm, r->table + 16 * i, 8), 0xfffffffffffffffcull);
 		assert_int_equal(fm_read(&r->fm, r->table + 16 * i + 8, 8), 0x1ffffffffull);
@@ -298,29 +239,10 @@ static void test_msix__vector_that_is_not_there_is_ignored(void **state)
 	notify(r, VECTORS);
 	notify(r, 0xffff);
 	notify(r, ~0u);
-	fm_spin(&r->fm);
 	assert_int_equal(fm_read(&r->fm, r->pba, 8), 0);
 }
 
-static void test_msix__host_that_refuses_an_irqfd_leaves_it_pending(void **state)
-{
-	struct rig *r = *state;
-	unsigned int fds;
-
-	r->fm.m.kvm->fail_irqfds = 1;
-	fds = fm_open_fds();
-	control(r, PCI_MSIX_FLAGS_ENABLE);
-	entry(r, 0, VD_MSI_ADDR, 0, 0x50, 0);
-	notify(r, 0);
-	assert_int_equal(came(r, 0x50), 0);
-	assert_int_equal(fm_open_fds(), fds);
-	assert_true(fm_read(&r->fm, r->pba, 1) & 1);
-	/* the next touch tries again */
-	mask(r, 0, 0);
-	assert_int_equal(came(r, 0x50), 1);
-}
-
-static void test_msix__restored_function_delivers_with_one_update(void **state)
+static void test_msix__pending_vector_survives_save_and_restore(void **state)
 {
 	struct rig *r = *state;
 	struct fake_machine s;
@@ -331,7 +253,6 @@ static void test_msix__restored_function_delivers_with_one_update(void **state)
 	control(r, PCI_MSIX_FLAGS_ENABLE);
 	for (unsigned int i = 0; i < VECTORS; i++)
 		entry(r, i, VD_MSI_ADDR, 0, 0x50 + i, i == 2);
-	notify(r, 1); /* pending when it is saved */
 	notify(r, 2);
 	fm_save(&r->n->v.dev, &w);
 
@@ -339,13 +260,12 @@ static void test_msix__restored_function_delivers_with_one_update(void **state)
 	n = (struct null_virtio *)fm_add(&s, &null_virtio_class, "null", NULL);
 	assert_int_equal(fm_load(&n->v.dev, w.data, w.len, &e), 0);
 	fm_start(&s);
-	assert_int_equal(s.m.kvm->commits, 1);
-	assert_int_equal(s.m.kvm->nr_irqfds, 2);
-	assert_int_equal(kvm_model_deliver(s.m.kvm), 1);
-	assert_int_equal(s.m.kvm->msgs[0x51], 1);
+	assert_int_equal(kvm_model_deliver(s.m.kvm), 0);
+	fm_write(&s, r->table + 16 * 2 + 12, 4, 0);
+	assert_int_equal(s.m.kvm->msgs[0x52], 1);
 	pci_msix_notify(&n->v.pci, 0);
-	assert_int_equal(kvm_model_deliver(s.m.kvm), 1);
-	assert_true(n->state.pci.msix_pending[0] == 1 << 2);
+	assert_int_equal(s.m.kvm->msgs[0x50], 1);
+	assert_int_equal(n->state.pci.msix_pending[0], 0);
 	fm_fini(&s);
 	wbuf_fini(&w);
 }
@@ -370,25 +290,12 @@ static void test_msix__hostile_states_are_refused(void **state)
 	s = r->n->state;
 	s.pci.msix_pending[15] = 0x80;
 	assert_int_equal(null_virtio_class.check(&r->n->v.dev, &s, &e), -EINVAL);
-}
-
-static void test_msix__removed_function_leaves_nothing(void **state)
-{
-	struct rig *r = *state;
-	unsigned int fds = fm_open_fds();
-
 	control(r, PCI_MSIX_FLAGS_ENABLE);
-	for (unsigned int i = 0; i < VECTORS; i++)
-		entry(r, i, VD_MSI_ADDR, 0, 0x50 + i, 0);
-	fm_spin(&r->fm);
-	assert_int_equal(fm_open_fds(), fds + VECTORS);
-	entry(r, 0, VD_MSI_ADDR, 0, 0x70, 0); /* posted, and then gone */
-	null_virtio_class.destroy(&r->n->v.dev);
-	r->fm.nr_devs--;
-	fm_spin(&r->fm);
-	assert_int_equal(fm_open_fds(), fds);
-	assert_int_equal(r->fm.m.kvm->nr_irqfds, 0);
-	assert_int_equal(r->fm.m.kvm->nr_ioeventfds, 0);
+	mask(r, 1, 0);
+	s = r->n->state;
+	assert_int_equal(null_virtio_class.check(&r->n->v.dev, &s, &e), 0);
+	s.pci.msix_pending[0] = 1 << 1; /* it would have been delivered */
+	assert_int_equal(null_virtio_class.check(&r->n->v.dev, &s, &e), -EINVAL);
 }
 
 int main(void)
@@ -397,22 +304,17 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_msix__vectors_are_masked_at_power_on),
 		T(test_msix__open_vector_delivers_its_message),
-		T(test_msix__signal_right_after_unmasking_is_not_lost),
 		T(test_msix__masked_vector_pends_and_comes_once_at_unmask),
 		T(test_msix__function_mask_pends_all),
 		T(test_msix__disabled_function_is_silent),
-		T(test_msix__many_table_writes_make_one_routing_update),
-		T(test_msix__vectors_never_unmasked_cost_nothing),
 		T(test_msix__message_changed_under_mask_is_the_one_delivered),
 		T(test_msix__message_changed_while_open_is_followed),
 		T(test_msix__message_to_memory_is_not_an_interrupt),
 		T(test_msix__any_width_and_place_is_survived),
 		T(test_msix__eight_byte_writes_program_an_entry),
 		T(test_msix__vector_that_is_not_there_is_ignored),
-		T(test_msix__host_that_refuses_an_irqfd_leaves_it_pending),
-		T(test_msix__restored_function_delivers_with_one_update),
+		T(test_msix__pending_vector_survives_save_and_restore),
 		T(test_msix__hostile_states_are_refused),
-		T(test_msix__removed_function_leaves_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

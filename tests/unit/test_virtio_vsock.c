@@ -254,7 +254,6 @@ static int fork_child(struct vg *g, int old, uint32_t port, int *ready)
 	const struct identity id = { .renew = true, .name = "child", .generation = { 2 } };
 
 	(void)old;
-	grants_child(g->fm.m.grants, "child/");
 	fm_child(&g->fm, &id);
 	if (vsock_mux_count(g->mux))
 		return 1;
@@ -273,8 +272,7 @@ static int fork_child(struct vg *g, int old, uint32_t port, int *ready)
 	*ready = 0;
 	/* and once more, for a child's child */
 	fm_quiesce(&g->fm);
-	vg_grant(g, "", "child.sock");
-	grants_child(g->fm.m.grants, "");
+	vg_grant(g, "child/", "child.sock");
 	fm_child(&g->fm, &id);
 	fm_resume(&g->fm);
 	return reset_passes(g, "child.sock", ready);

@@ -429,15 +429,14 @@ static void test_vq__read_and_write_cross_segments_and_stop_at_the_end(void **st
 	assert_memory_equal(got, "defgh", 5);
 }
 
+/* Interrupts of queue 0 since the last look. */
 static unsigned int interrupts(struct rig *r)
 {
 	struct kvm *k = r->fm.m.kvm;
-	unsigned int before = k->msgs[VD_MSI_DATA + 1];
+	unsigned int n = k->msgs[VD_MSI_DATA + 1];
 
-	fm_spin(&r->fm);
-	kvm_model_deliver(k);
-	assert_int_equal(k->lost, 0);
-	return k->msgs[VD_MSI_DATA + 1] - before;
+	k->msgs[VD_MSI_DATA + 1] = 0;
+	return n;
 }
 
 /* One chain through the queue, with a notify at the end. */
