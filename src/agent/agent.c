@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The client of the guest agent: see agent.h. Here is when an identity is given, and what it means
- * that the agent answered or said hello; agent_call.c moves the frames. Main thread, device lock held,
- * called by the loop, by agent_call.c (hellos, answers) and by virtio-vsock (ready).
+ * that the agent answered or said hello; agent_call.c moves the frames. Main thread, device lock
+ * held, called by the loop, by agent_call.c (hellos, answers) and by virtio-vsock (ready).
  */
 #include "agent/agent.h"
 
@@ -37,7 +37,7 @@ struct agent {
 	size_t userdata_len;
 
 	/* Giving it. */
-	bool giving; /* until acknowledged, failed or timed out */
+	bool giving;	    /* until acknowledged, failed or timed out */
 	struct call *giver; /* the call that does, once it could be made */
 	struct loop_timer *give_timer;
 	unsigned int give_ms;
@@ -100,9 +100,13 @@ static void give_answered(void *arg, const struct agent_reply *answer)
 static int give(struct agent *a, struct err *e)
 {
 	struct proto_identity_args args = {
-		.gen = a->gen, .entropy = a->entropy, .entropy_len = sizeof(a->entropy),
-		.hostname = a->hostname, .machine_id = a->machine_id,
-		.userdata = a->userdata, .userdata_len = a->userdata_len,
+		.gen = a->gen,
+		.entropy = a->entropy,
+		.entropy_len = sizeof(a->entropy),
+		.hostname = a->hostname,
+		.machine_id = a->machine_id,
+		.userdata = a->userdata,
+		.userdata_len = a->userdata_len,
 	};
 	cleanup_free uint8_t *frame = NULL;
 	size_t n;

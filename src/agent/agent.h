@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The VM process's own client of the guest agent (guest/proto.h) over streams of the vsock muxer:
- * hears the agent's hello, gives the guest its identity, asks for what the VM itself needs. It is also
- * the gate: no host program gets a connection to the agent before the guest has acknowledged the
- * identity that it was given, so no command can run in a guest that has not reconciled.
+ * hears the agent's hello, gives the guest its identity, asks for what the VM itself needs. It is
+ * also the gate: no host program gets a connection to the agent before the guest has acknowledged
+ * the identity that it was given, so no command can run in a guest that has not reconciled.
  *
  * Main thread, device lock held; callbacks likewise, and they may call back in here. The guest's
  * answers are hostile: bounded in size, number and time, and checked.
@@ -19,9 +19,9 @@
 #include "device/device.h"
 #include "guest/proto.h"
 
-#define AGENT_MAX_CALLS 32 /* requests without an answer */
-#define AGENT_MAX_HELLOS 4 /* hellos whose frame has not come */
-#define AGENT_HELLO_MS 2000 /* for the hello's one frame, once connected */
+#define AGENT_MAX_CALLS 32   /* requests without an answer */
+#define AGENT_MAX_HELLOS 4   /* hellos whose frame has not come */
+#define AGENT_HELLO_MS 2000  /* for the hello's one frame, once connected */
 #define AGENT_AGAIN_MS 30000 /* for an identity that had to be given again */
 
 struct agent;
@@ -30,27 +30,27 @@ struct agent_reply {
 	int ret; /* 0, or -errno with a story in `e` */
 	struct err e;
 	uint8_t type; /* of the agent's frame: PROTO_ACK, PROTO_ERROR, PROTO_REPORT; 0: none came */
-	uint8_t stage; /* of PROTO_ERROR: PROTO_STAGE_* */
+	uint8_t stage;	      /* of PROTO_ERROR: PROTO_STAGE_* */
 	struct proto_ack ack; /* text: see `text` */
 	struct proto_report report;
 	char text[PROTO_MAX_TEXT + 1]; /* of ACK or ERROR; unprintable bytes replaced by '?' */
 };
 
 /*
- * r is good during the call only. ret: 0; -ETIMEDOUT; -ECONNRESET (the guest refused the connection or
- * closed it without an answer); -EPROTO (an answer that is none); -ECANCELED (replaced by another
- * identity); else the agent's own ERROR.
+ * r is good during the call only. ret: 0; -ETIMEDOUT; -ECONNRESET (the guest refused the connection
+ * or closed it without an answer); -EPROTO (an answer that is none); -ECANCELED (replaced by
+ * another identity); else the agent's own ERROR.
  */
 typedef void (*agent_done_fn)(void *arg, const struct agent_reply *r);
 
 /* Takes the agent's port in vsock's muxer (a virtio-vsock device, which outlives it), its gate and
  * its ready callback. -ENOMEM. */
 int agent_create(struct machine *m, struct device *vsock, struct agent **out, struct err *e);
-/* Calls under way end without a callback. Before the device, and the guest must not run any more. */
+/* Before the device, when the guest runs no more. Calls under way end without a callback. */
 void agent_destroy(struct agent *a);
 /*
- * In a fork's child and after a restore, when the devices have been adopted: forgets calls under way
- * (no callback) and the identity; nothing is reconciled. -ENOMEM.
+ * In a fork's child and after a restore, when the devices have been adopted: forgets calls under
+ * way (no callback) and the identity; nothing is reconciled. -ENOMEM.
  */
 int agent_adopt(struct agent *a, struct err *e);
 
@@ -58,16 +58,18 @@ int agent_adopt(struct agent *a, struct err *e);
 void agent_on_change(struct agent *a, void (*fn)(void *arg), void *arg);
 /* The agent has said hello since the guest's driver started (it survives snapshot and fork). */
 bool agent_present(const struct agent *a);
-/* The guest has acknowledged the identity that was given last, and its agent has not restarted since. */
+/* The guest has acknowledged the identity that was given last, and its agent has not restarted
+ * since. */
 bool agent_reconciled(const struct agent *a);
 /* The generation given last (16 bytes; zero: none): what EXEC must carry. */
 const uint8_t *agent_generation(const struct agent *a);
 
 /*
- * Gives the guest its identity as soon as the agent is there and the transport is reset: at once, or
- * when they are. id's entropy is used up and not kept; set_clock sends the host's real time as of the
- * moment of sending. userdata: at most PROTO_MAX_USERDATA bytes, copied. done (may be NULL) is called
- * exactly once, not from within. It replaces an identity under way (that one gets -ECANCELED).
+ * Gives the guest its identity as soon as the agent is there and the transport is reset: at once,
+ * or when they are. id's entropy is used up and not kept; set_clock sends the host's real time as
+ * of the moment of sending. userdata: at most PROTO_MAX_USERDATA bytes, copied. done (may be NULL)
+ * is called exactly once, not from within. It replaces an identity under way (that one gets
+ * -ECANCELED).
  *
  * The identity stays: an agent that restarts in the guest is not reconciled any more, and is given
  * it again (with fresh entropy) when it says hello. -EINVAL, -ENOMEM.
@@ -84,7 +86,7 @@ int agent_set_identity(struct agent *a, const struct identity *id, bool set_cloc
 int agent_request(struct agent *a, const void *frame, size_t n, unsigned int timeout_ms,
 		  agent_done_fn done, void *arg, struct err *e);
 
-/* For fuzzing and tests: reads one frame as an answer to a request. false: more bytes are needed. */
+/* For fuzzing and tests: reads one frame as an answer to a request. false: needs more bytes. */
 bool agent_parse(const void *bytes, size_t n, struct agent_reply *r);
 
 #endif

@@ -223,7 +223,7 @@ int call_send(struct calls *cs, const void *frame, size_t n, unsigned int timeou
 	ret = call_start(cs, false, fd, timeout_ms, &c, e);
 	if (ret)
 		return ret;
-	/* The largest frame fits into an empty socket; the muxer sends it when the guest accepted. */
+	/* The largest frame fits into an empty socket; it goes on when the guest accepted. */
 	if (send(fd, frame, n, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)n) {
 		call_drop(c);
 		return err_set(e, EIO, "a frame of %zu bytes does not fit into a socket", n);

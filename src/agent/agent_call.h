@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Calls to the guest agent, under agent.c: a call is one stream of the muxer on which one frame is to
- * come from the guest, with a time-out: the answer to a frame of ours, or the agent's hello, which
- * the guest opened. Main thread, device lock held.
+ * Calls to the guest agent, under agent.c: a call is one stream of the muxer on which one frame is
+ * to come from the guest, with a time-out: the answer to a frame of ours, or the agent's hello,
+ * which the guest opened. Main thread, device lock held.
  */
 #ifndef CLONE_AGENT_AGENT_CALL_H
 #define CLONE_AGENT_AGENT_CALL_H

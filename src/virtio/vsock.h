@@ -12,7 +12,8 @@
 #include "device/device.h"
 #include "vsock/vsock.h"
 
-#define VIRTIO_VSOCK_GUEST_CID 3ull /* the usual one; each VM has its own sockets, so all may use it */
+/* The usual one; each VM has its own sockets, so all may use it. */
+#define VIRTIO_VSOCK_GUEST_CID 3ull
 #define VIRTIO_VSOCK_PATH "vsock.sock"
 #define VIRTIO_VSOCK_GRANT "vsock" /* the grant of the listening socket */
 
@@ -30,16 +31,16 @@ struct vsock_mux *virtio_vsock_mux(struct device *d);
 
 /*
  * fn is called each time the guest has acknowledged a transport reset: its sockets of before are
- * gone, and a stream opened now (from within fn, too) lasts. Streams opened earlier after adopt wait for
- * the same moment. Kept across a fork, like all host memory. NULL: nobody.
+ * gone, and a stream opened now (from within fn, too) lasts. Streams opened earlier after adopt
+ * wait for the same moment. Kept across a fork, like all host memory. NULL: nobody.
  */
 void virtio_vsock_set_ready_cb(struct device *d, void (*fn)(void *arg), void *arg);
 /* A transport reset is owed to the guest or not yet acknowledged. */
 bool virtio_vsock_resetting(const struct device *d);
 
 /*
- * Did the agent say hello since the driver started? Part of the device's state: the answer outlives a
- * snapshot or a fork, as the agent does, and ends with the driver, as the agent does.
+ * Did the agent say hello since the driver started? Part of the device's state: the answer outlives
+ * a snapshot or a fork, as the agent does, and ends with the driver, as the agent does.
  */
 bool virtio_vsock_agent_seen(const struct device *d);
 void virtio_vsock_set_agent_seen(struct device *d);

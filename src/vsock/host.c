@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The host's side of the socket muxer: the listening socket and its CONNECT line, connections that the
- * guest opens to unix sockets or to listeners inside this process, and streams of this process to
- * the guest. Main thread.
+ * The host's side of the socket muxer: the listening socket and its CONNECT line, connections that
+ * the guest opens to unix sockets or to listeners inside this process, and streams of this process
+ * to the guest. Main thread.
  */
 #include "vsock/mux.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The socket muxer's tables: streams by port pair, the round robin of those that have something for
- * the guest, time-outs, RSTs, and what a fork or a driver reset does to them. See vsock.h. Main thread
- * with the device lock held, but for vsock_mux_start and vsock_mux_reset.
+ * the guest, time-outs, RSTs, and what a fork or a driver reset does to them. See vsock.h. Main
+ * thread with the device lock held, but for vsock_mux_start and vsock_mux_reset.
  */
 #include "vsock/mux.h"
 
@@ -373,9 +373,12 @@ bool vsock_mux_next(struct vsock_mux *m, struct vsock_hdr *hdr, const void **dat
 		m->rst_len--;
 		*data = NULL;
 		*hdr = (struct vsock_hdr){
-			.src_cid = VSOCK_CID_HOST, .dst_cid = m->guest_cid,
-			.src_port = r.host_port, .dst_port = r.guest_port,
-			.type = VSOCK_TYPE_STREAM, .op = VSOCK_OP_RST,
+			.src_cid = VSOCK_CID_HOST,
+			.dst_cid = m->guest_cid,
+			.src_port = r.host_port,
+			.dst_port = r.guest_port,
+			.type = VSOCK_TYPE_STREAM,
+			.op = VSOCK_OP_RST,
 		};
 		return true;
 	}
@@ -445,11 +448,15 @@ void vsock_hdr_encode(const struct vsock_hdr *h, uint8_t b[VSOCK_HDR_BYTES])
 		le16 type, op;
 		le32 flags, buf_alloc, fwd_cnt;
 	} w = {
-		.src_cid = le64_put(h->src_cid), .dst_cid = le64_put(h->dst_cid),
-		.src_port = le32_put(h->src_port), .dst_port = le32_put(h->dst_port),
+		.src_cid = le64_put(h->src_cid),
+		.dst_cid = le64_put(h->dst_cid),
+		.src_port = le32_put(h->src_port),
+		.dst_port = le32_put(h->dst_port),
 		.len = le32_put(h->len),
-		.type = le16_put(h->type), .op = le16_put(h->op),
-		.flags = le32_put(h->flags), .buf_alloc = le32_put(h->buf_alloc),
+		.type = le16_put(h->type),
+		.op = le16_put(h->op),
+		.flags = le32_put(h->flags),
+		.buf_alloc = le32_put(h->buf_alloc),
 		.fwd_cnt = le32_put(h->fwd_cnt),
 	};
 

@@ -20,10 +20,10 @@
 #define MUX_RST_RING 2048u /* VSOCK_RST_BACKLOG, one for each stream, and room */
 
 enum stream_state {
-	ST_LINE, /* a host program that has not yet said CONNECT; not in the table */
+	ST_LINE,      /* a host program that has not yet said CONNECT; not in the table */
 	ST_REQUESTED, /* REQUEST owed or sent; no RESPONSE yet */
-	ST_OPEN, /* fd -1: the host's end is gone */
-	ST_DRAINING, /* the guest is done; bytes to the host are left; not in the table */
+	ST_OPEN,      /* fd -1: the host's end is gone */
+	ST_DRAINING,  /* the guest is done; bytes to the host are left; not in the table */
 };
 
 /* Packets owed to the guest. */
@@ -44,11 +44,11 @@ struct stream {
 	uint64_t deadline_ns;
 
 	int fd;
-	struct loop_io *io; /* NULL until something is watched */
+	struct loop_io *io;   /* NULL until something is watched */
 	unsigned int watched; /* what io was told */
-	bool watch_read; /* the loop tells when there is something to read */
-	bool host_eof; /* nothing more will be read from fd */
-	bool host_deaf; /* nothing more can be written to fd */
+	bool watch_read;      /* the loop tells when there is something to read */
+	bool host_eof;	      /* nothing more will be read from fd */
+	bool host_deaf;	      /* nothing more can be written to fd */
 
 	uint8_t *to_guest; /* VSOCK_PKT_MAX bytes, or NULL when empty */
 	uint32_t tg_off, tg_len;
@@ -59,7 +59,7 @@ struct stream {
 	uint32_t th_pos, th_len;
 	uint32_t fwd_cnt, fwd_told;
 
-	unsigned int guest_shut; /* VSOCK_SHUTDOWN_* that the guest said */
+	unsigned int guest_shut;	   /* VSOCK_SHUTDOWN_* that the guest said */
 	unsigned int shut_want, shut_told; /* ours */
 
 	char line[VSOCK_LINE_MAX];
@@ -87,7 +87,7 @@ struct vsock_mux {
 	struct loop *loop;
 	struct fdtab *fds;
 	struct loop_timer *timer;
-	uint64_t timer_ns; /* when it will fire; 0: unarmed */
+	uint64_t timer_ns;  /* when it will fire; 0: unarmed */
 	uint64_t accept_ns; /* when to accept again after the process ran out of descriptors */
 	int listen_fd;
 	struct loop_io *listen_io;
@@ -113,7 +113,7 @@ struct vsock_mux {
 };
 
 /* mux.c */
-/* Ends all streams if the driver reset the device meanwhile; true then. First thing in callbacks. */
+/* First thing in callbacks: ends all streams if the driver reset the device; true then. */
 bool mux_settle(struct vsock_mux *m);
 /* Tells the device if there is work. Last thing in callbacks. */
 void mux_wake(struct vsock_mux *m);

@@ -6,8 +6,9 @@
  *
  * To guest: bytes are read from the socket only when the last ones are gone, as many as the guest
  * has room for (at most VSOCK_PKT_MAX), and cut into packets as the guest's buffers come. While
- * packets can be made, the socket is read without asking the loop; the loop watches it only after it
- * ran dry.
+ * packets can be made, the socket is read without asking the loop; the loop watches it only after
+ * it ran dry.
+ *
  * To host: bytes are written at once; what the socket does not take waits in a ring as big as the
  * credit that was announced. The guest is told of room when half of it has come free.
  */
@@ -22,7 +23,7 @@
 
 #include "event/fdtab.h"
 
-/* What the guest still has room for. Its figures may be nonsense; that costs only its own stream. */
+/* What the guest still has room for. If its figures are nonsense, its own stream suffers. */
 static uint32_t credit(const struct stream *s)
 {
 	uint32_t in_flight = s->sent_cnt - s->peer_fwd;
@@ -376,17 +377,24 @@ static unsigned int shut_due(const struct stream *s)
 bool stream_has_work(const struct stream *s)
 {
 	return s->owe || shut_due(s) ||
-	       (s->state == ST_OPEN && ((s->tg_len && credit(s)) || (!s->watch_read && can_read(s))));
+	       (s->state == ST_OPEN &&
+		((s->tg_len && credit(s)) || (!s->watch_read && can_read(s))));
 }
 
 static bool packet(struct stream *s, struct vsock_hdr *hdr, enum vsock_op op, uint32_t len,
 		   uint32_t flags)
 {
 	*hdr = (struct vsock_hdr){
-		.src_cid = VSOCK_CID_HOST, .dst_cid = s->m->guest_cid,
-		.src_port = s->host_port, .dst_port = s->guest_port,
-		.len = len, .type = VSOCK_TYPE_STREAM, .op = op, .flags = flags,
-		.buf_alloc = VSOCK_BUF_BYTES, .fwd_cnt = s->fwd_cnt,
+		.src_cid = VSOCK_CID_HOST,
+		.dst_cid = s->m->guest_cid,
+		.src_port = s->host_port,
+		.dst_port = s->guest_port,
+		.len = len,
+		.type = VSOCK_TYPE_STREAM,
+		.op = op,
+		.flags = flags,
+		.buf_alloc = VSOCK_BUF_BYTES,
+		.fwd_cnt = s->fwd_cnt,
 	};
 	s->fwd_told = s->fwd_cnt;
 	s->owe &= ~OWE_CREDIT;

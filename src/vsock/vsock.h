@@ -9,21 +9,6 @@
  * All calls are main's with the device lock held, but for vsock_mux_start and vsock_mux_reset, for
  * which the lock suffices. The muxer never touches guest memory: packets come from and go to the
  * device (virtio/vsock.c), so a paused VM needs nothing from it.
- *
- * Limits, each against a hostile guest or a careless host program:
- *   VSOCK_MAX_CONNS       streams and handshakes at once; beyond it the listener is not accepted from
- *   VSOCK_MAX_GUEST_CONNS of them opened by the guest, so that it cannot lock the host out; then RST
- *   VSOCK_BUF_BYTES       announced to the guest for each stream and never exceeded: a guest that
- *                         sends more is reset
- *   VSOCK_PKT_MAX         data in one packet, either way; also read ahead from a host socket, and
- *                         never more than the guest's credit
- *   VSOCK_LINE_MAX        bytes of the CONNECT line with its newline
- *   VSOCK_LINE_MS         until that line is complete
- *   VSOCK_CONNECT_MS      from our REQUEST to the guest's answer; generous, as a guest may be paused
- *   VSOCK_CLOSE_MS        from our SHUTDOWN of both directions to the guest's RST; then we send RST
- *   VSOCK_RST_BACKLOG     RSTs waiting for room in the guest: beyond it no packets are taken from it
- *                         (vsock_mux_can_take), so that replies stay bounded
- *   VSOCK_MAX_LISTENERS   internal listeners
  */
 #ifndef CLONE_VSOCK_VSOCK_H
 #define CLONE_VSOCK_VSOCK_H
@@ -34,18 +19,32 @@
 #include "base/err.h"
 
 #define VSOCK_CID_HOST 2ull
+
+/* Limits, each against a hostile guest or a careless host program. */
+
+/* Streams and handshakes at once; beyond it, host programs wait in the listener's backlog. */
 #define VSOCK_MAX_CONNS 1024
+/* Of them opened by the guest, so that it cannot lock the host out; beyond it: RST. */
 #define VSOCK_MAX_GUEST_CONNS 512
+/* What a stream buffers from the guest: announced as credit; a guest that sends more is reset. */
 #define VSOCK_BUF_BYTES (256u << 10)
+/* Data in one packet, either way; also read ahead from a host socket, within the guest's credit. */
 #define VSOCK_PKT_MAX (64u << 10)
+/* The CONNECT line with its newline, and the time until it is complete. */
 #define VSOCK_LINE_MAX 32
 #define VSOCK_LINE_MS 2000
+/* From our REQUEST to the guest's answer: generous, as a guest may be paused. */
 #define VSOCK_CONNECT_MS 60000
+/* From our SHUTDOWN of both directions to the guest's RST; then we send RST. */
 #define VSOCK_CLOSE_MS 8000
+/* RSTs waiting for room in the guest: beyond it no packets are taken from it
+ * (vsock_mux_can_take), so that replies stay bounded. */
 #define VSOCK_RST_BACKLOG 256
+/* Internal listeners. */
+#define VSOCK_MAX_LISTENERS 8
+
 #define VSOCK_PATH_MAX 96 /* with its NUL; "_4294967295" still fits into a socket address */
 #define VSOCK_HOST_PORT_BASE (1u << 30) /* host ports of our connections: [1 << 30, 1 << 31) */
-#define VSOCK_MAX_LISTENERS 8
 
 struct fdtab;
 struct loop;
@@ -79,8 +78,8 @@ void vsock_hdr_decode(struct vsock_hdr *h, const uint8_t b[VSOCK_HDR_BYTES]);
 void vsock_hdr_encode(const struct vsock_hdr *h, uint8_t b[VSOCK_HDR_BYTES]);
 
 struct vsock_mux_ops {
-	/* There may be a packet to take by vsock_mux_next: fill the guest's RX queue. Called last in
-	 * whatever made it so; never from vsock_mux_from_guest or vsock_mux_next. */
+	/* There may be a packet to take by vsock_mux_next: fill the guest's RX queue. Called last
+	 * in whatever made it so; never from vsock_mux_from_guest or vsock_mux_next. */
 	void (*rx_ready)(void *arg);
 };
 
@@ -94,9 +93,9 @@ void vsock_mux_destroy(struct vsock_mux *m);
  * Host side: a listening unix socket (owned in any case; -1: none) and the path prefix for
  * guest-initiated connections, relative to the process's working directory (the VM's own
  * directory). After create, and in a fork's child, where all descriptors and the loop of the parent
- * are forgotten without being touched: its streams end here, with an RST for each owed to the guest,
- * and stay as they were in the parent. Internal listeners and the gate stay.
- * -EINVAL (path too long), -ENOMEM.
+ * are forgotten without being touched: its streams end here, with an RST for each owed to the
+ * guest, and stay as they were in the parent. Internal listeners and the gate stay. -EINVAL (path
+ * too long), -ENOMEM.
  */
 int vsock_mux_adopt(struct vsock_mux *m, struct loop *l, struct fdtab *fds, int listen_fd,
 		    const char *path, struct err *e);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target: what the guest sends to the VM's own client of its agent, byte by byte as it may come.
- * An answer is judged once and stays bounded, terminated and printable; waiting for more ends.
+ * Fuzz target: what the guest sends to the VM's own client of its agent, byte by byte as it may
+ * come. An answer is judged once and stays bounded, terminated and printable; waiting for more
+ * ends.
  */
 #include <stdlib.h>
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target: the socket muxer. The input is a script of what guest, host program and driver do; the
- * guest's headers are its bytes, with ports from a small set so that they often hit. What comes out is
- * bounded by what was asked for and by the credit given.
+ * Fuzz target: the socket muxer. The input is a script of what guest, host program and driver do;
+ * the guest's headers are its bytes, with ports from a small set so that they often hit. What comes
+ * out is bounded by what was asked for and by the credit given.
  */
 #include <event2/event.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define PORTS 8
-static int host[PORTS]; /* host programs' ends */
+static int host[PORTS];	     /* host programs' ends */
 static uint32_t port[PORTS]; /* host ports of the last REQUESTs to the guest */
 static uint8_t bytes[VSOCK_PKT_MAX];
 
@@ -41,10 +41,16 @@ static void from_guest(struct vsock_mux *m, struct rbuf *r)
 {
 	uint8_t sel = rbuf_u8(r), op = rbuf_u8(r);
 	struct vsock_hdr h = {
-		.src_cid = 3, .dst_cid = 2, .src_port = sel & 3,
+		.src_cid = 3,
+		.dst_cid = 2,
+		.src_port = sel & 3,
 		.dst_port = sel & 8 ? 1025 : port[(sel >> 4) % PORTS],
-		.len = rbuf_u16(r), .type = op & 0x80 ? op : 1, .op = op & 15,
-		.flags = rbuf_u8(r), .buf_alloc = rbuf_u32(r), .fwd_cnt = rbuf_u32(r),
+		.len = rbuf_u16(r),
+		.type = op & 0x80 ? op : 1,
+		.op = op & 15,
+		.flags = rbuf_u8(r),
+		.buf_alloc = rbuf_u32(r),
+		.fwd_cnt = rbuf_u32(r),
 	};
 
 	if (vsock_mux_can_take(m))
@@ -102,12 +108,26 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		uint8_t what = rbuf_u8(&r), i = rbuf_u8(&r);
 
 		switch (what & 7) {
-		case 0: case 1: from_guest(m, &r); break;
-		case 2: to_guest(m, 1u + i * 64u); break;
-		case 3: case 4: host_does(m, &n, what >> 6, i); break;
-		case 5: event_base_loop(loop_base(l), EVLOOP_NONBLOCK); break;
-		case 6: vsock_mux_hold(m, i & 1); break;
-		case 7: i < 16 ? vsock_mux_reset(m) : vsock_mux_start(m); break;
+		case 0:
+		case 1:
+			from_guest(m, &r);
+			break;
+		case 2:
+			to_guest(m, 1u + i * 64u);
+			break;
+		case 3:
+		case 4:
+			host_does(m, &n, what >> 6, i);
+			break;
+		case 5:
+			event_base_loop(loop_base(l), EVLOOP_NONBLOCK);
+			break;
+		case 6:
+			vsock_mux_hold(m, i & 1);
+			break;
+		case 7:
+			i < 16 ? vsock_mux_reset(m) : vsock_mux_start(m);
+			break;
 		}
 	}
 	vsock_mux_destroy(m);

@@ -149,9 +149,16 @@ static struct vsock_hdr header(struct vg *g, enum vsock_op op, uint32_t host_por
 			       uint32_t guest_port, uint32_t flags, uint32_t len)
 {
 	return (struct vsock_hdr){
-		.src_cid = VG_CID, .dst_cid = VSOCK_CID_HOST, .src_port = guest_port,
-		.dst_port = host_port, .len = len, .type = VSOCK_TYPE_STREAM, .op = op,
-		.flags = flags, .buf_alloc = g->alloc, .fwd_cnt = g->fwd,
+		.src_cid = VG_CID,
+		.dst_cid = VSOCK_CID_HOST,
+		.src_port = guest_port,
+		.dst_port = host_port,
+		.len = len,
+		.type = VSOCK_TYPE_STREAM,
+		.op = op,
+		.flags = flags,
+		.buf_alloc = g->alloc,
+		.fwd_cnt = g->fwd,
 	};
 }
 

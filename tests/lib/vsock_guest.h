@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A virtio-vsock device in a fake machine, with a scripted guest that drives it through its rings as
- * Linux does: RX buffers of a header and a page, eight event buffers. Works in a fresh directory,
- * which becomes the working directory. The test program includes kvm_model.h.
+ * A virtio-vsock device in a fake machine, with a scripted guest that drives it through its rings
+ * as Linux does: RX buffers of a header and a page, eight event buffers. Works in a fresh
+ * directory, which becomes the working directory. The test program includes kvm_model.h.
  */
 #ifndef TESTS_LIB_VSOCK_GUEST_H
 #define TESTS_LIB_VSOCK_GUEST_H

@@ -100,10 +100,16 @@ void vr_send(struct vr *r, enum vsock_op op, uint32_t host_port, uint32_t guest_
 	     uint32_t flags, const void *data, uint32_t len)
 {
 	const struct vsock_hdr h = {
-		.src_cid = VR_CID, .dst_cid = VSOCK_CID_HOST,
-		.src_port = guest_port, .dst_port = host_port, .len = len,
-		.type = VSOCK_TYPE_STREAM, .op = op, .flags = flags,
-		.buf_alloc = r->alloc, .fwd_cnt = r->fwd,
+		.src_cid = VR_CID,
+		.dst_cid = VSOCK_CID_HOST,
+		.src_port = guest_port,
+		.dst_port = host_port,
+		.len = len,
+		.type = VSOCK_TYPE_STREAM,
+		.op = op,
+		.flags = flags,
+		.buf_alloc = r->alloc,
+		.fwd_cnt = r->fwd,
 	};
 
 	vsock_mux_from_guest(r->m, &h, data);

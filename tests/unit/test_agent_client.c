@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The VM's own client of the guest agent against a scripted guest: hello, identity, the gate, requests,
- * lies, restarts, fork.
+ * The VM's own client of the guest agent against a scripted guest: hello, identity, the gate,
+ * requests, lies, restarts, fork.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +17,6 @@
 
 #include "agent/agent.h"
 #include "base/time.h"
-#include "event/grants.h"
 #include "tests/lib/kvm_model.h"
 #include "tests/lib/vsock_guest.h"
 
@@ -25,8 +24,11 @@ static struct vsock_hdr h;
 static uint8_t data[VG_RX_DATA];
 
 static const struct identity me = {
-	.name = "me", .hostname = "me.example", .machine_id = "0123456789abcdef0123456789abcdef",
-	.generation = { 7, 7, 7 }, .entropy = { 1, 2, 3 },
+	.name = "me",
+	.hostname = "me.example",
+	.machine_id = "0123456789abcdef0123456789abcdef",
+	.generation = { 7, 7, 7 },
+	.entropy = { 1, 2, 3 },
 };
 static const uint8_t none[PROTO_GEN], no_entropy[64];
 
@@ -37,9 +39,9 @@ struct rig {
 	struct agent_reply r; /* the last one */
 	uint8_t frame[32768]; /* the last frame of ours that the guest got */
 	size_t len;
-	uint32_t port; /* of its stream */
+	uint32_t port;	/* of its stream */
 	uint32_t stale; /* of one that was given up */
-	uint32_t next; /* guest port of the next hello */
+	uint32_t next;	/* guest port of the next hello */
 };
 
 static void on_change(void *arg)
@@ -266,8 +268,7 @@ static void test_agent__refused_identity_keeps_the_gate_closed(void **state)
 	assert_int_equal(r->done, 1);
 	assert_int_equal(r->r.ret, -EIO);
 	assert_int_equal(r->r.stage, PROTO_STAGE_HOOK);
-	assert_string_equal(r->r.e.msg,
-			    "identity: the guest's agent: 10-x: Input/output error");
+	assert_string_equal(r->r.e.msg, "identity: the guest's agent: 10-x: Input/output error");
 	closed(r);
 	assert_false(agent_reconciled(r->a));
 	assert_false(gate_open(r, PROTO_AGENT_PORT));
@@ -288,7 +289,8 @@ static void test_agent__acknowledging_another_generation_is_refused(void **state
 			uint8_t b[PROTO_SMALL_FRAME];
 
 			/* an answer, but to another question */
-			answer_bytes(r, b, proto_put_report(b, sizeof(b), &(struct proto_report){ 0 }));
+			answer_bytes(r, b,
+				     proto_put_report(b, sizeof(b), &(struct proto_report){ 0 }));
 			closed(r);
 		}
 		assert_int_equal(r->done, i);
@@ -330,8 +332,8 @@ static void test_agent__a_new_identity_replaces_the_one_under_way(void **state)
 	identify(r, 60000);
 	accept_frame(r, &p);
 	other.generation[0] = 9;
-	assert_int_equal(
-		agent_set_identity(r->a, &other, false, NULL, 0, 60000, on_done, r, &e), 0);
+	assert_int_equal(agent_set_identity(r->a, &other, false, NULL, 0, 60000, on_done, r, &e),
+			 0);
 	assert_int_equal(r->done, 1);
 	assert_int_equal(r->r.ret, -ECANCELED);
 	r->stale = r->port;
@@ -343,8 +345,8 @@ static void test_agent__a_new_identity_replaces_the_one_under_way(void **state)
 	assert_int_equal(r->done, 2);
 	assert_int_equal(r->r.ret, 0);
 	memset(other.generation, 0, sizeof(other.generation));
-	assert_int_equal(
-		agent_set_identity(r->a, &other, false, NULL, 0, 60000, on_done, r, &e), -EINVAL);
+	assert_int_equal(agent_set_identity(r->a, &other, false, NULL, 0, 60000, on_done, r, &e),
+			 -EINVAL);
 	assert_true(agent_reconciled(r->a)); /* a bad call changed nothing */
 }
 
@@ -464,7 +466,8 @@ static void test_agent__answers_that_are_none_are_refused(void **state)
 		{ "\xff\xff\xff\xff\x85", 5 },
 		{ "\x01\x00\x01\x00\x85", 5 }, /* 65537 bytes */
 		{ "\x00\x00\x00\x00\x85", 5 }, /* an empty ACK */
-		{ "\x00\x00\x00\x00\x00", 5 }, { "\x00\x00\x00\x00\x80", 5 },
+		{ "\x00\x00\x00\x00\x00", 5 },
+		{ "\x00\x00\x00\x00\x80", 5 },
 		{ "\x07\x00\x00\x00\x86\x00\x00\x00\x00\x00\x00\x00", 12 }, /* no error at all */
 		{ "\x07\x00\x00\x00\x86\x00\x10\x00\x00\x00\x00\x00", 12 }, /* number 4096 */
 		{ "\x07\x00\x00\x00\x86\x05\x00\x00\x00\x00\x01\x00", 12 }, /* text cut */
@@ -485,14 +488,14 @@ static void test_agent__answers_that_are_none_are_refused(void **state)
 
 static int fork_child(struct rig *r)
 {
-	struct identity id = { .renew = true, .name = "child", .hostname = "child",
-			       .generation = { 8 } };
+	struct identity id = {
+		.renew = true, .name = "child", .hostname = "child", .generation = { 8 }
+	};
 	struct proto_identity got;
 	uint64_t before;
 	struct proto_rd p;
 	struct err e;
 
-	grants_child(r->g.fm.m.grants, "child/");
 	fm_child(&r->g.fm, &id);
 	if (agent_adopt(r->a, &e) || agent_reconciled(r->a) || !agent_present(r->a))
 		return 1;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The virtio-vsock device through its rings: packets, starvation, hostile drivers, and who is owed a
- * transport reset after a fork or a restore.
+ * The virtio-vsock device through its rings: packets, starvation, hostile drivers, and who is owed
+ * a transport reset after a fork or a restore.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +15,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "event/grants.h"
 #include "tests/lib/kvm_model.h"
 #include "tests/lib/vsock_guest.h"
 
@@ -114,8 +113,12 @@ static void test_vsock__bytes_go_both_ways_through_the_rings(void **state)
 
 static void test_vsock__malformed_packets_are_dropped_and_completed(void **state)
 {
-	struct vsock_hdr w = { .src_cid = VG_CID, .dst_cid = VSOCK_CID_HOST, .src_port = 1,
-			       .dst_port = 2, .type = VSOCK_TYPE_STREAM, .op = VSOCK_OP_RW };
+	struct vsock_hdr w = { .src_cid = VG_CID,
+			       .dst_cid = VSOCK_CID_HOST,
+			       .src_port = 1,
+			       .dst_port = 2,
+			       .type = VSOCK_TYPE_STREAM,
+			       .op = VSOCK_OP_RW };
 	struct vg *g = *state;
 	const struct vd_buf tiny = { g->tx, VSOCK_HDR_BYTES - 1, false };
 	const struct vd_buf in = { g->tx, VSOCK_HDR_BYTES, true };
@@ -142,16 +145,21 @@ static void test_vsock__malformed_packets_are_dropped_and_completed(void **state
 /* Announced and provided lengths that differ, and one that is too large, end the stream. */
 static void test_vsock__lengths_that_lie_end_the_stream(void **state)
 {
-	static const uint32_t lens[][2] = { { 101, 100 }, { 1, 0 }, { UINT32_MAX, 100 },
+	static const uint32_t lens[][2] = { { 101, 100 },
+					    { 1, 0 },
+					    { UINT32_MAX, 100 },
 					    { VSOCK_PKT_MAX + 1, VSOCK_PKT_MAX + 1 } };
 	static uint8_t big[VSOCK_PKT_MAX + 1];
 	struct vg *g = *state;
 	char c;
 
 	for (size_t i = 0; i < ARRAY_SIZE(lens); i++) {
-		struct vsock_hdr w = { .src_cid = VG_CID, .dst_cid = VSOCK_CID_HOST,
-				       .src_port = 52, .len = lens[i][0],
-				       .type = VSOCK_TYPE_STREAM, .op = VSOCK_OP_RW };
+		struct vsock_hdr w = { .src_cid = VG_CID,
+				       .dst_cid = VSOCK_CID_HOST,
+				       .src_port = 52,
+				       .len = lens[i][0],
+				       .type = VSOCK_TYPE_STREAM,
+				       .op = VSOCK_OP_RW };
 		int fd = stream(g, "vsock.sock", 52, &w.dst_port);
 
 		vg_send(g, &w, big, lens[i][1]);
@@ -461,8 +469,8 @@ int main(void)
 		T(test_vsock__lengths_that_lie_end_the_stream),
 		T(test_vsock__starved_rx_neither_grows_nor_deadlocks),
 		T(test_vsock__rx_buffer_without_room_breaks_the_device),
-		cmocka_unit_test_setup_teardown(test_vsock__boot_owes_no_reset,
-						up_without_driver, down),
+		cmocka_unit_test_setup_teardown(test_vsock__boot_owes_no_reset, up_without_driver,
+						down),
 		T(test_vsock__fork_resets_the_child_and_not_the_parent),
 		T(test_vsock__restore_of_the_same_machine_owes_a_reset),
 		T(test_vsock__restore_as_another_machine_owes_a_reset),

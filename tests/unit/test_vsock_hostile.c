@@ -98,8 +98,12 @@ static void test_hostile__what_is_not_legal_in_its_state_ends_the_stream(void **
 
 static void test_hostile__missing_data_and_other_types_end_the_stream(void **state)
 {
-	struct vsock_hdr h = { .src_cid = VR_CID, .dst_cid = VSOCK_CID_HOST, .src_port = 52,
-			       .type = VSOCK_TYPE_STREAM, .op = VSOCK_OP_RW, .len = 1 };
+	struct vsock_hdr h = { .src_cid = VR_CID,
+			       .dst_cid = VSOCK_CID_HOST,
+			       .src_port = 52,
+			       .type = VSOCK_TYPE_STREAM,
+			       .op = VSOCK_OP_RW,
+			       .len = 1 };
 	struct vr *r = *state;
 	int fd = vr_stream(r, 52, &h.dst_port);
 
@@ -208,8 +212,7 @@ static void test_hostile__guest_cannot_lock_the_host_out(void **state)
 		vr_send(r, VSOCK_OP_REQUEST, 9, i, 0, NULL, 0);
 		if (i < VSOCK_MAX_GUEST_CONNS)
 			fds[i] = accept(lfd, NULL, NULL);
-		vr_expect(r, &p,
-			  i < VSOCK_MAX_GUEST_CONNS ? VSOCK_OP_RESPONSE : VSOCK_OP_RST);
+		vr_expect(r, &p, i < VSOCK_MAX_GUEST_CONNS ? VSOCK_OP_RESPONSE : VSOCK_OP_RST);
 	}
 	fd = vr_stream(r, 52, &port);
 	close(fd);
@@ -245,9 +248,20 @@ static void test_hostile__old_rst_does_not_end_a_new_stream(void **state)
 static void test_hostile__garbage_instead_of_connect_is_closed(void **state)
 {
 	static const char *const bad[] = {
-		"\n", "CONNECT\n", "CONNECT \n", "CONNECT  1\n", "CONNECT 1 \n", "CONNECT -1\n",
-		"CONNECT +1\n", "CONNECT 0x10\n", "CONNECT 1\r\n", "connect 1\n", "GET / HTTP/1.1\n",
-		"CONNECT 4294967296\n", "CONNECT 99999999999\n", "CONNECT 00000000000000000000001\n",
+		"\n",
+		"CONNECT\n",
+		"CONNECT \n",
+		"CONNECT  1\n",
+		"CONNECT 1 \n",
+		"CONNECT -1\n",
+		"CONNECT +1\n",
+		"CONNECT 0x10\n",
+		"CONNECT 1\r\n",
+		"connect 1\n",
+		"GET / HTTP/1.1\n",
+		"CONNECT 4294967296\n",
+		"CONNECT 99999999999\n",
+		"CONNECT 00000000000000000000001\n",
 		"CONNECT 11111111111111111111111111111111111111",
 	};
 	struct vr *r = *state;
