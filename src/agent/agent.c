@@ -15,6 +15,7 @@
 #include "base/time.h"
 #include "base/util.h"
 #include "agent/agent_call.h"
+#include "agent/agent_exec.h"
 #include "event/loop.h"
 #include "virtio/vsock.h"
 
@@ -24,6 +25,7 @@ struct agent {
 	struct machine *m;
 	struct device *vsock;
 	struct calls calls;
+	struct execs execs;
 	void (*changed)(void *arg);
 	void *changed_arg;
 
@@ -255,6 +257,7 @@ int agent_create(struct machine *m, struct device *vsock, struct agent **out, st
 	a->m = m;
 	a->vsock = vsock;
 	calls_init(&a->calls, m, vsock, said_hello, a);
+	execs_init(&a->execs, m, vsock);
 	vsock_mux_set_gate(virtio_vsock_mux(vsock), gate, a);
 	virtio_vsock_set_ready_cb(vsock, on_ready, a);
 	*out = a;
@@ -278,6 +281,7 @@ void agent_destroy(struct agent *a)
 	if (!a)
 		return;
 	calls_drop(&a->calls);
+	execs_drop(&a->execs);
 	vsock_mux_set_gate(virtio_vsock_mux(a->vsock), NULL, NULL);
 	virtio_vsock_set_ready_cb(a->vsock, NULL, NULL);
 	loop_del_timer(a->give_timer);
@@ -288,6 +292,7 @@ void agent_destroy(struct agent *a)
 int agent_adopt(struct agent *a, struct err *e)
 {
 	calls_forget(&a->calls);
+	execs_forget(&a->execs);
 	forget_identity(a);
 	a->give_timer = loop_add_timer(a->m->loop, give_timeout, a);
 	if (!a->give_timer)
@@ -325,4 +330,19 @@ int agent_request(struct agent *a, const void *frame, size_t n, unsigned int tim
 	if (virtio_vsock_resetting(a->vsock))
 		return err_set(e, EAGAIN, "the guest's vsock transport is being reset");
 	return call_send(&a->calls, frame, n, timeout_ms, done, arg, NULL, e);
+}
+
+int agent_exec(struct agent *a, const struct proto_exec_args *x, agent_exec_fn done, void *arg,
+	       struct err *e)
+{
+	struct proto_exec_args own = *x;
+
+	if (!agent_present(a))
+		return err_set(e, EAGAIN, "the guest has no agent (none has said hello)");
+	if (!agent_reconciled(a))
+		return err_set(e, EAGAIN, "the guest's agent has not acknowledged its identity");
+	if (virtio_vsock_resetting(a->vsock))
+		return err_set(e, EAGAIN, "the guest's vsock transport is being reset");
+	own.gen = a->gen;
+	return exec_start(&a->execs, &own, done, arg, e);
 }

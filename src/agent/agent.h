@@ -19,10 +19,13 @@
 #include "device/device.h"
 #include "guest/proto.h"
 
-#define AGENT_MAX_CALLS 32   /* requests without an answer */
-#define AGENT_MAX_HELLOS 4   /* hellos whose frame has not come */
-#define AGENT_HELLO_MS 2000  /* for the hello's one frame, once connected */
-#define AGENT_AGAIN_MS 30000 /* for an identity that had to be given again */
+#define AGENT_MAX_CALLS 32	  /* requests without an answer */
+#define AGENT_MAX_HELLOS 4	  /* hellos whose frame has not come */
+#define AGENT_MAX_EXECS 64	  /* commands under way by agent_exec */
+#define AGENT_EXEC_OUT (1u << 20) /* bytes kept of each of a command's streams */
+#define AGENT_EXEC_LATE_MS 5000u  /* beyond its time-out: then the guest gets no more time */
+#define AGENT_HELLO_MS 2000	  /* for the hello's one frame, once connected */
+#define AGENT_AGAIN_MS 30000	  /* for an identity that had to be given again */
 
 struct agent;
 
@@ -86,7 +89,31 @@ int agent_set_identity(struct agent *a, const struct identity *id, bool set_cloc
 int agent_request(struct agent *a, const void *frame, size_t n, unsigned int timeout_ms,
 		  agent_done_fn done, void *arg, struct err *e);
 
-/* For fuzzing and tests: reads one frame as an answer to a request. false: needs more bytes. */
+/* What a command came to; its bytes are good during the call only. */
+struct agent_exec_result {
+	int ret; /* 0, or -errno with a story in `e`; then nothing below is set */
+	struct err e;
+	uint32_t kind, value; /* PROTO_EXIT_*, and what it says */
+	const uint8_t *out, *err;
+	size_t out_bytes, err_bytes; /* at most AGENT_EXEC_OUT each; what came after is dropped */
+	bool out_cut, err_cut;	     /* something was */
+};
+typedef void (*agent_exec_fn)(void *arg, const struct agent_exec_result *r);
+
+/*
+ * Runs a command without input in the guest and collects its output. x is read during the call;
+ * its gen is not looked at (the guest's own is sent), its flags must be 0 and its timeout_ms not.
+ * done is called exactly once, not from within: ret -ETIMEDOUT when the guest does not even end a
+ * command whose time is over, -EPROTO when its answers make no sense, -ECONNRESET, else the
+ * agent's own ERROR. The command runs on when the VM forks (in the parent) and nobody is told in
+ * the child. -EAGAIN when the guest has not reconciled, -E2BIG, -EINVAL, -EBUSY beyond
+ * AGENT_MAX_EXECS, -ENOMEM.
+ */
+int agent_exec(struct agent *a, const struct proto_exec_args *x, agent_exec_fn done, void *arg,
+	       struct err *e);
+
+/* For fuzzing and tests: reads one frame as an answer to a request. false: more bytes are needed.
+ */
 bool agent_parse(const void *bytes, size_t n, struct agent_reply *r);
 
 #endif

@@ -48,7 +48,7 @@ void call_not_an_answer(struct agent_reply *r, const char *what, unsigned int n)
 	r->ret = err_set(&r->e, EPROTO, "the guest's agent answered with %s (%u)", what, n);
 }
 
-static void parse_error(const struct proto_frame *f, struct agent_reply *r)
+void call_parse_error(const struct proto_frame *f, struct agent_reply *r)
 {
 	struct proto_error pe;
 
@@ -88,7 +88,7 @@ bool agent_parse(const void *bytes, size_t n, struct agent_reply *r)
 			call_not_an_answer(r, "a malformed report", f.type);
 		break;
 	case PROTO_ERROR:
-		parse_error(&f, r);
+		call_parse_error(&f, r);
 		break;
 	default:
 		call_not_an_answer(r, "a frame of the wrong type", f.type);

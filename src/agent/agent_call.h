@@ -42,6 +42,9 @@ int call_send(struct calls *cs, const void *frame, size_t n, unsigned int timeou
 /* Ends a call without a callback. */
 void call_drop(struct call *c);
 
+/* The part of a reply that an ERROR frame makes: ret, e, stage, text. */
+void call_parse_error(const struct proto_frame *f, struct agent_reply *r);
+
 /* Makes r a failure: what the agent sent is no answer. */
 void call_not_an_answer(struct agent_reply *r, const char *what, unsigned int n);
 

@@ -147,7 +147,8 @@ static enum status look_cgroup(const struct check *c, struct finding *f)
 	FILE *mounts;
 
 	if (statfs(c->arg, &fs) || fs.f_type != CGROUP2_SUPER_MAGIC) {
-		snprintf(f->advice, sizeof(f->advice), "boot with systemd.unified_cgroup_hierarchy=1");
+		snprintf(f->advice, sizeof(f->advice),
+			 "boot with systemd.unified_cgroup_hierarchy=1");
 		return say(f, WARN, "%s is not cgroup v2", c->arg);
 	}
 	mounts = fopen("/proc/self/mounts", "re");
@@ -283,7 +284,7 @@ static enum status look_tools(const struct check *c, struct finding *f)
 	static const char *const tools[][2] = {
 		{ "mmdebstrap", "mmdebstrap" }, { "mke2fs", "e2fsprogs" },
 		{ "apt-get", "apt" },		{ "dpkg-deb", "dpkg" },
-		{ "busybox", "busybox-static" },
+		{ "depmod", "kmod" },		{ "busybox", "busybox-static" },
 	};
 	char missing[200] = "", packages[200] = "";
 
@@ -315,8 +316,7 @@ static const struct check checks[] = {
 	{ "tun", look_device, "/dev/net/tun", "modprobe tun, for networking" },
 	{ "ksm", look_ksm, "/sys/kernel/mm/ksm/run",
 	  "a kernel with CONFIG_KSM, if pages are to be merged on request" },
-	{ "cgroup", look_cgroup, "/sys/fs/cgroup",
-	  "mount -o remount,favordynmods /sys/fs/cgroup" },
+	{ "cgroup", look_cgroup, "/sys/fs/cgroup", "mount -o remount,favordynmods /sys/fs/cgroup" },
 	{ "huge-pages", look_thp, "/sys/kernel/mm/transparent_hugepage/enabled",
 	  "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled" },
 	{ "nx-huge-pages", look_nx, "/sys/module/kvm/parameters/nx_huge_pages",
@@ -327,8 +327,7 @@ static const struct check checks[] = {
 	  "sysctl vm.overcommit_memory=0" },
 	{ "io-uring", look_uring, "/proc/sys/kernel/io_uring_disabled",
 	  "sysctl kernel.io_uring_disabled=0" },
-	{ "state-dir", look_state, NULL,
-	  "make room or permission there, or set CLONE_STATE_DIR" },
+	{ "state-dir", look_state, NULL, "make room or permission there, or set CLONE_STATE_DIR" },
 	{ "run-dir", look_run, NULL, "make room or permission there, or set CLONE_RUN_DIR" },
 	{ "image-tools", look_tools, NULL, NULL },
 };
@@ -385,10 +384,10 @@ int cmd_doctor(int argc, char **argv)
 
 		failed |= s == FAIL;
 		if (json)
-			json_array_append_new(all, json_pack("{s:s, s:s, s:s, s:s}", "name",
-							     checks[i].name, "status",
-							     status_text[s], "found", f.found,
-							     "advice", f.advice));
+			json_array_append_new(all,
+					      json_pack("{s:s, s:s, s:s, s:s}", "name",
+							checks[i].name, "status", status_text[s],
+							"found", f.found, "advice", f.advice));
 		else
 			print_finding(&checks[i], s, &f);
 	}

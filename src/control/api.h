@@ -26,14 +26,8 @@ void api_waits_destroy(struct api_waits *w);
 /* Listens to the agent's changes, when there is an agent already. */
 void api_waits_attach(struct api_waits *w, struct vm *vm);
 
-/* Commands of PUT /exec under way. */
-struct api_execs;
-struct api_execs *api_execs_create(void);
-void api_execs_destroy(struct api_execs *x);
-
 struct api_call {
 	struct vm *vm;
-	struct api_execs *execs;
 	struct api_waits *waits;
 	const char *id; /* what stands for {id} in the path; NULL when nothing does */
 	json_t *body;	/* the handler's call only; an empty object for GET */

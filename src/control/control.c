@@ -19,7 +19,6 @@ struct control {
 	struct http *http;
 	struct fdsock *fdsock;
 	struct api_waits *waits;
-	struct api_execs *execs;
 };
 
 struct resource {
@@ -98,9 +97,7 @@ static int call_resource(struct control *c, const struct resource *r, const char
 			 struct http_request *rq, json_t **reply, struct err *e)
 {
 	cleanup_json json_t *body = NULL;
-	struct api_call call = {
-		.vm = c->vm, .waits = c->waits, .execs = c->execs, .id = id, .rq = rq
-	};
+	struct api_call call = { .vm = c->vm, .waits = c->waits, .id = id, .rq = rq };
 
 	if (r->method == HTTP_GET) {
 		if (rq->body_bytes)
@@ -150,11 +147,9 @@ int control_open(struct vm *vm, struct loop *l, struct fdtab *fds, int api_fd, i
 	struct control *c = calloc(1, sizeof(*c));
 	int r;
 
-	if (c) {
+	if (c)
 		c->waits = api_waits_create(l);
-		c->execs = api_execs_create();
-	}
-	if (!c || !c->waits || !c->execs) {
+	if (!c || !c->waits) {
 		fdtab_del(fds, api_fd);
 		close(api_fd);
 		r = err_set(e, ENOMEM, "control socket: out of memory");
@@ -186,7 +181,6 @@ void control_close(struct control *c)
 	http_close(c->http);
 	fdsock_close(c->fdsock);
 	api_waits_destroy(c->waits);
-	api_execs_destroy(c->execs);
 	free(c);
 }
 

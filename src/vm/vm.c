@@ -20,7 +20,6 @@
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
-#include "virtio/vsock.h"
 #include "vm/vm_private.h"
 
 static const struct field disk_cfg_fields[] = {
@@ -200,11 +199,6 @@ struct grants *vm_grants(struct vm *vm)
 struct agent *vm_agent(struct vm *vm)
 {
 	return vm->agent;
-}
-
-struct vsock_mux *vm_vsock(struct vm *vm)
-{
-	return vm->vsock_dev ? virtio_vsock_mux(vm->vsock_dev) : NULL;
 }
 
 enum vm_state vm_state(const struct vm *vm)

@@ -47,7 +47,6 @@ void vm_destroy(struct vm *vm);
 struct machine *vm_machine(struct vm *vm);
 struct grants *vm_grants(struct vm *vm);
 struct agent *vm_agent(struct vm *vm); /* NULL before start/load, or without vsock */
-struct vsock_mux *vm_vsock(struct vm *vm); /* likewise */
 enum vm_state vm_state(const struct vm *vm);
 const struct identity *vm_identity(const struct vm *vm);
 
