@@ -15,6 +15,7 @@
 #include "image/initrd.h"
 
 #define DEFAULT_CMDLINE "console=ttyS0 panic=-1"
+#define BUSYBOX "/bin/busybox" /* the user space of a guest without a disk */
 
 static int set_cmdline(struct image_boot *b, const char *base, const char *append,
 		       struct launch_vm *vm, struct err *e)
@@ -49,10 +50,61 @@ int image_boot_prepare(struct image_boot *b, const char *image, const char *appe
 	return set_cmdline(b, b->img.cmdline, append, vm, e);
 }
 
+/* The value of KEY= in a command line, the last one counting; NULL when it is not there. */
+static const char *cmdline_value(const char *words, const char *key, char *buf, size_t n)
+{
+	const char *found = NULL;
+	size_t len = strlen(key);
+
+	for (const char *p = words; p && *p; p += strcspn(p, " ")) {
+		p += strspn(p, " ");
+		if (strncmp(p, key, len) || p[len] != '=')
+			continue;
+		snprintf(buf, n, "%.*s", (int)strcspn(p + len + 1, " "), p + len + 1);
+		found = buf;
+	}
+	return found;
+}
+
+static int compose_for_kernel(struct image_boot *b, const char *append, const struct launch_vm *vm,
+			      struct err *e)
+{
+	struct initrd_cfg cfg = { .kernel = vm->kernel };
+	char fstype[16];
+	int r;
+
+	cfg.root_fstype = cmdline_value(append, "rootfstype", fstype, sizeof(fstype));
+	if (!vm->ndisks && !access(BUSYBOX, X_OK))
+		cfg.busybox = BUSYBOX;
+	r = initrd_compose(&cfg, &b->initrd_fd, e);
+	if (r == -ENOENT && !access(vm->kernel, F_OK)) {
+		struct err why = *e;
+
+		err_set(e, ENOENT, "%.420s; give --initrd FILE, or --initrd none if it needs none",
+			why.msg);
+	}
+	return r;
+}
+
 int kernel_boot_prepare(struct image_boot *b, const char *append, struct launch_vm *vm,
 			struct err *e)
 {
-	return set_cmdline(b, DEFAULT_CMDLINE, append, vm, e);
+	const char *base = DEFAULT_CMDLINE;
+	char root[64];
+	int r;
+
+	if (!vm->initrd) {
+		r = compose_for_kernel(b, append, vm, e);
+		if (r)
+			return r;
+		vm->initrd_fd = b->initrd_fd;
+	} else if (!strcmp(vm->initrd, "none")) {
+		vm->initrd = NULL;
+	}
+	if (vm->ndisks && !cmdline_value(append, "root", root, sizeof(root)))
+		base = vm->disks[0].read_only ? DEFAULT_CMDLINE " root=/dev/vda ro"
+					      : DEFAULT_CMDLINE " root=/dev/vda rw";
+	return set_cmdline(b, base, append, vm, e);
 }
 
 void image_boot_fini(struct image_boot *b)

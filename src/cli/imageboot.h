@@ -22,7 +22,11 @@ struct image_boot {
 /* Fills kernel, initrd_fd, cmdline and the root disk of vm; the rest stays the caller's. */
 int image_boot_prepare(struct image_boot *b, const char *image, const char *append,
 		       struct launch_vm *vm, struct err *e);
-/* Only the command line, for a VM from a kernel of the user's own. */
+/*
+ * For a VM from a kernel of the user's own: the built-in initrd with that kernel's modules, unless
+ * vm->initrd names another, or "none" (which becomes NULL: none at all); and the command line,
+ * which says where the root disk is unless `append` does.
+ */
 int kernel_boot_prepare(struct image_boot *b, const char *append, struct launch_vm *vm,
 			struct err *e);
 /* After launch_boot; accepts what was never prepared. */

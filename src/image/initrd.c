@@ -66,8 +66,9 @@ int guest_program_path(const char *name, char *buf, size_t n, struct err *e)
 			return 0;
 	}
 	return err_set(e, ENOENT, "%s not found in %.200s%s", name, env && *env ? env : exe,
-		       env && *env ? " ($CLONE_LIBDIR)" : ", ../guest of it, or "
-		       CLONE_PREFIX "/lib/clone (make guest builds it; $CLONE_LIBDIR overrides)");
+		       env && *env ? " ($CLONE_LIBDIR)"
+				   : ", ../guest of it, or " CLONE_PREFIX
+				     "/lib/clone (make guest builds it; $CLONE_LIBDIR overrides)");
 }
 
 static bool is_index(const char *dir)
@@ -95,21 +96,25 @@ static int find_modules(const struct initrd_cfg *cfg, const char *version, char 
 		r = tree_path(buf, n, e, "%s", cfg->modules_dir);
 		if (r || is_index(buf))
 			return r;
-		return err_set(e, ENOENT, "no modules of kernel %s: there is no modules.dep in %s nor "
-			       "in its lib/modules/%s (depmod writes it)", version, cfg->modules_dir,
-			       version);
+		return err_set(e, ENOENT,
+			       "no modules of kernel %s: there is no modules.dep in %s nor "
+			       "in its lib/modules/%s (depmod writes it)",
+			       version, cfg->modules_dir, version);
 	}
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < 5; i++) {
 		static const char *const mid[] = { "/lib/modules/", "/modules/lib/modules/",
-						   "/modules/", "/lib/modules/" };
+						   "/modules/", "/../lib/modules/",
+						   "/lib/modules/" };
 
-		r = tree_path(buf, n, e, "%s%s%s", i < 3 ? kdir : "", mid[i], version);
+		r = tree_path(buf, n, e, "%s%s%s", i < 4 ? kdir : "", mid[i], version);
 		if (r || is_index(buf))
 			return r;
 	}
-	return err_set(e, ENOENT, "no modules of kernel %s: looked for lib/modules/%s and modules/%s "
-		       "beside it in %.150s, and for /lib/modules/%s", version, version, version, kdir,
-		       version);
+	return err_set(
+		e, ENOENT,
+		"no modules of kernel %s: looked for lib/modules/%s and modules/%s beside it in "
+		"%.150s, in ../lib/modules, and for /lib/modules/%s",
+		version, version, version, kdir, version);
 }
 
 static int add_wanted(const struct initrd_cfg *cfg, struct module_list *l, struct err *e)
@@ -121,7 +126,8 @@ static int add_wanted(const struct initrd_cfg *cfg, struct module_list *l, struc
 	for (size_t i = 0; i < ARRAY_SIZE(fstypes); i++)
 		known |= !strcmp(fs, fstypes[i]);
 	if (!known)
-		return err_set(e, EINVAL, "root file system '%.20s': must be ext4, xfs or btrfs", fs);
+		return err_set(e, EINVAL, "root file system '%.20s': must be ext4, xfs or btrfs",
+			       fs);
 	for (size_t i = 0; !r && i < ARRAY_SIZE(needed); i++)
 		r = module_list_add(l, needed[i], e);
 	if (!r)
