@@ -93,12 +93,28 @@ $(B)/tests/%: $(B)/tests/unit/%.o $(TEST_LIB) $(LIB)
 unit: guest tests
 	@set -e; for t in $(TESTS); do echo "== $$t"; $$t; done
 
+## demo           the main job on real input: Debian, a template, ten forks, commands in them
+.PHONY: demo
+demo: deps
+	$(MAKE) -s VARIANT=release all
+	$(MAKE) -s images
+	tests/rig/in -t 1500 -- demo/demo
+
+# Debian and busybox images for demo, tests and benchmarks: built once, outside the rig (it has no network).
+.PHONY: images
+images: build/state/images/bb/image.json build/state/images/debian/image.json
+build/state/images/bb/image.json: | all
+	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build busybox --name bb
+build/state/images/debian/image.json: | all
+	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --name debian
+
 ## test           the whole suite: unit, conformance, sanitizers, fuzz corpus, guests (in the rig if need be)
 .PHONY: test
 test: deps
 	$(MAKE) -s VARIANT=release all tests
 	$(MAKE) -s VARIANT=asan tests
 	$(MAKE) -s fuzz-build
+	$(MAKE) -s images
 	tests/run unit:release unit:asan fuzz:fuzz system
 
 ## deps           install what the project needs, by apt package name (root; does nothing when all is there)

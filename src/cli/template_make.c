@@ -61,12 +61,12 @@ static int warm_up(struct maker *k, int cancel_fd, struct err *e)
 	return 0;
 }
 
-static int settle(struct maker *k, struct err *e)
+/* action: "idle" only waits for the guest to be idle, "settle" makes it ready to be a template. */
+static int settle(struct maker *k, const char *action, struct err *e)
 {
-	cleanup_json json_t *body = json_pack("{s:s, s:I}", "action", "settle", "timeout_ms",
+	cleanup_json json_t *body = json_pack("{s:s, s:I}", "action", action, "timeout_ms",
 					      (json_int_t)k->m->settle_ms);
 
-	k->m->step("settling");
 	return vmproc_request(&k->p, "PUT", "/agent", body, k->m->settle_ms + SETTLE_EXTRA_MS, NULL,
 			      e);
 }
@@ -163,10 +163,14 @@ static int make_in_vm(struct maker *k, int cancel_fd, struct err *e)
 	r = launch_boot(&k->p, &k->vm, e);
 	if (!r)
 		r = launch_wait_agent(&k->p, k->m->boot_ms, e);
+	/* the agent is there before the distribution has booted: warm up what has settled */
+	if (!r)
+		r = settle(k, "idle", e);
 	if (!r)
 		r = warm_up(k, cancel_fd, e);
+	k->m->step("settling");
 	if (!r)
-		r = settle(k, e);
+		r = settle(k, "settle", e);
 	if (!r)
 		r = describe(k, e);
 	if (!r)
