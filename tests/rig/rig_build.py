@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Prepares what an emulated host boots: Debian's kernel, its modules, and an initrd.
 
-Called by `rig build` and by `rig up`. Everything lands in the cache directory (build/rig, or $RIG_CACHE)
-and is made again only when an input changed. Nothing is installed on the machine.
+Called by `rig build` and by `rig up`. Everything lands in the cache directory (build/rig, or
+$RIG_CACHE) and is made again only when an input changed. Nothing is installed on the machine.
 """
 import glob
 import lzma
@@ -177,7 +177,7 @@ def read_bytes(path):
 def compile_c(out, *sources, static=False):
     if os.path.exists(out) and all(os.path.getmtime(s) < os.path.getmtime(out) for s in sources):
         return
-    flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-I" + os.path.join(REPO, "src")]
+    flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra"]
     tmp = f"{out}.{os.getpid()}"
     call(["cc", *flags, *(["-static"] if static else []), "-o", tmp,
           *[s for s in sources if s.endswith(".c")]])
@@ -187,14 +187,16 @@ def compile_c(out, *sources, static=False):
 def build_initrd(cache, kernel):
     out = os.path.join(cache, "initrd")
     rigd = os.path.join(cache, "rigd")
-    compile_c(rigd, os.path.join(HERE, "rigd.c"), static=True)
+    compile_c(rigd, *(os.path.join(HERE, f) for f in ("rigd.c", "rigd_session.c", "rigd.h")),
+              static=True)
     init = os.path.join(HERE, "l1-init")
     inputs = [rigd, init, BUSYBOX, os.path.join(kernel, "version"), os.path.realpath(__file__)]
     if os.path.exists(out) and all(os.path.getmtime(p) < os.path.getmtime(out) for p in inputs):
         return out
     dirs = "bin dev proc sys lower rw new modules".split()
     members = [(d, 0o40755, b"") for d in dirs]
-    members += [("init", 0o100755, read_bytes(init)), ("bin/busybox", 0o100755, read_bytes(BUSYBOX)),
+    members += [("init", 0o100755, read_bytes(init)),
+                ("bin/busybox", 0o100755, read_bytes(BUSYBOX)),
                 ("bin/rigd", 0o100755, read_bytes(rigd)),
                 ("dev/console", 0o020600, b"")]
     members += [("bin/" + a, 0o120777, b"busybox") for a in APPLETS]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Runs one command in L1: the outer end of rigd's protocol (rigd.c says what the frames are).
+"""Runs one command in L1: the outer end of rigd's protocol, which rigd_session.c describes.
 
-Called by `rig`. Standard input, output and error are file descriptors of ours, or bytes; nothing is buffered
-without bound: input is read only when the last of it is sent.
+Called by `rig`. Standard input, output and error are file descriptors of ours, or bytes; nothing
+is buffered without bound: input is read only when the last of it is sent.
 """
 import os
 import select
@@ -17,7 +17,8 @@ CHUNK = 65536
 GRACE_S = 3
 EXIT_TIMEOUT = 124
 # What makes no sense in another machine, or names descriptors and sockets of this one.
-ENV_DROP = ("TMPDIR", "XDG_RUNTIME_DIR", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DISPLAY", "LD_PRELOAD")
+ENV_DROP = ("TMPDIR", "XDG_RUNTIME_DIR", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DISPLAY",
+            "LD_PRELOAD")
 ENV_DROP_PREFIX = ("SSH_", "DBUS_", "BASH_FUNC_")
 
 
@@ -107,10 +108,12 @@ class Command:
                 self.code = EXIT_TIMEOUT
             else:
                 self.kill(signum)
-        return max(0, int((self.kills[0][0] - time.monotonic()) * 1000) + 1) if self.kills else None
+        if not self.kills:
+            return None
+        return max(0, int((self.kills[0][0] - time.monotonic()) * 1000) + 1)
 
     def run(self, stdin, stdout, stderr, limit_s=None, wake=None):
-        """stdin: fd, bytes or None; stdout, stderr: fd or function. wake: fd, function on its input.
+        """stdin: fd, bytes or None; stdout, stderr: fd or function; wake: (fd, function), or None.
 
         Returns the exit code: the command's, 128 + signal, or 124 when limit_s passed.
         """

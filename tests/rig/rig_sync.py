@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: MIT
 """Keeps L1's view of the project tree current.
 
-L1 caches every file of the outer machine for good; that makes it fast and lets programs share page cache as on
-a real host, but a file changed after L1 started would be seen old, or torn. So the tree's state is noted when L1
-starts, and before each command the files that changed since are copied in, through an export without cache.
-Only the project tree is followed: after changing anything else, restart the rig.
+L1 caches every file of the outer machine for good; that makes it fast and lets programs share page
+cache as on a real host, but a file changed after L1 started would be seen old, or torn. So the
+tree's state is noted when L1 starts, and before each command the files that changed since are
+copied in, through an export without cache. Only the project tree is followed: after changing
+anything else, restart the rig.
 """
 import fcntl
 import json
 import os
 import stat
 
-from rig_build import REPO, RigError
+from rig_build import REPO, RigError, say
 
 TREE = "/run/rig/tree"
+LARGE_MB = 256
 SKIP = {".git", os.path.join("build", "rig")}
 # Reads "R\0path\0" and "C\0path\0" pairs; removal first, so that a directory may become a file.
 SCRIPT = r"""
@@ -27,8 +29,9 @@ while IFS= read -r -d '' what && IFS= read -r -d '' path; do
 	C) printf '%s\0' "$path" ;;
 	esac
 done >$list
-tar -C /run/rig/tree -S --no-recursion --null --verbatim-files-from -T $list -cf - |
-	tar -xpf - --unlink-first --recursive-unlink
+tar -C /run/rig/tree -S --no-recursion --null --verbatim-files-from -T $list -cf - \
+	--ignore-failed-read --warning=no-file-changed --warning=no-file-removed |
+	tar -xpf - --warning=no-timestamp
 """
 
 
@@ -85,6 +88,9 @@ def sync(machine, execute):
         gone, fresh = changes(old, new)
         if not gone and not fresh:
             return 0
+        size = sum(new[p][2] for p in fresh if len(new[p]) > 2) >> 20
+        if size > LARGE_MB:
+            say(f"copying {len(fresh)} files changed since it started, {size} MB, into its memory")
         words = [w for p in gone for w in ("R", p)] + [w for p in fresh for w in ("C", p)]
         data = b"".join(os.fsencode(w) + b"\0" for w in words)
         code = execute(["bash", "-c", SCRIPT, "sync", REPO], data)

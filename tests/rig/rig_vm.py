@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Starts and stops the emulated host (L1) and knows whether it lives.
 
-Called by `rig`. One directory holds all that one machine is: qemu.pid, qmp.sock, port, token, console.log,
-rig.cpio (settings for l1-init), lock. Several machines live side by side in different directories.
+Called by `rig`. One directory holds all that one machine is: qemu.pid, qmp.sock, port, token,
+console.log, rig.cpio (settings for l1-init), lock, tree.json (see rig_sync.py). Several machines
+live side by side in different directories.
 """
 import contextlib
 import ctypes
@@ -16,7 +17,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 
 import rig_build
@@ -115,8 +115,8 @@ class Machine:
                     f"security_model=none,multidevs=remap{flags}"]
 
         return [
-            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-            "-machine", machine, "-accel", "tcg,thread=multi,tb-size=1024",
+            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot",
+            "-display", "none", "-machine", machine, "-accel", "tcg,thread=multi,tb-size=1024",
             "-cpu", "EPYC-v2,+svm,+npt", "-smp", str(opts.smp), "-m", str(opts.mem),
             "-kernel", image, "-initrd", "initrd",
             "-append", f"{append} {opts.append}".strip(),
