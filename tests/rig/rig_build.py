@@ -17,9 +17,10 @@ REPO = os.path.dirname(os.path.dirname(HERE))
 META = "linux-image-amd64"
 BUSYBOX = "/bin/busybox"
 MODULES = """9p 9pnet_virtio overlay virtio_pci virtio_net virtio_blk virtio_rng virtio_balloon
-    kvm_amd vhost_net vhost_vsock tun vfio-pci""".split()
+    kvm_amd vhost_net vhost_vsock tun vfio-pci i6300esb""".split()
 APPLETS = """sh mount insmod mkdir ln rm cp cat chown chmod sed hostname ifconfig switch_root
     sync poweroff""".split()
+RIGD_SOURCES = ("rigd.c", "rigd_session.c", "rigd_keep.c", "rigd.h")
 NEEDED = {
     "qemu-system-x86_64": "qemu-system-x86",
     "depmod": "kmod",
@@ -187,7 +188,7 @@ def compile_c(out, *sources, static=False):
 def build_initrd(cache, kernel):
     out = os.path.join(cache, "initrd")
     rigd = os.path.join(cache, "rigd")
-    compile_c(rigd, *(os.path.join(HERE, f) for f in ("rigd.c", "rigd_session.c", "rigd.h")),
+    compile_c(rigd, *(os.path.join(HERE, f) for f in RIGD_SOURCES),
               static=True)
     init = os.path.join(HERE, "l1-init")
     inputs = [rigd, init, BUSYBOX, os.path.join(kernel, "version"), os.path.realpath(__file__)]

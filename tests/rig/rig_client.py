@@ -78,7 +78,7 @@ class Command:
     def _receive(self):
         data = self.sock.recv(4 * CHUNK)
         if not data:
-            raise RigError("the rig went away while the command ran")
+            raise RigError("the rig went away while the command ran, see console.log")
         self.rx += data
         at = 0
         while len(self.rx) - at >= 5:

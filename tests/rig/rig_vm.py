@@ -21,12 +21,16 @@ import time
 
 import rig_build
 import rig_sync
-from rig_build import RigError, REPO
+from rig_build import REPO, RigError, say
 
-START_LIMIT_S = 120
+START_LIMIT_S = 90
 PR_SET_PDEATHSIG = 1
 CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off tsc=unstable "
            "systemd.unified_cgroup_hierarchy=1")
+
+
+class StartTimeout(RigError):
+    """L1 did not come up in time."""
 
 
 class Machine:
@@ -101,7 +105,7 @@ class Machine:
         return ["-drive", "file=disk,if=none,id=disk,format=raw,cache=unsafe,aio=threads",
                 "-device", "virtio-blk-pci,drive=disk"]
 
-    def qemu_args(self, kernel, opts, ready_fd):
+    def qemu_args(self, kernel, opts):
         image = os.path.join(kernel, "vmlinux")
         if not os.path.exists(image):
             image = os.path.join(kernel, "vmlinuz")
@@ -122,10 +126,10 @@ class Machine:
             "-append", f"{append} {opts.append}".strip(),
             "-pidfile", "qemu.pid", "-qmp", "unix:qmp.sock,server=on,wait=off",
             "-serial", "file:console.log",
-            "-chardev", f"socket,id=ready,fd={ready_fd}", "-serial", "chardev:ready",
             "-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-10.0.2.15:1",
             "-device", "virtio-net-pci,netdev=net,romfile=",
             "-device", "virtio-rng-pci",
+            "-device", "i6300esb", "-action", "watchdog=poweroff",
             "-device", "virtio-balloon-pci,free-page-reporting=on",
             *(["-device", "intel-iommu,intremap=on,caching-mode=on"] if opts.iommu else []),
             *share("/", "hostroot", ",readonly=on"),
@@ -154,7 +158,9 @@ class Machine:
 
         with open(self.path("qemu.log"), "wb") as log:
             return subprocess.Popen(  # pylint: disable=consider-using-with
-                ["timeout", "--kill-after=10", str(opts.life), *args], cwd=self.dir,
+                ["timeout", "--kill-after=10", str(opts.life), *args,
+                 "-chardev", f"socket,id=ready,fd={ready_fd}", "-serial", "chardev:ready"],
+                cwd=self.dir,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=keep,
                 start_new_session=True, preexec_fn=bind_to_parent)
 
@@ -164,8 +170,8 @@ class Machine:
         while b"ready" not in got:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([conn], [], [], left)[0]:
-                raise RigError(f"the rig did not start in {START_LIMIT_S} s, see "
-                               + self.path("console.log"))
+                raise StartTimeout(f"the rig did not start in {START_LIMIT_S} s, see "
+                                   + self.path("console.log"))
             data = conn.recv(64)
             if not data:
                 raise RigError("the emulator ended: " + self.last_words())
@@ -202,6 +208,20 @@ class Machine:
                 return int(word[3])
         raise RigError("QEMU shows no forwarded port")
 
+    def boot(self, args, opts):
+        """Starts QEMU and waits until L1 takes commands. Returns the port."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            proc = self.spawn(args, opts, theirs.fileno())
+            theirs.close()
+            try:
+                self.wait_ready(ours)
+                return self.forwarded_port()
+            except BaseException:
+                proc.terminate()
+                proc.wait()
+                raise
+
     def up(self, opts):
         """Starts the machine unless it is up. Returns whether it did."""
         with self.lock():
@@ -213,18 +233,12 @@ class Machine:
             self.write_conf(kernel, opts.idle)
             self.join_initrd(initrd)
             rig_sync.start(self)
-            ours, theirs = socket.socketpair()
-            with ours, theirs:
-                proc = self.spawn(self.qemu_args(kernel, opts, theirs.fileno()), opts,
-                                  theirs.fileno())
-                theirs.close()
-                try:
-                    self.wait_ready(ours)
-                    port = self.forwarded_port()
-                except BaseException:
-                    proc.terminate()
-                    proc.wait()
-                    raise
+            args = (self.qemu_args(kernel, opts), opts)
+            try:
+                port = self.boot(*args)
+            except StartTimeout as e:  # rigd_keep.c says how a kernel may hang in the emulator
+                say(f"{e}; once more")
+                port = self.boot(*args)
             with open(self.path("port"), "w", encoding="ascii") as f:
                 f.write(f"{port}\n")
             return True

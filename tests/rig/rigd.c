@@ -80,6 +80,7 @@ int main(int argc, char **argv)
 	sigaddset(&chld, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &chld, NULL);
 	sfd = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
+	rigd_keep();
 	sock = listen_tcp();
 	if (sock < 0)
 		return 1;

@@ -9,4 +9,10 @@
  */
 _Noreturn void rigd_serve(int sock, const char *token);
 
+/*
+ * Starts the process that holds what must not flip and feeds the watchdog; returns when all is
+ * held. What fails is said on the console and does without.
+ */
+void rigd_keep(void);
+
 #endif
