@@ -1,0 +1,522 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The control sockets of a VM that never starts, as a client and as a stranger see them. The server
+ * runs in a child process, as in life; each test has a fresh one and must find it alive at its end.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/time.h"
+#include "base/util.h"
+#include "control/client.h"
+#include "control/control.h"
+#include "control/http.h"
+#include "control/json.h"
+#include "control/sock.h"
+#include "event/loop.h"
+#include "tests/lib/scratch.h"
+#include "vm/vm.h"
+
+struct world {
+	char *path;
+	int dir;
+	pid_t server;
+	struct client *c;
+};
+
+static _Noreturn void serve(int api, int fd)
+{
+	struct control *control;
+	struct vm *vm;
+	struct err e;
+
+	if (vm_create("web-1", &vm, &e) ||
+	    control_open(vm, vm_machine(vm)->loop, vm_machine(vm)->fds, api, fd, &control, &e) ||
+	    loop_run(vm_machine(vm)->loop, &e)) {
+		fprintf(stderr, "server: %s\n", e.msg);
+		_exit(1);
+	}
+	control_close(control);
+	vm_destroy(vm);
+	/* not _exit: the sanitizers look for leaks on the way out */
+	exit(0);
+}
+
+static int setup(void **state)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	struct err e;
+	int api, fd;
+
+	w->path = scratch_make();
+	w->dir = open(w->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	api = sock_listen(w->dir, "api.sock", SOCK_STREAM, &e);
+	fd = sock_listen(w->dir, "fd.sock", SOCK_SEQPACKET, &e);
+	assert_true(api >= 0 && fd >= 0);
+	w->server = fork();
+	if (!w->server)
+		serve(api, fd);
+	close(api);
+	close(fd);
+	assert_int_equal(client_open(w->dir, &w->c, &e), 0);
+	*state = w;
+	return 0;
+}
+
+static int request(struct world *w, const char *method, const char *path, const char *body,
+		   json_t **reply, struct err *e)
+{
+	cleanup_json json_t *j = body ? json_loads(body, 0, NULL) : NULL;
+
+	return client_request(w->c, method, path, j, 10000, reply, e);
+}
+
+/* The server must have survived the test and end when it is told to. */
+static int teardown(void **state)
+{
+	struct world *w = *state;
+	int status = -1;
+	struct err e;
+
+	client_close(w->c);
+	assert_int_equal(client_open(w->dir, &w->c, &e), 0);
+	assert_int_equal(request(w, "PUT", "/actions", "{\"action_type\":\"Kill\"}", NULL, &e), 0);
+	assert_int_equal(waitpid(w->server, &status, 0), w->server);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+	client_close(w->c);
+	close(w->dir);
+	scratch_remove(w->path);
+	free(w);
+	return 0;
+}
+
+static void ok(struct world *w, const char *method, const char *path, const char *body)
+{
+	struct err e;
+
+	if (request(w, method, path, body, NULL, &e))
+		fail_msg("%s %s %s: %s", method, path, body ? body : "", e.msg);
+}
+
+static void refused(struct world *w, const char *method, const char *path, const char *body,
+		    const char *says)
+{
+	struct err e;
+	int r = request(w, method, path, body, NULL, &e);
+
+	if (r != -EREMOTEIO)
+		fail_msg("%s %s %s: %d, not refused", method, path, body ? body : "", r);
+	if (!strstr(e.msg, says))
+		fail_msg("%s %s %s: says %s, not %s", method, path, body ? body : "", e.msg, says);
+}
+
+static void test_api__says_who_it_is(void **state)
+{
+	cleanup_json json_t *root = NULL, *version = NULL, *id = NULL;
+	struct world *w = *state;
+	struct err e;
+
+	assert_int_equal(request(w, "GET", "/", NULL, &root, &e), 0);
+	assert_string_equal(json_string_value(json_object_get(root, "id")), "web-1");
+	assert_string_equal(json_string_value(json_object_get(root, "state")), "Not started");
+	assert_string_equal(json_string_value(json_object_get(root, "app_name")), "clone");
+	assert_int_equal(json_object_size(root), 4);
+	assert_int_equal(request(w, "GET", "/version", NULL, &version, &e), 0);
+	assert_string_equal(json_string_value(json_object_get(version, "clone_version")),
+			    CLONE_VERSION);
+	assert_int_equal(request(w, "GET", "/identity", NULL, &id, &e), 0);
+	assert_int_equal(strlen(json_string_value(json_object_get(id, "generation"))), 32);
+	assert_true(json_is_false(json_object_get(id, "reconciled")));
+}
+
+static void test_api__machine_config_is_kept(void **state)
+{
+	cleanup_json json_t *m = NULL;
+	struct world *w = *state;
+	struct err e;
+
+	ok(w, "PUT", "/machine-config", "{\"vcpu_count\":3,\"mem_size_mib\":256,\"smt\":false}");
+	assert_int_equal(request(w, "GET", "/machine-config", NULL, &m, &e), 0);
+	assert_int_equal(json_integer_value(json_object_get(m, "vcpu_count")), 3);
+	assert_int_equal(json_integer_value(json_object_get(m, "mem_size_mib")), 256);
+	refused(w, "PUT", "/machine-config", "{\"vcpu_count\":0,\"mem_size_mib\":256}",
+		"vcpu_count");
+	refused(w, "PUT", "/machine-config", "{\"vcpu_count\":65,\"mem_size_mib\":256}",
+		"vcpu_count");
+	refused(w, "PUT", "/machine-config", "{\"vcpu_count\":1}", "mem_size_mib");
+	refused(w, "PUT", "/machine-config", "{\"vcpu_count\":1,\"mem_size_mib\":1}", "MiB");
+	refused(w, "PUT", "/machine-config",
+		"{\"vcpu_count\":1,\"mem_size_mib\":256,\"cpu_template\":\"T2\"}", "cpu_template");
+	json_decref(m);
+	m = NULL;
+	assert_int_equal(request(w, "GET", "/machine-config", NULL, &m, &e), 0);
+	assert_int_equal(json_integer_value(json_object_get(m, "vcpu_count")), 3);
+}
+
+static void test_api__what_was_not_granted_is_refused(void **state)
+{
+	struct world *w = *state;
+
+	refused(w, "PUT", "/boot-source", "{\"kernel_image_path\":\"/etc/passwd\"}", "/etc/passwd");
+	refused(w, "PUT", "/drives/root",
+		"{\"drive_id\":\"root\",\"path_on_host\":\"/etc/passwd\",\"is_root_device\":true}",
+		"/etc/passwd");
+	refused(w, "PUT", "/drives/root",
+		"{\"drive_id\":\"other\",\"path_on_host\":\"/x\",\"is_root_device\":true}",
+		"drive_id");
+	refused(w, "PUT", "/snapshot/load",
+		"{\"snapshot_path\":\"s\",\"mem_backend\":{\"backend_type\":\"File\","
+		"\"backend_path\":\"m\"},\"seed\":true}",
+		"no descriptor");
+}
+
+static void test_api__unknown_resources_and_states_are_refused(void **state)
+{
+	struct world *w = *state;
+
+	refused(w, "GET", "/nothing", NULL, "/nothing");
+	refused(w, "GET", "/actions", NULL, "/actions");
+	refused(w, "DELETE", "/", NULL, "Invalid request method");
+	refused(w, "PUT", "/drives/", "{}", "/drives/");
+	refused(w, "PUT", "/drives/a-b", "{}", "/drives/a-b");
+	refused(w, "PUT", "/drives/a/b", "{}", "/drives/a/b");
+	refused(w, "PUT", "/", "{}", "Invalid request method");
+	refused(w, "PUT", "/entropy", "{\"rate_limiter\":{}}", "rate_limiter");
+	refused(w, "PUT", "/actions", "{\"action_type\":\"Explode\"}", "action_type");
+	refused(w, "PUT", "/actions", "{\"action_type\":\"InstanceStart\"}", "boot source");
+	refused(w, "PATCH", "/vm", "{\"state\":\"Paused\"}", "not running");
+	refused(w, "PATCH", "/vm", "{\"state\":\"Dead\"}", "Paused or Resumed");
+	refused(w, "PUT", "/agent", "{\"action\":\"wait\"}", "not started");
+	refused(w, "PUT", "/exec", "{\"argv\":[\"true\"]}", "agent");
+	refused(w, "PUT", "/exec", "{\"argv\":[]}", "argv");
+	refused(w, "PUT", "/snapshot/create",
+		"{\"snapshot_type\":\"Diff\",\"snapshot_path\":\"a\",\"mem_file_path\":\"b\"}",
+		"Full");
+}
+
+static void test_api__fork_checks_its_children(void **state)
+{
+	struct world *w = *state;
+
+	refused(w, "PUT", "/fork", "{\"children\":[]}", "children");
+	refused(w, "PUT", "/fork", "{\"children\":[{}]}", "children[0]: missing field `name`");
+	refused(w, "PUT", "/fork", "{\"children\":[1]}", "children[0]");
+	refused(w, "PUT", "/fork", "{\"children\":[{\"name\":\"../x\"}]}", "name");
+	refused(w, "PUT", "/fork", "{\"children\":[{\"name\":\"a\"},{\"name\":\"a\"}]}",
+		"two are named");
+	refused(w, "PUT", "/fork", "{\"children\":[{\"name\":\"a\",\"uid\":4294967295}]}", "uid");
+	refused(w, "PUT", "/fork", "{\"children\":[{\"name\":\"a\",\"hostname\":\"a b\"}]}",
+		"hostname");
+	refused(w, "PUT", "/fork",
+		"{\"children\":[{\"name\":\"a\",\"machine_id\":"
+		"\"ABCDEF0123456789ABCDEF0123456789\"}]}",
+		"machine_id");
+	refused(w, "PUT", "/fork", "{\"children\":[{\"name\":\"a\"}]}", "not running");
+}
+
+static void test_api__identity_can_be_set_before_the_start(void **state)
+{
+	cleanup_json json_t *id = NULL;
+	struct world *w = *state;
+	struct err e;
+
+	ok(w, "PUT", "/identity", "{\"hostname\":\"db.example\"}");
+	assert_int_equal(request(w, "GET", "/identity", NULL, &id, &e), 0);
+	assert_string_equal(json_string_value(json_object_get(id, "hostname")), "db.example");
+	refused(w, "PUT", "/identity", "{\"hostname\":\"-x\"}", "hostname");
+	refused(w, "PUT", "/identity", "{\"machine_id\":\"zz\"}", "machine_id");
+	refused(w, "PUT", "/identity", "{\"name\":\"other\"}", "name");
+}
+
+/* ---- strangers ---- */
+
+static int dial(struct world *w)
+{
+	int fd = sock_connect(w->dir, "api.sock", SOCK_STREAM, NULL);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+/* Sends what goes (the server may hang up first), then reads to the end of the stream. */
+static char *talk(struct world *w, const char *text, size_t n)
+{
+	char *answer = calloc(1, 65536);
+	size_t got = 0;
+	ssize_t r;
+	int fd = dial(w);
+
+	while (n && (r = send(fd, text, n, MSG_NOSIGNAL)) > 0) {
+		text += r;
+		n -= (size_t)r;
+	}
+	shutdown(fd, SHUT_WR);
+	while (!sock_wait(fd, POLLIN, time_mono_ns() + 20 * NS_PER_SEC, -1) &&
+	       (r = recv(fd, answer + got, 65535 - got, 0)) > 0)
+		got += (size_t)r;
+	close(fd);
+	return answer;
+}
+
+static void must_fault(struct world *w, const char *text, size_t n, const char *says)
+{
+	char *a = talk(w, text, n);
+
+	if (strncmp(a, "HTTP/1.1 400 ", 13) || !strstr(a, "{\"fault_message\": ") ||
+	    !strstr(a, says))
+		fail_msg("answer to %.60s: %s", text, a);
+	free(a);
+}
+
+static void test_stranger__malformed_requests_get_a_fault(void **state)
+{
+	struct world *w = *state;
+	char *big = malloc(200000);
+	int n;
+
+	must_fault(w, "hello\r\n\r\n", 9, "malformed");
+	must_fault(w, "GET / SMTP\r\n\r\n", 14, "HTTP/1.1");
+	n = sprintf(big, "PUT /entropy HTTP/1.1\r\nContent-Length: 51201\r\n\r\n");
+	must_fault(w, big, (size_t)n, "51201");
+	n = sprintf(big, "PUT /entropy HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+	must_fault(w, big, (size_t)n, "Transfer-Encoding");
+	memset(big, 'a', 200000);
+	must_fault(w, big, 200000, "exceeds");
+	memcpy(big, "GET / HTTP/1.1\r\nA: ", 19);
+	must_fault(w, big, 200000, "exceeds");
+	n = sprintf(big, "GET / HTTP/1.1\r\n");
+	for (int i = 0; i < 3000; i++)
+		n += sprintf(big + n, "X: y\r\n");
+	must_fault(w, big, (size_t)n, "headers");
+	free(big);
+}
+
+static void test_stranger__bodies_that_are_no_json_get_a_fault(void **state)
+{
+	static const char head[] = "PUT /machine-config HTTP/1.1\r\nContent-Length: 51200\r\n\r\n";
+	size_t n = sizeof(head) - 1 + HTTP_BODY_MAX;
+	struct world *w = *state;
+	char *text = malloc(n);
+
+	memcpy(text, head, sizeof(head) - 1);
+	memset(text + sizeof(head) - 1, '[', HTTP_BODY_MAX);
+	must_fault(w, text, n, "JSON");
+	memset(text + sizeof(head) - 1, 0xff, HTTP_BODY_MAX);
+	must_fault(w, text, n, "JSON");
+	memset(text + sizeof(head) - 1, ' ', HTTP_BODY_MAX);
+	must_fault(w, text, n, "JSON");
+	memset(text + sizeof(head) - 1, ' ', HTTP_BODY_MAX);
+	memcpy(text + sizeof(head) - 1, "{\"k\xc3\xa4\\n\\\"\":1}", 13);
+	must_fault(w, text, n, "unknown field");
+	free(text);
+}
+
+static void test_stranger__requests_may_be_pipelined_and_cut(void **state)
+{
+	static const char two[] = "GET /version HTTP/1.1\r\n\r\nPUT /entropy HTTP/1.1\r\n"
+				  "Content-Length: 9\r\n\r\n{\"a\": 1} GET / HTTP/1.1\r\n\r\n";
+	struct world *w = *state;
+	char *a = talk(w, two, sizeof(two) - 1);
+	const char *p;
+
+	p = strstr(a, "HTTP/1.1 200 ");
+	assert_ptr_equal(p, a);
+	p = strstr(p, "HTTP/1.1 400 ");
+	assert_non_null(p);
+	assert_non_null(strstr(p, "HTTP/1.1 200 "));
+	free(a);
+	/* any cut: no answer, or an answer to what was whole; never a hang */
+	for (size_t n = 0; n < sizeof(two) - 1; n += 7)
+		free(talk(w, two, n));
+}
+
+static void test_stranger__continue_is_said_when_it_is_expected(void **state)
+{
+	struct world *w = *state;
+	char buf[256] = "";
+	int fd = dial(w);
+	ssize_t n;
+
+	dprintf(fd, "PUT /entropy HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+	assert_int_equal(sock_wait(fd, POLLIN, time_mono_ns() + 10 * NS_PER_SEC, -1), 0);
+	n = recv(fd, buf, sizeof(buf) - 1, 0);
+	assert_int_equal(n, 25);
+	assert_memory_equal(buf, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+	dprintf(fd, "{}");
+	assert_int_equal(sock_wait(fd, POLLIN, time_mono_ns() + 10 * NS_PER_SEC, -1), 0);
+	n = recv(fd, buf, sizeof(buf) - 1, 0);
+	assert_true(n > 13);
+	assert_memory_equal(buf, "HTTP/1.1 204 ", 13);
+	close(fd);
+}
+
+static void test_stranger__more_connections_than_allowed_wait_their_turn(void **state)
+{
+	struct world *w = *state;
+	int fds[HTTP_CONNS_MAX], last;
+	struct pollfd p;
+	char buf[64];
+
+	/* one is the client's; these fill the rest */
+	for (int i = 0; i < HTTP_CONNS_MAX - 1; i++)
+		fds[i] = dial(w);
+	for (int i = 0; i < HTTP_CONNS_MAX - 1; i++) {
+		dprintf(fds[i], "GET /version HTTP/1.1\r\n\r\n");
+		assert_true(recv(fds[i], buf, sizeof(buf), 0) > 0);
+	}
+	last = dial(w);
+	dprintf(last, "GET /version HTTP/1.1\r\n\r\n");
+	p = (struct pollfd){ .fd = last, .events = POLLIN };
+	assert_int_equal(poll(&p, 1, 300), 0);
+	close(fds[0]);
+	assert_int_equal(poll(&p, 1, 10000), 1);
+	assert_true(recv(last, buf, sizeof(buf), 0) > 0);
+	close(last);
+	for (int i = 1; i < HTTP_CONNS_MAX - 1; i++)
+		close(fds[i]);
+}
+
+static void test_stranger__hanging_up_before_the_answer_is_harmless(void **state)
+{
+	struct world *w = *state;
+
+	for (int i = 0; i < 200; i++) {
+		int fd = dial(w);
+
+		dprintf(fd, "GET /stats HTTP/1.1\r\n\r\n");
+		close(fd);
+	}
+	ok(w, "GET", "/", NULL);
+}
+
+/* ---- descriptors ---- */
+
+static void test_fds__granted_once_taken_by_name(void **state)
+{
+	static const char *const names[] = { "/images/a", "disk/root/data" };
+	struct world *w = *state;
+	struct err e;
+	int s = client_fdsock(w->dir, &e), fds[2];
+
+	assert_true(s >= 0);
+	for (int i = 0; i < 2; i++) {
+		fds[i] = memfd_create("disk", MFD_CLOEXEC);
+		assert_int_equal(ftruncate(fds[i], 1 << 20), 0);
+	}
+	assert_int_equal(client_grant(s, names, fds, 2, &e), 0);
+	assert_int_equal(client_grant(s, names, fds, 1, &e), -EREMOTEIO);
+	assert_non_null(strstr(e.msg, "/images/a"));
+	ok(w, "PUT", "/drives/root",
+	   "{\"drive_id\":\"root\",\"path_on_host\":\"/images/a\",\"is_root_device\":true}");
+	close(s);
+	for (int i = 0; i < 2; i++)
+		close(fds[i]);
+}
+
+static void test_fds__not_taken_is_dropped_with_the_connection(void **state)
+{
+	static const char *const name = "left";
+	struct world *w = *state;
+	int p[2], s;
+	struct pollfd poll_end;
+	struct err e;
+
+	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+	s = client_fdsock(w->dir, &e);
+	assert_int_equal(client_grant(s, &name, &p[1], 1, &e), 0);
+	close(p[1]);
+	poll_end = (struct pollfd){ .fd = p[0], .events = POLLIN };
+	assert_int_equal(poll(&poll_end, 1, 200), 0);
+	close(s);
+	/* the last writer has gone: the server closed what it held */
+	assert_int_equal(poll(&poll_end, 1, 10000), 1);
+	assert_true(poll_end.revents & POLLHUP);
+	close(p[0]);
+}
+
+static void exchange(int s, const char *text, const int *fds, size_t n, const char *says)
+{
+	char buf[1024] = "";
+	ssize_t got;
+
+	assert_int_equal(fd_send(s, text, strlen(text), fds, n), 0);
+	assert_int_equal(sock_wait(s, POLLIN, time_mono_ns() + 10 * NS_PER_SEC, -1), 0);
+	got = recv(s, buf, sizeof(buf) - 1, 0);
+	assert_true(got > 0);
+	if (!strstr(buf, says))
+		fail_msg("%s: %s", text, buf);
+}
+
+static void test_fds__malformed_messages_are_refused(void **state)
+{
+	struct world *w = *state;
+	int zero = open("/dev/null", O_RDWR | O_CLOEXEC), many[FD_PASS_MAX], s;
+	char *big = malloc(100000);
+	struct err e;
+
+	s = client_fdsock(w->dir, &e);
+	exchange(s, "nonsense", &zero, 1, "error");
+	exchange(s, "{}", NULL, 0, "error");
+	exchange(s, "{\"grant\":[]}", NULL, 0, "error");
+	exchange(s, "{\"grant\":[\"a\"]}", NULL, 0, "1 names but 0");
+	exchange(s, "{\"grant\":[\"a\"],\"claim\":\"b\"}", &zero, 1, "error");
+	exchange(s, "{\"grant\":[7]}", &zero, 1, "error");
+	exchange(s, "{\"grant\":[\"\"]}", &zero, 1, "error");
+	exchange(s, "{\"claim\":\"kernel\"}", NULL, 0, "only pidfd/");
+	exchange(s, "{\"claim\":\"pidfd/none\"}", NULL, 0, "no descriptor");
+	exchange(s, "{\"claim\":\"pidfd/none\"}", &zero, 1, "error");
+	exchange(s, "{\"grant\":[\"a\"],\"more\":1}", &zero, 1, "more");
+	memset(big, 'x', 99999);
+	big[99999] = '\0';
+	exchange(s, big, NULL, 0, "error");
+	for (int i = 0; i < FD_PASS_MAX; i++)
+		many[i] = zero;
+	exchange(s, "{\"grant\":[\"a\"]}", many, FD_PASS_MAX, "1 names but 64");
+	exchange(s, "{\"grant\":[\"a\"]}", &zero, 1, "ok");
+	close(s);
+	close(zero);
+	free(big);
+}
+
+#define CASE(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CASE(test_api__says_who_it_is),
+		CASE(test_api__machine_config_is_kept),
+		CASE(test_api__what_was_not_granted_is_refused),
+		CASE(test_api__unknown_resources_and_states_are_refused),
+		CASE(test_api__fork_checks_its_children),
+		CASE(test_api__identity_can_be_set_before_the_start),
+		CASE(test_stranger__malformed_requests_get_a_fault),
+		CASE(test_stranger__bodies_that_are_no_json_get_a_fault),
+		CASE(test_stranger__requests_may_be_pipelined_and_cut),
+		CASE(test_stranger__continue_is_said_when_it_is_expected),
+		CASE(test_stranger__more_connections_than_allowed_wait_their_turn),
+		CASE(test_stranger__hanging_up_before_the_answer_is_harmless),
+		CASE(test_fds__granted_once_taken_by_name),
+		CASE(test_fds__not_taken_is_dropped_with_the_connection),
+		CASE(test_fds__malformed_messages_are_refused),
+	};
+
+	signal(SIGPIPE, SIG_IGN);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
