@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The CLI's arguments: names, sizes, durations, and what commands say to a command line that makes
+ * no sense. Commands are called as main() calls them; none of these reaches a VM.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+
+/* main.c's table is not in the library. */
+const struct command cli_commands[] = {
+	{ "run", cmd_run, "boot", cmd_run_usage },
+	{ "hidden", cmd_help, NULL, "" },
+	{ NULL, NULL, NULL, NULL },
+};
+
+static void test_name__rules(void **state)
+{
+	static const char *const good[] = {
+		"a", "9", "web-1", "A.b_c-d",
+		"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	};
+	static const char *const bad[] = {
+		"",
+		".",
+		"..",
+		"-a",
+		"_a",
+		".a",
+		"a/b",
+		"a b",
+		"a\n",
+		"\xc3\xa4",
+		"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	};
+	struct err e;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+		assert_true(cli_name_ok(good[i]));
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		assert_false(cli_name_ok(bad[i]));
+		assert_int_equal(cli_name_check("--name", bad[i], &e), -EINVAL);
+	}
+}
+
+static void test_name__made_up_ones_are_names(void **state)
+{
+	char name[65], template[65];
+
+	(void)state;
+	memset(template, 't', 64);
+	template[64] = '\0';
+	for (int i = 0; i < 200; i++) {
+		cli_auto_name(NULL, name, sizeof(name));
+		assert_true(cli_name_ok(name));
+		cli_auto_name(template, name, sizeof(name));
+		assert_true(cli_name_ok(name));
+	}
+}
+
+static void test_size__needs_a_unit(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t bytes; /* 0: refused */
+	} cases[] = {
+		{ "512M", 512ull << 20 },
+		{ "1g", 1ull << 30 },
+		{ "2GiB", 2ull << 30 },
+		{ "3TB", 3ull << 40 },
+		{ "64K", 65536 },
+		{ "512", 0 },
+		{ "0M", 0 },
+		{ "", 0 },
+		{ "M", 0 },
+		{ "-1M", 0 },
+		{ " 1M", 0 },
+		{ "1 M", 0 },
+		{ "1.5G", 0 },
+		{ "1X", 0 },
+		{ "1MX", 0 },
+		{ "99999999999999999999G", 0 },
+		{ "18446744073709551615K", 0 },
+	};
+	struct err e;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		uint64_t v = 0;
+		int r = cli_parse_size(cases[i].text, &v, &e);
+
+		if (r != (cases[i].bytes ? 0 : -EINVAL) || (!r && v != cases[i].bytes))
+			fail_msg("%s: %d, %llu", cases[i].text, r, (unsigned long long)v);
+	}
+}
+
+static void test_duration__units(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t ms; /* 0: refused */
+	} cases[] = {
+		{ "10", 10000 },     { "10s", 10000 },
+		{ "500ms", 500 },    { "2m", 120000 },
+		{ "24h", 86400000 }, { "25h", 0 },
+		{ "0", 0 },	     { "", 0 },
+		{ "s", 0 },	     { "-1s", 0 },
+		{ "1d", 0 },	     { "1 s", 0 },
+		{ "1.5s", 0 },	     { "18446744073709551615h", 0 },
+	};
+	struct err e;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		uint64_t v = 0;
+		int r = cli_parse_duration(cases[i].text, &v, &e);
+
+		if (r != (cases[i].ms ? 0 : -EINVAL) || (!r && v != cases[i].ms))
+			fail_msg("%s: %d, %llu", cases[i].text, r, (unsigned long long)v);
+	}
+}
+
+static void test_uint__range(void **state)
+{
+	struct err e;
+	uint64_t v;
+
+	(void)state;
+	assert_int_equal(cli_parse_uint("64", 1, 64, &v, &e), 0);
+	assert_int_equal(v, 64);
+	assert_int_equal(cli_parse_uint("65", 1, 64, &v, &e), -EINVAL);
+	assert_int_equal(cli_parse_uint("0", 1, 64, &v, &e), -EINVAL);
+	assert_int_equal(cli_parse_uint("0x1", 1, 64, &v, &e), -EINVAL);
+	assert_int_equal(cli_parse_uint("+1", 1, 64, &v, &e), -EINVAL);
+	assert_int_equal(cli_parse_uint("", 0, 64, &v, &e), -EINVAL);
+}
+
+static void test_format__sizes_and_ages(void **state)
+{
+	char buf[32];
+
+	(void)state;
+	cli_format_size(0, buf, sizeof(buf));
+	assert_string_equal(buf, "0B");
+	cli_format_size(1536ull << 20, buf, sizeof(buf));
+	assert_string_equal(buf, "1.5G");
+	cli_format_size(512ull << 20, buf, sizeof(buf));
+	assert_string_equal(buf, "512M");
+	cli_format_age("not a time", buf, sizeof(buf));
+	assert_string_equal(buf, "");
+	cli_format_age("2020-01-01T00:00:00Z", buf, sizeof(buf));
+	assert_int_equal(buf[strlen(buf) - 1], 'd');
+	cli_format_now(buf, sizeof(buf));
+	assert_int_equal(strlen(buf), 20);
+}
+
+/* Runs a command line with stderr going to `said`; returns its exit code. */
+static int run(int (*fn)(int, char **), const char *line, char *said, size_t n)
+{
+	int fd = memfd_create("stderr", MFD_CLOEXEC), saved = dup(STDERR_FILENO), argc = 0, code;
+	char *argv[32], *copy = strdup(line), *save;
+	ssize_t got;
+
+	for (char *w = strtok_r(copy, " ", &save); w; w = strtok_r(NULL, " ", &save))
+		argv[argc++] = w;
+	argv[argc] = NULL;
+	optind = 0;
+	fflush(stderr);
+	dup2(fd, STDERR_FILENO);
+	code = fn(argc, argv);
+	fflush(stderr);
+	dup2(saved, STDERR_FILENO);
+	got = pread(fd, said, n - 1, 0);
+	said[got < 0 ? 0 : got] = '\0';
+	close(fd);
+	close(saved);
+	free(copy);
+	return code;
+}
+
+static void test_command__a_senseless_command_line_is_one_line_and_exit_2(void **state)
+{
+	static const struct {
+		int (*fn)(int, char **);
+		const char *line, *says;
+	} cases[] = {
+		{ cmd_run, "run", "--image" },
+		{ cmd_run, "run --image a --kernel b", "--image" },
+		{ cmd_run, "run --image a --disk x,format=raw", "--disk" },
+		{ cmd_run, "run --image ../a", "--image" },
+		{ cmd_run, "run --kernel k --disk x", "format" },
+		{ cmd_run, "run --kernel k --disk x,format=qcow2", "qcow2" },
+		{ cmd_run, "run --kernel k --disk x,raw", "raw" },
+		{ cmd_run, "run --kernel k --memory 512", "unit" },
+		{ cmd_run, "run --kernel k --memory", "--memory" },
+		{ cmd_run, "run --kernel k --cpus 65", "65" },
+		{ cmd_run, "run --kernel k --cpus two", "two" },
+		{ cmd_run, "run --kernel k --timeout 5y", "5y" },
+		{ cmd_run, "run --kernel k --bogus", "--bogus" },
+		{ cmd_run, "run --kernel k -x", "-x" },
+		{ cmd_run, "run --kernel k command", "command" },
+		{ cmd_run, "run --kernel k -o json", "-d" },
+		{ cmd_run, "run --kernel k -d -o yaml", "yaml" },
+		{ cmd_exec, "exec", "VM" },
+		{ cmd_exec, "exec vm", "command" },
+		{ cmd_exec, "exec vm --", "command" },
+		{ cmd_exec, "exec -e =x vm -- true", "KEY=VALUE" },
+		{ cmd_exec, "exec -e PATH vm -- true", "KEY=VALUE" },
+		{ cmd_exec, "exec --timeout soon vm -- true", "soon" },
+		{ cmd_fork, "fork", "one" },
+		{ cmd_fork, "fork -n 0 a", "-n" },
+		{ cmd_fork, "fork -n x a", "-n" },
+		{ cmd_fork, "fork a b", "one" },
+		{ cmd_ls, "ls x", "x" },
+		{ cmd_ls, "ls -o xml", "xml" },
+		{ cmd_rm, "rm", "VM" },
+		{ cmd_rm, "rm --all x", "--all" },
+		{ cmd_stop, "stop", "VM" },
+		{ cmd_stop, "stop --timeout -1 x", "-1" },
+		{ cmd_kill, "kill", "VM" },
+		{ cmd_pause, "pause", "VM" },
+		{ cmd_resume, "resume -x", "-x" },
+		{ cmd_logs, "logs", "VM" },
+		{ cmd_logs, "logs a b", "VM" },
+		{ cmd_console, "console", "VM" },
+		{ cmd_inspect, "inspect", "VM" },
+		{ cmd_image, "image", "build" },
+		{ cmd_image, "image frob", "build" },
+		{ cmd_image, "image build", "debian" },
+		{ cmd_image, "image build gentoo", "gentoo" },
+		{ cmd_image, "image build debian --kernel tiny", "cloud" },
+		{ cmd_image, "image rm", "image" },
+		{ cmd_template, "template", "create" },
+		{ cmd_template, "template create", "name" },
+		{ cmd_template, "template create x", "--image" },
+		{ cmd_template, "template verify", "template" },
+		{ cmd_completion, "completion", "bash" },
+		{ cmd_completion, "completion tcsh", "bash" },
+		{ cmd_help, "help frob", "frob" },
+		{ cmd_help, "help hidden", "hidden" },
+		{ cmd_version, "version -x", "-x" },
+		{ cmd_doctor, "doctor x", "x" },
+	};
+	char said[1024];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		int code = run(cases[i].fn, cases[i].line, said, sizeof(said));
+
+		if (code != CLI_USAGE)
+			fail_msg("%s: exit %d: %s", cases[i].line, code, said);
+		if (strncmp(said, "clone: ", 7) || strchr(said, '\n') != said + strlen(said) - 1)
+			fail_msg("%s: not one line: %s", cases[i].line, said);
+		if (!strstr(said, cases[i].says))
+			fail_msg("%s: says %s", cases[i].line, said);
+	}
+}
+
+static void test_command__what_is_not_there_is_one_line_and_exit_1(void **state)
+{
+	static const struct {
+		int (*fn)(int, char **);
+		const char *line;
+	} cases[] = {
+		{ cmd_stop, "stop nothere" },
+		{ cmd_kill, "kill nothere" },
+		{ cmd_pause, "pause nothere" },
+		{ cmd_resume, "resume nothere" },
+		{ cmd_rm, "rm nothere" },
+		{ cmd_logs, "logs nothere" },
+		{ cmd_inspect, "inspect nothere" },
+		{ cmd_console, "console nothere" },
+		{ cmd_fork, "fork nothere" },
+		{ cmd_template, "template verify nothere" },
+		{ cmd_template, "template rm nothere" },
+		{ cmd_image, "image rm nothere" },
+		{ cmd_image, "image inspect nothere" },
+		{ cmd_run, "run -d --image nothere" },
+		{ cmd_template, "template create t --image nothere" },
+	};
+	char said[1024];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		int code = run(cases[i].fn, cases[i].line, said, sizeof(said));
+
+		if (code != CLI_FAIL || !strstr(said, "nothere") || strncmp(said, "clone: ", 7) ||
+		    strchr(said, '\n') != said + strlen(said) - 1)
+			fail_msg("%s: exit %d: %s", cases[i].line, code, said);
+	}
+	assert_int_equal(run(cmd_exec, "exec nothere -- true", said, sizeof(said)),
+			 CLI_EXEC_FAILED);
+	assert_non_null(strstr(said, "nothere"));
+}
+
+static void test_error__stays_on_one_line(void **state)
+{
+	char said[1024];
+	struct err e;
+	int fd = memfd_create("stderr", MFD_CLOEXEC), saved = dup(STDERR_FILENO);
+	ssize_t n;
+
+	(void)state;
+	err_set(&e, EIO, "a guest said:\r\n\x1b[2Jowned\x7f");
+	fflush(stderr);
+	dup2(fd, STDERR_FILENO);
+	assert_int_equal(cli_fail(&e), CLI_FAIL);
+	fflush(stderr);
+	dup2(saved, STDERR_FILENO);
+	n = pread(fd, said, sizeof(said) - 1, 0);
+	assert_true(n > 0);
+	said[n] = '\0';
+	assert_string_equal(said, "clone: a guest said:   [2Jowned \n");
+	close(fd);
+	close(saved);
+}
+
+static int set_up(void **state)
+{
+	char *dir = strdup("/tmp/clone-test-cli-XXXXXX"), *run_dir;
+
+	assert_non_null(mkdtemp(dir));
+	setenv("CLONE_STATE_DIR", dir, 1);
+	assert_true(asprintf(&run_dir, "%s/run", dir) > 0);
+	setenv("CLONE_RUN_DIR", run_dir, 1);
+	free(run_dir);
+	*state = dir;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	char *cmd;
+
+	assert_true(asprintf(&cmd, "rm -rf '%s'", (char *)*state) > 0);
+	assert_int_equal(system(cmd), 0);
+	free(cmd);
+	free(*state);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_name__rules),
+		cmocka_unit_test(test_name__made_up_ones_are_names),
+		cmocka_unit_test(test_size__needs_a_unit),
+		cmocka_unit_test(test_duration__units),
+		cmocka_unit_test(test_uint__range),
+		cmocka_unit_test(test_format__sizes_and_ages),
+		cmocka_unit_test(test_command__a_senseless_command_line_is_one_line_and_exit_2),
+		cmocka_unit_test(test_command__what_is_not_there_is_one_line_and_exit_1),
+		cmocka_unit_test(test_error__stays_on_one_line),
+	};
+
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
