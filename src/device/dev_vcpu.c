@@ -10,10 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/time.h"
 #include "base/util.h"
 #include "device/kernel_devices.h"
 #include "x86/boot.h"
 #include "x86/cpuid.h"
+
+#define LONG_PAUSE_NS NS_PER_SEC /* half of what a guest's watchdog bears, at its strictest */
 
 #define MSR_MISC_ENABLE 0x1a0
 #define MSR_MTRR_DEFAULT 0x2ff
@@ -105,8 +108,26 @@ static int vcpu_dev_adopt(struct device *d, const struct identity *id, struct er
 	(void)id;
 	/* In a fork's child, what kv points to went with kvm_abandon. */
 	v->kv = NULL;
+	v->paused_ns = 0;
 	r = kvm_vcpu_create(d->m->kvm, v->cfg.index, &v->kv, e);
 	return r ? r : kvm_vcpu_load(v->kv, &v->state, e);
+}
+
+static int vcpu_dev_quiesce(struct device *d, struct err *e)
+{
+	(void)e;
+	dev_of(d)->paused_ns = time_mono_ns();
+	return 0;
+}
+
+/* The guest's clock went on meanwhile: its watchdogs are told why nothing moved. */
+static void vcpu_dev_resume(struct device *d)
+{
+	struct dev_vcpu *v = dev_of(d);
+
+	if (v->paused_ns && time_mono_ns() - v->paused_ns > LONG_PAUSE_NS)
+		kvm_vcpu_was_paused(v->kv);
+	v->paused_ns = 0;
 }
 
 void dev_vcpu_boot(struct device *d, const struct cpuid_table *host, const struct boot_entry *entry)
@@ -139,8 +160,8 @@ const struct device_class dev_vcpu_class = {
 	.create = vcpu_dev_create,
 	.destroy = vcpu_dev_destroy,
 	.reset = vcpu_dev_reset,
-	.quiesce = device_quiesce_nothing,
-	.resume = device_resume_nothing,
+	.quiesce = vcpu_dev_quiesce,
+	.resume = vcpu_dev_resume,
 	.check = vcpu_dev_check,
 	.commit = device_commit_copy,
 	.adopt = vcpu_dev_adopt,

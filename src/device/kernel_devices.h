@@ -31,6 +31,7 @@ struct dev_vcpu {
 	struct device d;
 	struct vcpu_cfg cfg;
 	struct kvm_vcpu *kv; /* adopt makes it; NULL before */
+	uint64_t paused_ns; /* when this process paused it last; 0: it was not */
 	struct vcpu_state state;
 };
 extern const struct device_class dev_vcpu_class;

@@ -42,7 +42,7 @@ static int add(struct vm *vm, const struct device_class *cls, const char *id, co
 
 static int add_kernel_devices(struct vm *vm, struct err *e)
 {
-	struct irqchip_cfg chip = { .pit = 1 };
+	struct irqchip_cfg chip = { .pit = 0 };
 	int ret = add(vm, &dev_irqchip_class, "irqchip", &chip, NULL, e);
 
 	for (uint32_t i = 0; i < vm->cfg.vcpus && !ret; i++) {

@@ -27,6 +27,7 @@ struct kvm {
 	unsigned int msgs[256]; /* interrupts delivered, by the low byte of their data */
 	unsigned int fresh; /* delivered since the last kvm_model_deliver */
 	unsigned int levels[KVM_GSI_PINS];
+	unsigned int edges[KVM_GSI_PINS]; /* how often a pin's line rose */
 };
 
 int kvm_create(int sys_fd, struct kvm **out, struct err *e)
@@ -58,6 +59,7 @@ int kvm_set_memory(struct kvm *k, unsigned int slot, uint64_t gpa, uint64_t size
 int kvm_irq_line(struct kvm *k, unsigned int gsi, bool level)
 {
 	BUG_ON(gsi >= KVM_GSI_PINS);
+	k->edges[gsi] += level && !k->levels[gsi];
 	k->levels[gsi] = level;
 	return 0;
 }
