@@ -197,7 +197,7 @@ int acpi_tables(unsigned int nr_vcpus, struct wbuf *out, struct err *e)
 {
 	size_t dsdt, tables[3], xsdt;
 
-	wbuf_init(out, PLAT_ACPI_END - PLAT_ACPI);
+	wbuf_init(out, PLAT_RESET_VECTOR - PLAT_ACPI);
 	wbuf_reserve(out, RSDP_BYTES);
 	dsdt = build_dsdt(out);
 	tables[0] = build_fadt(out, dsdt);

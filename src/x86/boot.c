@@ -133,6 +133,24 @@ static int put_gdt(struct boot_job *j, struct boot_entry *b, struct err *e)
 	return boot_put(j, PLAT_GDT, gdt, sizeof(gdt), "GDT", e);
 }
 
+/*
+ * All that there is of a BIOS. Linux 6.1 and others take "hardware-reduced" to mean that there is
+ * EFI to reboot with, and where there is none they go to real mode and jump here.
+ */
+static int put_reset_vector(struct boot_job *j, struct err *e)
+{
+	static const uint8_t code[] = {
+		0xba, PLAT_RESET_PORT & 0xff, PLAT_RESET_PORT >> 8, /* mov $PLAT_RESET_PORT, %dx */
+		0xb0, PLAT_RESET_VALUE, /* mov $PLAT_RESET_VALUE, %al */
+		0xee, /* out %al, %dx */
+		0xf4, /* again: hlt */
+		0xeb, 0xfd, /* jmp again */
+	};
+
+	_Static_assert(PLAT_RESET_VECTOR + sizeof(code) <= PLAT_ACPI_END, "fits below 1 MiB");
+	return boot_put(j, PLAT_RESET_VECTOR, code, sizeof(code), "reset vector", e);
+}
+
 int boot_load(struct gmem *mem, const struct boot_files *f, struct boot_entry *out, struct err *e)
 {
 	struct gmem_region regions[GMEM_MAX_REGIONS];
@@ -158,6 +176,8 @@ int boot_load(struct gmem *mem, const struct boot_files *f, struct boot_entry *o
 			    j.head[0], j.head[1], j.head[2], j.head[3]);
 	if (!r)
 		r = put_gdt(&j, &entry, e);
+	if (!r)
+		r = put_reset_vector(&j, e);
 	if (!r)
 		*out = entry;
 	return r;

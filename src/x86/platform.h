@@ -19,6 +19,7 @@
 #define PLAT_VMGENID 0x9f000u /* a reserved page; the GUID is in its first 16 bytes */
 #define PLAT_LOW_RESERVED_END 0xa0000u
 #define PLAT_ACPI 0xe0000u /* tables, found there by address or by scanning for the RSDP */
+#define PLAT_RESET_VECTOR 0xffff0u /* code: where a kernel jumps that wants the BIOS to reboot */
 #define PLAT_ACPI_END 0x100000u
 #define PLAT_HIGH 0x100000u /* kernels from here up */
 

@@ -133,6 +133,10 @@ static void test_bzimage__lands_where_its_header_says(void **st)
 	assert_int_equal(gmem_read(t.mem, PLAT_CMDLINE, text, 14), 0);
 	assert_string_equal(text, "console=ttyS0");
 	assert_int_equal(gmem_pins(t.mem), 0);
+	/* Where a kernel jumps that looks for a BIOS to reboot with. */
+	assert_int_equal(peek(&t, PLAT_RESET_VECTOR, 8), 0xebf4ee00b00000ba | PLAT_RESET_PORT << 8 |
+			 (uint64_t)PLAT_RESET_VALUE << 32);
+	assert_int_equal(peek(&t, PLAT_RESET_VECTOR + 8, 1), 0xfd);
 	gmem_destroy(t.mem);
 }
 
