@@ -243,8 +243,13 @@ int kvm_signal_msi(struct kvm *k, uint64_t addr, uint32_t data)
 			       .address_hi = (uint32_t)(addr >> 32),
 			       .data = data };
 
-	/* 0 means that no CPU took it, as with a disabled local APIC: the guest's business */
-	return kvm_callp(k->fd, KVM_SIGNAL_MSI, &msi) < 0 ? -errno : 0;
+	/*
+	 * EPERM is KVM's bare -1: no CPU has that APIC id. That, and 0 (it is there and takes
+	 * none), is between the guest and its APICs.
+	 */
+	if (kvm_callp(k->fd, KVM_SIGNAL_MSI, &msi) < 0 && errno != EPERM)
+		return -errno;
+	return 0;
 }
 
 static int chip_get(struct kvm *k, struct kvm_irqchip *c, uint32_t id, struct err *e)
