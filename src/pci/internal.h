@@ -12,8 +12,8 @@ struct pci_bus {
 	struct machine *m;
 	struct pci_dev *dev[PCI_SLOTS];
 	uint64_t next_bar; /* where the next BAR may be placed */
-	uint32_t cf8_own; /* the CF8 latch while there is no host bridge */
-	uint32_t *cf8; /* the latch: in the host bridge's state */
+	uint32_t cf8_own;  /* the CF8 latch while there is no host bridge */
+	uint32_t *cf8;	   /* the latch: in the host bridge's state */
 };
 
 /* The guest's access to config space; off+len may exceed it: zeroes, ignored. */

@@ -3,10 +3,11 @@
  * MSI-X: the table and pending bits that the guest sees, and what a signalled vector comes to.
  *
  * Our devices live in this process, so a vector is delivered by one system call that carries its
- * message (KVM_SIGNAL_MSI), as cheap as writing an irqfd's eventfd. There is then nothing on the host
- * side: nothing to make at a fork, no route to update when a driver programs or moves an interrupt,
- * and the message that goes out is the one that the table holds at that instant. A device in the
- * kernel (vhost, VFIO) will need an irqfd and a route for its vectors; kvm.h has both.
+ * message (KVM_SIGNAL_MSI), as cheap as writing an irqfd's eventfd. There is then nothing on the
+ * host side: nothing to make at a fork, no route to update when a driver programs or moves an
+ * interrupt, and the message that goes out is the one that the table holds at that instant. A
+ * device in the kernel (vhost, VFIO) will need an irqfd and a route for its vectors; kvm.h has
+ * both.
  *
  * PCI Local Bus 3.0 section 6.8.2. Device lock held.
  */
@@ -69,7 +70,8 @@ static void deliver(struct pci_dev *p, unsigned int v)
 	if (vec_is_interrupt(t))
 		ret = kvm_signal_msi(p->dev->m->kvm, t->addr_lo, t->data);
 	if (ret)
-		log_guest(&p->log, "%s: MSI-X vector %u: no interrupt has address 0x%08x%08x, data %#x",
+		log_guest(&p->log,
+			  "%s: MSI-X vector %u: no interrupt has address 0x%08x%08x, data %#x",
 			  p->dev->id, v, t->addr_hi, t->addr_lo, t->data);
 }
 
@@ -142,7 +144,8 @@ void msix_write(struct pci_dev *p, uint64_t off, const uint8_t *data, unsigned i
 
 	for (unsigned int i = 0; i < len; i++) {
 		uint64_t at = off + i - p->msix_off;
-		unsigned int shift = 8 * (unsigned int)(at % 4), v = (unsigned int)(at / ENTRY_BYTES);
+		unsigned int shift = 8 * (unsigned int)(at % 4),
+			     v = (unsigned int)(at / ENTRY_BYTES);
 		uint32_t *w;
 
 		if (at >= p->nr_vectors * ENTRY_BYTES)

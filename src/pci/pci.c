@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Config space and BARs of the functions on bus 0. A function's config space is plain bytes in its
- * device's state; beside it stand the power-on bytes (`home`) and a mask of what a guest may change,
- * so that a write, a reset and the check of a hostile snapshot all follow the same two arrays.
+ * device's state; beside it stand the power-on bytes (`home`) and a mask of what a guest may
+ * change, so that a write, a reset and the check of a hostile snapshot all follow the same two
+ * arrays.
  *
  * A BAR is visible while memory decoding is on, its address lies inside the window the guest was
  * told of, and nothing else is there. Callers: host.c, the devices; device lock held.
@@ -137,7 +138,8 @@ static void bars_map(struct pci_dev *p)
 		if (!in_window(base, p->bar_size[i])) {
 			/* sizing with decoding on writes all ones: no reason to speak */
 			if (base + p->bar_size[i] != 1ull << 32)
-				log_guest(&p->log, "%s: BAR %u at %#" PRIx64 " is outside the window",
+				log_guest(&p->log,
+					  "%s: BAR %u at %#" PRIx64 " is outside the window",
 					  p->dev->id, i, base);
 			continue;
 		}
@@ -243,7 +245,7 @@ int pci_add_bar(struct pci_dev *p, unsigned int bar, uint64_t size, const struct
 	p->bar_ops[bar] = ops;
 	p->bar_ref[bar] = (struct pci_bar_ref){ .p = p, .bar = bar };
 	home_put(p, PCI_BASE_ADDRESS_0 + 4 * bar, 4, (uint32_t)base);
-	bus_put(p->wmask + PCI_BASE_ADDRESS_0 + 4 * bar, 4, (uint32_t)~(size - 1));
+	bus_put(p->wmask + PCI_BASE_ADDRESS_0 + 4 * bar, 4, (uint32_t) ~(size - 1));
 	return 0;
 }
 

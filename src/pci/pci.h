@@ -44,8 +44,8 @@ extern const struct field pci_state_fields[PCI_STATE_NFIELDS];
 
 struct pci_bar_ops {
 	struct bus_ops bus; /* arg is the pci_dev */
-	/* The BAR became visible at base, or stopped being (mapped false). vCPU thread or main: what
-	 * is main's alone (ioeventfds) is posted. */
+	/* The BAR became visible at base, or stopped being (mapped false). vCPU thread or main:
+	 * what is main's alone (ioeventfds) is posted. */
 	void (*mapped)(struct pci_dev *p, unsigned int bar, uint64_t base, bool mapped);
 };
 
@@ -64,15 +64,15 @@ struct pci_bar_ref {
 
 /* Embedded in every PCI device. */
 struct pci_dev {
-	struct device *dev; /* set by the embedding device before pci_add */
+	struct device *dev;   /* set by the embedding device before pci_add */
 	struct pci_state *st; /* inside the device's state; set before pci_add */
-	struct pci_bus *bus; /* the rest is pci's */
+	struct pci_bus *bus;  /* the rest is pci's */
 	unsigned int slot;
 	uint64_t bar_size[PCI_BARS];
 	uint64_t bar_base[PCI_BARS]; /* where it is visible now; 0: nowhere */
 	const struct pci_bar_ops *bar_ops[PCI_BARS];
 	struct pci_bar_ref bar_ref[PCI_BARS];
-	uint8_t home[256]; /* config space after power-on */
+	uint8_t home[256];  /* config space after power-on */
 	uint8_t wmask[256]; /* the bits of it that a guest may change */
 	unsigned int cap_end, cap_last;
 	unsigned int msix_cap, msix_bar, msix_off, pba_off, nr_vectors;
@@ -95,7 +95,7 @@ struct pci_ids {
 	uint8_t revision, class_code[3]; /* base, sub, prog-if */
 };
 
-/* Takes the lowest free slot (or `slot` when >= 0). p->dev and p->st are set by the caller before. */
+/* Takes the lowest free slot (or `slot` when >= 0). The caller has set p->dev and p->st. */
 int pci_add(struct pci_bus *b, struct pci_dev *p, const struct pci_ids *ids, int slot,
 	    struct err *e);
 /* A 32-bit memory BAR of a power-of-two size; placed in the MMIO window now. */
@@ -112,7 +112,7 @@ void pci_cfg_window(struct pci_dev *p, unsigned int off, unsigned int len,
 /* An access to a BAR from the device's own config space; false when it is out of bounds. */
 bool pci_bar_access(struct pci_dev *p, unsigned int bar, uint64_t off, void *data, unsigned int len,
 		    bool write);
-/* MSI-X with its table and PBA inside an existing BAR; accesses to those ranges are handled here. */
+/* MSI-X with table and PBA inside an existing BAR; accesses to those ranges are handled here. */
 int pci_add_msix(struct pci_dev *p, unsigned int nr, unsigned int bar, unsigned int table_off,
 		 unsigned int pba_off, struct err *e);
 /*

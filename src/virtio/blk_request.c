@@ -93,7 +93,7 @@ static int pin_data(struct vblk *d, struct vreq *q, bool in, uint64_t skip, uint
 
 static uint8_t submit(struct vblk *d, struct vreq *q, enum blk_op op, uint64_t sector, uint64_t len)
 {
-	uint64_t off;
+	uint64_t off = 0;
 
 	if (op != BLK_FLUSH && (len % BLK_SECTOR || !mul_u64(sector, BLK_SECTOR, &off) ||
 				!range_ok(off, len, d->cfg.size_bytes)))

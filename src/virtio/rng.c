@@ -3,7 +3,8 @@
  * virtio-rng: one queue of writable buffers, filled by getrandom(2). Also the model of a virtio
  * device: read it beside device.h and virtio.h before writing another.
  *
- * In order: cfg, state with its field table, host side; the virtio_type's functions; the contract's.
+ * In order: cfg, state with its field table, host side; the virtio_type's functions; the
+ * contract's.
  *
  * Fork and restore: renew. Nothing is kept of earlier bytes, so parent and child never read the
  * same ones; what the guest's own generator holds is VMGENID's and the agent's business.

@@ -4,9 +4,9 @@
  * road of a kick from the guest's write to type->kick on main.
  *
  * Kicks: the first one of a queue exits to us and is posted to main (virtio_slow_kick), which then
- * makes the queue an eventfd that KVM signals by itself (ioeventfd) and the loop watches. So adopt has
- * nothing to make, and a fork pays for a queue when its guest first uses it. The slow road remains
- * wherever KVM takes no ioeventfd, and while a guest moves a BAR: slower, never lost.
+ * makes the queue an eventfd that KVM signals by itself (ioeventfd) and the loop watches. So adopt
+ * has nothing to make, and a fork pays for a queue when its guest first uses it. The slow road
+ * remains wherever KVM takes no ioeventfd, and while a guest moves a BAR: slower, never lost.
  *
  * virtio 1.2 sections 2.1, 3.1 and 4.1.
  */
@@ -25,23 +25,18 @@
 #include "kvm/kvm.h"
 #include "virtio/internal.h"
 
-#define STATUS_DRIVER_BITS                                                           \
-	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK | \
+#define STATUS_DRIVER_BITS                                                                         \
+	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK |        \
 	 VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_FAILED)
 #define ISR_QUEUE 1u
 #define ISR_CONFIG 2u
 
 const struct field vq_state_fields[VQ_STATE_NFIELDS] = {
-	F_U64(struct vq_state, desc),
-	F_U64(struct vq_state, avail),
-	F_U64(struct vq_state, used),
-	F_U16(struct vq_state, size),
-	F_U16(struct vq_state, enable),
-	F_U16(struct vq_state, vector),
-	F_U16(struct vq_state, last_avail),
-	F_U16(struct vq_state, used_idx),
-	F_U16(struct vq_state, signalled_used),
-	F_U16(struct vq_state, signalled_valid),
+	F_U64(struct vq_state, desc),		F_U64(struct vq_state, avail),
+	F_U64(struct vq_state, used),		F_U16(struct vq_state, size),
+	F_U16(struct vq_state, enable),		F_U16(struct vq_state, vector),
+	F_U16(struct vq_state, last_avail),	F_U16(struct vq_state, used_idx),
+	F_U16(struct vq_state, signalled_used), F_U16(struct vq_state, signalled_valid),
 };
 
 const struct field virtio_state_fields[VIRTIO_STATE_NFIELDS] = {
@@ -364,7 +359,8 @@ static int check_queue(const struct virtio_dev *v, const struct virtio_state *st
 int virtio_check(const struct virtio_dev *v, const struct virtio_state *st,
 		 const struct pci_state *pci, struct err *e)
 {
-	/* features() depends on cfg alone; it takes no const because devices' own structs embed v */
+	/* features() depends on cfg alone; it takes no const because devices' own structs embed v
+	 */
 	struct virtio_dev *self = (struct virtio_dev *)(uintptr_t)v;
 	int ret = pci_check(&v->pci, pci, e);
 

@@ -25,16 +25,17 @@
 struct virtio_dev;
 
 struct vq_state {
-	uint64_t desc, avail, used; /* guest physical */
+	uint64_t desc, avail, used;    /* guest physical */
 	uint16_t size, enable, vector; /* vector: MSI-X, 0xffff none */
 	uint16_t last_avail, used_idx; /* ours */
-	uint16_t signalled_used; /* used index at the last interrupt, for EVENT_IDX */
+	uint16_t signalled_used;       /* used index at the last interrupt, for EVENT_IDX */
 	uint16_t signalled_valid;
 };
 #define VQ_STATE_NFIELDS 10
 extern const struct field vq_state_fields[VQ_STATE_NFIELDS];
 
-/* Part of the state of every virtio device: F_STRUCT(struct X_state, virtio, virtio_state_fields). */
+/* Part of the state of every virtio device: F_STRUCT(struct X_state, virtio, virtio_state_fields).
+ */
 struct virtio_state {
 	uint64_t driver_features;
 	uint32_t device_feature_select, driver_feature_select;
@@ -50,7 +51,8 @@ extern const struct field virtio_state_fields[VIRTIO_STATE_NFIELDS];
 struct virtio_type {
 	uint16_t device_id; /* virtio 1.2 section 5: 2 block, 4 entropy, 19 socket */
 	uint8_t pci_class[3];
-	/* Device features offered besides those of the transport (VERSION_1, INDIRECT, EVENT_IDX). */
+	/* Device features offered besides those of the transport (VERSION_1, INDIRECT, EVENT_IDX).
+	 */
 	uint64_t (*features)(struct virtio_dev *v);
 	/* Device config space; off+len may exceed what exists: read zeroes, ignore writes. */
 	void (*config_read)(struct virtio_dev *v, unsigned int off, void *buf, unsigned int len);
@@ -59,10 +61,11 @@ struct virtio_type {
 	/* The driver kicked queue q (main). Pop until empty. Also called for each live queue at
 	 * resume, because EVENT_IDX suppression can strand a queue. */
 	void (*kick)(struct virtio_dev *v, unsigned int q);
-	/* DRIVER_OK was written (vCPU thread), or committed as such (before adopt): queues are live. */
+	/* DRIVER_OK was written (vCPU thread), or committed as such (before adopt): queues are
+	 * live. */
 	void (*started)(struct virtio_dev *v);
-	/* The driver reset the device (vCPU thread or main, device lock held): forget every chain, after
-	 * draining what is in flight. */
+	/* The driver reset the device (vCPU thread or main, device lock held): forget every chain,
+	 * after draining what is in flight. */
 	void (*stopped)(struct virtio_dev *v);
 };
 
@@ -85,7 +88,7 @@ struct vq_host {
 	unsigned int q;
 	int kick_fd; /* eventfd of its ioeventfd; -1 before its first kick */
 	struct loop_io *kick_io;
-	uint64_t bound; /* KVM signals kick_fd for writes at this address; 0: not bound */
+	uint64_t bound;	    /* KVM signals kick_fd for writes at this address; 0: not bound */
 	uint16_t in_flight; /* chains popped and not pushed: 0 when quiesced */
 };
 
@@ -99,9 +102,9 @@ struct virtio_dev {
 	bool started; /* type->started was called last, not stopped */
 	/* host side */
 	struct vq_host q[VIRTIO_MAX_QUEUES];
-	bool resumed; /* between resume and quiesce: kicks are served */
-	bool posted; /* main will look at slow_kicks soon */
-	bool adopted; /* resume must tell the driver of interrupts that may have been lost */
+	bool resumed;	     /* between resume and quiesce: kicks are served */
+	bool posted;	     /* main will look at slow_kicks soon */
+	bool adopted;	     /* resume must tell the driver of interrupts that may have been lost */
 	uint64_t slow_kicks; /* queues whose kick came to us and not to an ioeventfd */
 	uint64_t notify_base; /* where the notify area is visible; 0: nowhere */
 };
@@ -128,7 +131,8 @@ void virtio_resume(struct virtio_dev *v);
 bool virtio_has(const struct virtio_dev *v, unsigned int feature_bit); /* negotiated */
 bool virtio_live(const struct virtio_dev *v); /* DRIVER_OK and not NEEDS_RESET */
 /* The guest's fault: DEVICE_NEEDS_RESET, config interrupt, one rate-limited line. */
-void virtio_broken(struct virtio_dev *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void virtio_broken(struct virtio_dev *v, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
 /* Config space changed: generation and interrupt. */
 void virtio_config_changed(struct virtio_dev *v);
 

@@ -199,8 +199,7 @@ static void common_read(struct virtio_dev *v, unsigned int off, void *data, unsi
 		bus_put(data, len, common_width(off) == len ? common_get(v, off) : 0);
 }
 
-static void common_write(struct virtio_dev *v, unsigned int off, const void *data,
-			 unsigned int len)
+static void common_write(struct virtio_dev *v, unsigned int off, const void *data, unsigned int len)
 {
 	unsigned int shift;
 	uint64_t *addr = ring_addr(v, off, len, &shift), val = bus_get(data, len);
@@ -312,8 +311,8 @@ static const struct pci_cfg_ops virtio_cfg_ops = { .read = cfg_read, .wrote = cf
 
 /* ---- set-up ---- */
 
-static int add_cap(struct virtio_dev *v, uint8_t type, uint32_t off, uint32_t len,
-		   uint32_t extra, unsigned int extra_bytes, struct err *e)
+static int add_cap(struct virtio_dev *v, uint8_t type, uint32_t off, uint32_t len, uint32_t extra,
+		   unsigned int extra_bytes, struct err *e)
 {
 	uint8_t body[CFG_BYTES - 2] = { 0 };
 

@@ -289,8 +289,7 @@ static bool wants_interrupt(struct virtio_dev *v, unsigned int q, uint16_t from,
 		       !(x & VRING_AVAIL_F_NO_INTERRUPT);
 	if (gmem_load16(v->dev.m->mem, used_event(s), &x))
 		return false;
-	return !from_valid ||
-	       (uint16_t)(s->used_idx - x - 1) < (uint16_t)(s->used_idx - from);
+	return !from_valid || (uint16_t)(s->used_idx - x - 1) < (uint16_t)(s->used_idx - from);
 }
 
 void vq_notify(struct virtio_dev *v, unsigned int q)
@@ -320,8 +319,7 @@ bool vq_unseen(struct virtio_dev *v, unsigned int q)
 		return false;
 	/* a driver that has seen everything waits for the very next entry */
 	if (virtio_has(v, VIRTIO_RING_F_EVENT_IDX))
-		return !gmem_load16(v->dev.m->mem, used_event(s), &event) &&
-		       event != s->used_idx;
+		return !gmem_load16(v->dev.m->mem, used_event(s), &event) && event != s->used_idx;
 	return wants_interrupt(v, q, 0, false);
 }
 

@@ -416,10 +416,9 @@ static void fork_once(struct conf *c, int depth)
 
 static void child(struct conf *c, pid_t parent, int depth)
 {
-	static const struct identity other = { .renew = true,
-					       .name = "other",
-					       .hostname = "other",
-					       .generation = { 2, 2 } };
+	static const struct identity other = {
+		.renew = true, .name = "other", .hostname = "other", .generation = { 2, 2 }
+	};
 
 	c->child = true;
 	alarm(60);
@@ -503,9 +502,9 @@ int conf_run(const struct conf_env *en, const struct conf_row *const *rows, size
 		j->claim = i % ARRAY_SIZE(claims);
 		snprintf(j->name, sizeof(j->name), "conformance__%s__%s", j->row->id,
 			 claims[j->claim].name);
-		tests[i] = (struct CMUnitTest){
-			.name = j->name, .test_func = one, .initial_state = j
-		};
+		tests[i] = (struct CMUnitTest){ .name = j->name,
+						.test_func = one,
+						.initial_state = j };
 	}
 	failed = _cmocka_run_group_tests("conformance", tests, total, NULL, NULL);
 	free(tests);

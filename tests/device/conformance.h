@@ -4,13 +4,12 @@
  * HACKING.md). A device joins by a row: how to make it, and how a guest drives it. The suite runs
  * each claim on each row:
  *
- *   a state saved twice is the same; saved, restored and saved again, too, and the restored one works
- *   every truncation of its record is refused; every flipped bit is refused or yields a working device
- *   reset brings back the power-on state, and the device works again
- *   quiesce under load leaves no pin and nothing in flight, and the load completes afterwards
- *   a fork under load: parent and child share no descriptor but those kept, and both complete the
- *   load and go on; so does the child's child
- *   destroying it gives every descriptor back
+ *   a state saved twice is the same; saved, restored and saved again, too, and the restored one
+ * works every truncation of its record is refused; every flipped bit is refused or yields a working
+ * device reset brings back the power-on state, and the device works again quiesce under load leaves
+ * no pin and nothing in flight, and the load completes afterwards a fork under load: parent and
+ * child share no descriptor but those kept, and both complete the load and go on; so does the
+ * child's child destroying it gives every descriptor back
  */
 #ifndef TESTS_DEVICE_CONFORMANCE_H
 #define TESTS_DEVICE_CONFORMANCE_H
@@ -29,13 +28,15 @@ struct conf_row {
 	bool one_life; /* the kernel's: reset is for a VM that ends, what follows it is a new one */
 	bool reset_keeps; /* has contents that a reset of the machine does not change */
 	/* All but progress may be NULL. */
-	void (*give)(struct conf *c, const char *prefix); /* grants for a first or a child's adopt */
-	void (*carry)(struct conf *from, struct conf *to); /* what a restore needs besides the record */
-	void (*boot)(struct conf *c); /* the driver finds the device and sets it up */
-	void (*load)(struct conf *c); /* starts work without waiting for it */
-	void (*drain)(struct conf *c); /* the work that load started is done */
-	void (*progress)(struct conf *c); /* something observable happens, now */
-	void (*park)(struct conf *c); /* what the device's own thread does before quiesce */
+	void (*give)(struct conf *c,
+		     const char *prefix); /* grants for a first or a child's adopt */
+	void (*carry)(struct conf *from,
+		      struct conf *to);	     /* what a restore needs besides the record */
+	void (*boot)(struct conf *c);	     /* the driver finds the device and sets it up */
+	void (*load)(struct conf *c);	     /* starts work without waiting for it */
+	void (*drain)(struct conf *c);	     /* the work that load started is done */
+	void (*progress)(struct conf *c);    /* something observable happens, now */
+	void (*park)(struct conf *c);	     /* what the device's own thread does before quiesce */
 	void (*before_fork)(struct conf *c); /* the parent's part, quiesced */
 	void (*woke)(struct conf *c); /* the guest's first act in a restored machine or a child */
 };
@@ -45,19 +46,19 @@ struct conf {
 	const struct conf_row *row;
 	struct fake_machine fm;
 	struct device *dev;
-	struct vdriver d; /* of virtio devices */
+	struct vdriver d;	  /* of virtio devices */
 	unsigned int outstanding; /* chains submitted on queue 0 and not drained */
-	gpa_t buf; /* 64 KiB of guest RAM for the row's use */
-	uint64_t n; /* chains so far: every other one is indirect */
-	uint64_t done; /* the row's own counter */
-	bool loaded; /* the row's */
-	bool child; /* in a forked process: failures end it */
+	gpa_t buf;		  /* 64 KiB of guest RAM for the row's use */
+	uint64_t n;		  /* chains so far: every other one is indirect */
+	uint64_t done;		  /* the row's own counter */
+	bool loaded;		  /* the row's */
+	bool child;		  /* in a forked process: failures end it */
 };
 
 /* The machine under the device; the program says which KVM it is. */
 struct conf_env {
-	int sys_fd; /* /dev/kvm, -1 with kvm_model.h */
-	unsigned int max_flips; /* of one record: spread evenly over its bits */
+	int sys_fd;			 /* /dev/kvm, -1 with kvm_model.h */
+	unsigned int max_flips;		 /* of one record: spread evenly over its bits */
 	void (*prepare)(struct conf *c); /* after fm_init: hooks, or the chips */
 };
 

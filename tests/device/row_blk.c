@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Conformance rows of virtio-blk: a base with an ephemeral overlay, and the same base read-only. The
- * guest reads back what it wrote, before and after a restore or a fork.
+ * Conformance rows of virtio-blk: a base with an ephemeral overlay, and the same base read-only.
+ * The guest reads back what it wrote, before and after a restore or a fork.
  */
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
@@ -177,9 +177,9 @@ static void blk_before_fork(struct conf *c)
 	BUG_ON(virtio_blk_rotate(c->dev, memfd_create("data", MFD_CLOEXEC), &e));
 }
 
-static const struct virtio_blk_cfg cfg_rw = {
-	.size_bytes = DISK_BYTES, .has_base = 1, .serial = "conformance"
-};
+static const struct virtio_blk_cfg cfg_rw = { .size_bytes = DISK_BYTES,
+					      .has_base = 1,
+					      .serial = "conformance" };
 
 const struct conf_row conf_row_blk = {
 	.cls = &virtio_blk_class,

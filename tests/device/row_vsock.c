@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Conformance row of virtio-vsock: the guest asks for connections to a host port where nobody listens
- * and is refused, packet by packet; after a restore or a fork it first acknowledges the transport
- * reset.
+ * Conformance row of virtio-vsock: the guest asks for connections to a host port where nobody
+ * listens and is refused, packet by packet; after a restore or a fork it first acknowledges the
+ * transport reset.
  */
 #include <linux/virtio_vsock.h>
 #include <string.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Conformance rows of the small devices: host bridge, power, serial port, CMOS clock, VMGENID, virtio-rng.
+ * Conformance rows of the small devices: host bridge, power, serial port, CMOS clock, VMGENID,
+ * virtio-rng.
  */
 #include <linux/pci_regs.h>
 #include <string.h>

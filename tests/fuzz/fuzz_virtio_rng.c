@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target: virtio-rng behind a hostile driver: after an honest start, steps of 8 bytes write its
- * rings, its registers and its doorbell in any order. After a reset it must work.
+ * Fuzz target: virtio-rng behind a hostile driver: after an honest start, steps of 8 bytes write
+ * its rings, its registers and its doorbell in any order. After a reset it must work.
  */
 #include <linux/virtio_pci.h>
 

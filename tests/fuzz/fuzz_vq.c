@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target: a device's side of a ring whose driver writes what it likes, also between pops. The
- * input is a list of steps of 8 bytes; the rings' 4 KiB and a page of buffers are what they write to.
+ * Fuzz target: a device's side of a ring whose driver writes what it likes, also between pops, in
+ * steps of 8 bytes.
  */
 #include "base/util.h"
 #include "tests/lib/kvm_model.h"

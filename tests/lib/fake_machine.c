@@ -46,8 +46,8 @@ static void make_kvm(struct fake_machine *fm)
 
 	must(kvm_create(fm->sys_fd, &fm->m.kvm, &e), &e);
 	for (size_t i = 0; i < n; i++)
-		must(kvm_set_memory(fm->m.kvm, (unsigned int)i, r[i].gpa, r[i].size_bytes,
-				    r[i].hva, false, &e),
+		must(kvm_set_memory(fm->m.kvm, (unsigned int)i, r[i].gpa, r[i].size_bytes, r[i].hva,
+				    false, &e),
 		     &e);
 }
 

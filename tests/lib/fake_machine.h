@@ -2,9 +2,9 @@
 /*
  * A machine for tests: real guest RAM, buses, event loop, fd table, grants and barrier, a PCI bus
  * with its host bridge, and whichever struct kvm the test program links (the real one, or
- * kvm_model.h). With the real one, the test adds the interrupt chips as a device first. No vCPUs: the
- * test is the guest, by fm_write and the like, and it is main too: loop callbacks run inside fm_spin
- * and fm_until.
+ * kvm_model.h). With the real one, the test adds the interrupt chips as a device first. No vCPUs:
+ * the test is the guest, by fm_write and the like, and it is main too: loop callbacks run inside
+ * fm_spin and fm_until.
  *
  * Helpers end the process by BUG_ON when the machine itself cannot be built: a test has no use for
  * half of one.
@@ -26,7 +26,7 @@
 struct fake_machine {
 	struct machine m; /* first */
 	pthread_mutex_t lock;
-	int sys_fd; /* /dev/kvm, borrowed; -1 with kvm_model.h */
+	int sys_fd;			/* /dev/kvm, borrowed; -1 with kvm_model.h */
 	struct device *dev[FM_DEVICES]; /* dev[0] is the host bridge */
 	unsigned int nr_devs;
 	gpa_t brk;
@@ -50,8 +50,8 @@ void fm_resume(struct fake_machine *fm);
 void fm_start(struct fake_machine *fm); /* adopt as the same machine, then resume */
 void fm_quiesce(struct fake_machine *fm);
 /*
- * In a fork's child, quiesced before: keeps the grants under "child/" and without that prefix, closes
- * what is not to be kept, makes a new kvm and loop, adopts all.
+ * In a fork's child, quiesced before: keeps the grants under "child/" and without that prefix,
+ * closes what is not to be kept, makes a new kvm and loop, adopts all.
  */
 void fm_child(struct fake_machine *fm, const struct identity *id);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A model of the part of src/kvm/ that devices use: interrupts and ioeventfds. Include it in exactly
- * one file of a test program: its functions then take the place of src/kvm's. A test sees each
- * interrupt as the message it is, and needs no /dev/kvm.
+ * A model of the part of src/kvm/ that devices use: interrupts and ioeventfds. Include it in
+ * exactly one file of a test program: its functions then take the place of src/kvm's. A test sees
+ * each interrupt as the message it is, and needs no /dev/kvm.
  */
 #ifndef TESTS_LIB_KVM_MODEL_H
 #define TESTS_LIB_KVM_MODEL_H
@@ -25,7 +25,7 @@ struct kvm {
 	} ioeventfd[MODEL_FDS];
 	unsigned int nr_ioeventfds;
 	unsigned int msgs[256]; /* interrupts delivered, by the low byte of their data */
-	unsigned int fresh; /* delivered since the last kvm_model_deliver */
+	unsigned int fresh;	/* delivered since the last kvm_model_deliver */
 	unsigned int levels[KVM_GSI_PINS];
 	unsigned int edges[KVM_GSI_PINS]; /* how often a pin's line rose */
 };

@@ -32,8 +32,7 @@ static void config_read(struct virtio_dev *v, unsigned int off, void *buf, unsig
 		memcpy(buf, of(v)->config + off, len);
 }
 
-static void config_write(struct virtio_dev *v, unsigned int off, const void *buf,
-			 unsigned int len)
+static void config_write(struct virtio_dev *v, unsigned int off, const void *buf, unsigned int len)
 {
 	if (range_ok(off, len, sizeof(of(v)->config)))
 		memcpy(of(v)->config + off, buf, len);

@@ -53,8 +53,8 @@ void vd_probe(struct vdriver *d, struct fake_machine *fm, uint16_t virtio_id)
 	memset(d, 0, sizeof(*d));
 	d->fm = fm;
 	for (d->slot = 1; d->slot < PCI_SLOTS; d->slot++)
-		if (cfg_read(d, PCI_VENDOR_ID, 4) == (0x10400000u + ((uint32_t)virtio_id << 16) +
-						      0x1af4u))
+		if (cfg_read(d, PCI_VENDOR_ID, 4) ==
+		    (0x10400000u + ((uint32_t)virtio_id << 16) + 0x1af4u))
 			break;
 	BUG_ON(d->slot == PCI_SLOTS);
 	d->bar = cfg_read(d, PCI_BASE_ADDRESS_0, 4) & ~0xfu;

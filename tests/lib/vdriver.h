@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The driver's side of virtio over PCI, scripted: finds a device, negotiates, lays rings out in
- * guest RAM, programs MSI-X, adds chains, kicks, reads used entries. It goes through the buses only,
- * as a guest does. It can be told to misbehave by writing to the rings it describes.
+ * guest RAM, programs MSI-X, adds chains, kicks, reads used entries. It goes through the buses
+ * only, as a guest does. It can be told to misbehave by writing to the rings it describes.
  *
  * MSI-X message of vector i: data VD_MSI_DATA + i, to APIC 0.
  */
@@ -25,7 +25,7 @@ struct vd_queue {
 struct vdriver {
 	struct fake_machine *fm;
 	unsigned int slot;
-	uint64_t bar; /* where BAR 0 is */
+	uint64_t bar;				    /* where BAR 0 is */
 	uint64_t common, notify, isr, config, msix; /* addresses */
 	uint32_t notify_mult;
 	uint64_t features; /* negotiated */
@@ -43,8 +43,8 @@ struct vd_buf {
 void vd_probe(struct vdriver *d, struct fake_machine *fm, uint16_t virtio_id);
 /* Offered by the device. */
 uint64_t vd_offered(struct vdriver *d);
-/* Reset, negotiation of `want` (and VERSION_1) as far as offered, all queues at `size` entries at most
- * (0: the device's own), MSI-X with a vector each, DRIVER_OK. */
+/* Reset, negotiation of `want` (and VERSION_1) as far as offered, all queues at `size` entries at
+ * most (0: the device's own), MSI-X with a vector each, DRIVER_OK. */
 void vd_start(struct vdriver *d, uint64_t want, uint16_t size);
 /* The parts of vd_start, for tests that do otherwise. */
 void vd_negotiate(struct vdriver *d, uint64_t want);

@@ -178,8 +178,9 @@ static void test_msix__message_changed_while_open_is_followed(void **state)
 
 static void test_msix__message_to_memory_is_not_an_interrupt(void **state)
 {
-	static const uint32_t bad[][2] = { { 0, 0 },	       { 0x100000, 0 },	   { 0xfed00000, 0 },
-					   { 0xfef00000, 0 },  { VD_MSI_ADDR, 1 }, { VD_MSI_ADDR, 0xff },
+	static const uint32_t bad[][2] = { { 0, 0 },	       { 0x100000, 0 },
+					   { 0xfed00000, 0 },  { 0xfef00000, 0 },
+					   { VD_MSI_ADDR, 1 }, { VD_MSI_ADDR, 0xff },
 					   { ~0u, ~0u } };
 	struct rig *r = *state;
 

@@ -194,7 +194,7 @@ static void test_pci__bar_tells_its_size(void **state)
 
 	decode(r, SLOT, true); /* sizing with decoding on must do no harm */
 	cfg_set(r, SLOT, PCI_BASE_ADDRESS_0, 4, 0xffffffff);
-	assert_int_equal(cfg(r, SLOT, PCI_BASE_ADDRESS_0, 4), (uint32_t)~(BAR_SIZE - 1));
+	assert_int_equal(cfg(r, SLOT, PCI_BASE_ADDRESS_0, 4), (uint32_t) ~(BAR_SIZE - 1));
 	cfg_set(r, SLOT, PCI_BASE_ADDRESS_0, 4, base);
 	assert_true(answers(r, base));
 	cfg_set(r, SLOT, PCI_BASE_ADDRESS_1, 4, 0xffffffff);
@@ -221,8 +221,9 @@ static void test_pci__moved_bar_is_followed(void **state)
 
 static void test_pci__bar_outside_the_window_is_nowhere(void **state)
 {
-	static const uint64_t bad[] = { 0, 0x100000, 0xfee00000, 0xfec00000, PCI_ECAM_BASE,
-					PCI_MMIO32_BASE - BAR_SIZE, 0xffff8000 };
+	static const uint64_t bad[] = { 0,	    0x100000,	   0xfee00000,
+					0xfec00000, PCI_ECAM_BASE, PCI_MMIO32_BASE - BAR_SIZE,
+					0xffff8000 };
 	struct rig *r = *state;
 
 	decode(r, SLOT, true);
@@ -260,7 +261,8 @@ static void test_pci__bar_over_another_stays_hidden_until_there_is_room(void **s
 static void test_pci__swapped_bars_survive_save_and_restore(void **state)
 {
 	struct rig *r = *state, s = { 0 };
-	uint64_t a = cfg(r, SLOT, PCI_BASE_ADDRESS_0, 4), b = cfg(r, SLOT + 1, PCI_BASE_ADDRESS_0, 4);
+	uint64_t a = cfg(r, SLOT, PCI_BASE_ADDRESS_0, 4),
+		 b = cfg(r, SLOT + 1, PCI_BASE_ADDRESS_0, 4);
 	struct wbuf w;
 	struct err e;
 

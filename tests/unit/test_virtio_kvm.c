@@ -58,12 +58,12 @@ static gpa_t program(struct fake_machine *fm, uint64_t bell)
 {
 	const uint64_t apic = APIC_SPURIOUS;
 	uint8_t code[] = {
-		0x48, 0xbb, 0,	  0,	0, 0, 0, 0,    0,    0, /* mov rbx, apic */
-		0xc7, 0x03, 0xff, 0x01, 0, 0, /* mov dword [rbx], 0x1ff */
-		0x48, 0xbb, 0,	  0,	0, 0, 0, 0,    0,    0, /* mov rbx, bell */
-		0x66, 0xc7, 0x03, 0,	0, /* mov word [rbx], 0 */
-		0xe6, PORT, /* out PORT, al */
-		0xeb, 0xf7, /* jmp to the doorbell */
+		0x48, 0xbb, 0,	  0,	0, 0, 0, 0, 0, 0, /* mov rbx, apic */
+		0xc7, 0x03, 0xff, 0x01, 0, 0,		  /* mov dword [rbx], 0x1ff */
+		0x48, 0xbb, 0,	  0,	0, 0, 0, 0, 0, 0, /* mov rbx, bell */
+		0x66, 0xc7, 0x03, 0,	0,		  /* mov word [rbx], 0 */
+		0xe6, PORT,				  /* out PORT, al */
+		0xeb, 0xf7,				  /* jmp to the doorbell */
 	};
 	gpa_t at = fm_alloc(fm, 4096, 4096);
 
@@ -234,7 +234,7 @@ static void test_virtio_kvm__fork_gives_each_its_own_doorbell_and_interrupts(voi
 	assert_int_equal(status, 0);
 	r->n->kicks[0] = 0;
 	assert_int_equal(turn(r), 0);
-	assert_int_equal(r->n->kicks[0], 1); /* nobody else's */
+	assert_int_equal(r->n->kicks[0], 1);	     /* nobody else's */
 	assert_false(requested(r, VD_MSI_DATA + 2)); /* the child's alone */
 }
 

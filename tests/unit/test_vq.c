@@ -208,8 +208,12 @@ static void test_vq__descriptor_outside_ram_is_refused(void **state)
 	static const struct {
 		gpa_t addr;
 		uint32_t len;
-	} bad[] = { { MEM, 1 },		   { MEM - 8, 9 },	    { PCI_ECAM_BASE, 4 },
-		    { GMEM_HOLE_END, 4096 }, { UINT64_MAX - 3, 4 }, { UINT64_MAX, 0xffffffff },
+	} bad[] = { { MEM, 1 },
+		    { MEM - 8, 9 },
+		    { PCI_ECAM_BASE, 4 },
+		    { GMEM_HOLE_END, 4096 },
+		    { UINT64_MAX - 3, 4 },
+		    { UINT64_MAX, 0xffffffff },
 		    { 0, 0xffffffff } };
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -512,10 +516,14 @@ static void test_vq__ring_registers_that_cannot_be_are_refused(void **state)
 		unsigned int reg;
 		uint64_t val;
 	} bad[] = {
-		{ VIRTIO_PCI_COMMON_Q_DESCLO, 0x100008 }, { VIRTIO_PCI_COMMON_Q_DESCLO, MEM },
-		{ VIRTIO_PCI_COMMON_Q_DESCLO, MEM - 16 }, { VIRTIO_PCI_COMMON_Q_DESCLO, ~15ull },
-		{ VIRTIO_PCI_COMMON_Q_AVAILLO, 0x100001 }, { VIRTIO_PCI_COMMON_Q_AVAILLO, MEM - 20 },
-		{ VIRTIO_PCI_COMMON_Q_USEDLO, 0x100002 }, { VIRTIO_PCI_COMMON_Q_USEDLO, MEM - 64 },
+		{ VIRTIO_PCI_COMMON_Q_DESCLO, 0x100008 },
+		{ VIRTIO_PCI_COMMON_Q_DESCLO, MEM },
+		{ VIRTIO_PCI_COMMON_Q_DESCLO, MEM - 16 },
+		{ VIRTIO_PCI_COMMON_Q_DESCLO, ~15ull },
+		{ VIRTIO_PCI_COMMON_Q_AVAILLO, 0x100001 },
+		{ VIRTIO_PCI_COMMON_Q_AVAILLO, MEM - 20 },
+		{ VIRTIO_PCI_COMMON_Q_USEDLO, 0x100002 },
+		{ VIRTIO_PCI_COMMON_Q_USEDLO, MEM - 64 },
 		{ VIRTIO_PCI_COMMON_Q_USEDLO, PCI_ECAM_BASE },
 	};
 	struct rig *r = *state;
