@@ -87,7 +87,7 @@ static bool one_used(void *arg)
 
 static void test_virtio_rng__rate_is_kept_and_waiting_ends(void **state)
 {
-	struct virtio_rng_cfg cfg = { .bytes_per_s = 2000, .burst_bytes = 100 };
+	struct virtio_rng_cfg cfg = { .bytes_per_s = 100, .burst_bytes = 100 };
 	struct vd_buf b = { MIB(1) * 8, 100, true };
 	uint32_t len, sum = 0;
 	struct rig r;
