@@ -29,7 +29,10 @@ static void nap_ms(long ms)
 	nanosleep(&ts, NULL);
 }
 
-/* Total and idle ticks of all CPUs. Waiting for a disk is work that will be done, so not idle. */
+/*
+ * Total and idle ticks of all CPUs. Waiting for a disk is work that will be done, so not idle; what
+ * the host's other guests steal is no work of this one's and does not count at all.
+ */
 static bool cpu_ticks(uint64_t *total, uint64_t *idle)
 {
 	char buf[4096], *p;
@@ -38,7 +41,7 @@ static bool cpu_ticks(uint64_t *total, uint64_t *idle)
 		return false;
 	p = buf + 4;
 	*total = *idle = 0;
-	for (int i = 0; i < 8; i++) { /* user nice system idle iowait irq softirq steal */
+	for (int i = 0; i < 7; i++) { /* user nice system idle iowait irq softirq */
 		uint64_t v = strtoull(p, &p, 10);
 
 		*total += v;

@@ -15,6 +15,7 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
@@ -95,6 +96,13 @@ void busybox_install(void)
 		;
 }
 
+/* What a distribution's init would have made, and C libraries count on. */
+static void shm_mount(void)
+{
+	mkdir("/dev/shm", 01777);
+	mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777");
+}
+
 static void loopback_up(void)
 {
 	struct ifreq r = { .ifr_name = "lo", .ifr_flags = IFF_UP };
@@ -150,6 +158,7 @@ void bare_run(void)
 		sigaddset(&set, (int[]){ SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM, SIGINT }[i]);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	reboot(RB_DISABLE_CAD); /* Ctrl-Alt-Del is SIGINT from here */
+	shm_mount();
 	loopback_up();
 	rc = rc_run();
 	for (;;) {
