@@ -164,6 +164,36 @@ $(FB)/fuzz/%: $(FB)/tests/fuzz/%.o $(FB)/libtest.a $(FB)/libclone.a
 	@mkdir -p $(@D)
 	clang -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ $(PKG_LIBS) -lcmocka
 
+## lint           layers, headers that compile alone, cppcheck, manual pages, clang-tidy
+.PHONY: lint format
+LINT_CFLAGS = -std=gnu11 -D_GNU_SOURCE -DCLONE_VERSION='"$(VERSION)"' -DCLONE_PREFIX='"$(PREFIX)"' \
+	-Isrc -I. $(PKG_CFLAGS)
+lint:
+	tests/lint/run $(LINT_CFLAGS)
+
+## format         clang-format on the whole tree
+format:
+	git ls-files '*.c' '*.h' | xargs clang-format -i
+
+## install        to PREFIX (/usr/local), under DESTDIR; build with the same PREFIX
+.PHONY: install uninstall
+BINDIR = $(DESTDIR)$(PREFIX)/bin
+LIBDIR = $(DESTDIR)$(PREFIX)/lib/clone
+MANDIR = $(DESTDIR)$(PREFIX)/share/man/man1
+COMPDIR = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+install: all
+	install -d $(BINDIR) $(LIBDIR) $(MANDIR) $(COMPDIR)
+	install -m 755 $(B)/clone $(BINDIR)/clone
+	install -m 755 $(AGENT) $(INIT) $(LIBDIR)
+	install -m 644 $(wildcard man/*.1) $(MANDIR)
+	$(B)/clone completion bash >$(COMPDIR)/clone
+	chmod 644 $(COMPDIR)/clone
+
+uninstall:
+	rm -f $(BINDIR)/clone $(addprefix $(MANDIR)/,$(notdir $(wildcard man/*.1))) $(COMPDIR)/clone
+	rm -f $(LIBDIR)/clone-agent $(LIBDIR)/clone-init
+	-rmdir $(LIBDIR)
+
 ## rig            a shell in the emulated host
 .PHONY: rig
 rig: deps

@@ -42,7 +42,7 @@ static const char *const fstypes[] = { "ext4", "xfs", "btrfs" };
 int guest_program_path(const char *name, char *buf, size_t n, struct err *e)
 {
 	const char *env = getenv("CLONE_LIBDIR");
-	char exe[PATH_MAX], tried[4][PATH_MAX];
+	char exe[PATH_MAX], tried[5][PATH_MAX];
 	ssize_t len = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
 	size_t count = 0;
 
@@ -55,6 +55,8 @@ int guest_program_path(const char *name, char *buf, size_t n, struct err *e)
 		/* build/VARIANT/clone and build/VARIANT/tests/X: build/guest */
 		snprintf(tried[count++], PATH_MAX, "%.4000s/../guest", exe);
 		snprintf(tried[count++], PATH_MAX, "%.4000s/../../guest", exe);
+		/* as installed, wherever that is now */
+		snprintf(tried[count++], PATH_MAX, "%.4000s/../lib/clone", exe);
 		snprintf(tried[count++], PATH_MAX, "%s/lib/clone", CLONE_PREFIX);
 	}
 	for (size_t i = 0; i < count; i++) {
@@ -67,7 +69,7 @@ int guest_program_path(const char *name, char *buf, size_t n, struct err *e)
 	}
 	return err_set(e, ENOENT, "%s not found in %.200s%s", name, env && *env ? env : exe,
 		       env && *env ? " ($CLONE_LIBDIR)"
-				   : ", ../guest of it, or " CLONE_PREFIX
+				   : ", ../guest and ../lib/clone of it, or " CLONE_PREFIX
 				     "/lib/clone (make guest builds it; $CLONE_LIBDIR overrides)");
 }
 

@@ -43,8 +43,8 @@ int kernel_version(int fd, char *buf, size_t n, struct err *e);
 
 /*
  * Where the guest program `name` ("clone-init", "clone-agent") is: $CLONE_LIBDIR, the directory of
- * the running executable, ../guest of it (a build tree), PREFIX/lib/clone. -ENOENT says where it
- * was looked for.
+ * the running executable, ../guest of it (a build tree), ../lib/clone of it (where it was
+ * installed), PREFIX/lib/clone. -ENOENT says where it was looked for.
  */
 int guest_program_path(const char *name, char *buf, size_t n, struct err *e);
 
