@@ -7,6 +7,8 @@
 #ifndef TESTS_LIB_VSOCK_GUEST_H
 #define TESTS_LIB_VSOCK_GUEST_H
 
+#include <sys/types.h>
+
 #include "tests/lib/fake_machine.h"
 #include "tests/lib/vdriver.h"
 #include "virtio/vsock.h"
