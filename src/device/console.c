@@ -41,14 +41,14 @@ struct console {
 	struct loop_io *listen_io;
 	struct client clients[CONSOLE_CLIENTS_MAX];
 
-	uint64_t put_pos; /* of the next byte from the guest */
-	uint64_t log_pos; /* of the next byte to log */
+	uint64_t put_pos;	     /* of the next byte from the guest */
+	uint64_t log_pos;	     /* of the next byte to log */
 	uint64_t log_start, log_end; /* offsets in the log file: punched up to, written up to */
 	bool log_failed;
 	bool posted; /* main was woken and has not flushed yet */
 
 	uint32_t in_head, in_n; /* typed and not yet read by the guest */
-	bool in_stopped; /* clients are not read: input is full */
+	bool in_stopped;	/* clients are not read: input is full */
 	uint8_t in[CONSOLE_INPUT_BYTES];
 	uint8_t ring[CONSOLE_RING_BYTES];
 };

@@ -122,7 +122,8 @@ static int irqchip_check(const struct device *d, const void *state, struct err *
 	if (s->valid != 1)
 		return err_set(e, EINVAL, "interrupt chips were not saved");
 	if (s->has_pit != dev_of(d)->cfg.pit)
-		return err_set(e, EINVAL, "saved %s a PIT, here %s", s->has_pit ? "with" : "without",
+		return err_set(e, EINVAL, "saved %s a PIT, here %s",
+			       s->has_pit ? "with" : "without",
 			       dev_of(d)->cfg.pit ? "with" : "without");
 	return 0;
 }

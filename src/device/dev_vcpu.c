@@ -140,10 +140,8 @@ void dev_vcpu_boot(struct device *d, const struct cpuid_table *host, const struc
 	cpuid_build(host, v->cfg.index, v->cfg.nr_vcpus, &s->cpuid);
 	/* As firmware leaves them: all memory write-back unless a range says otherwise; fast
 	 * string operations on, no precise event sampling and no branch trace store. */
-	s->msrs.e[s->msrs.n++] =
-		(struct kvm_msr_entry){ .index = MSR_MTRR_DEFAULT, .data = 0x806 };
-	s->msrs.e[s->msrs.n++] =
-		(struct kvm_msr_entry){ .index = MSR_MISC_ENABLE, .data = 0x1801 };
+	s->msrs.e[s->msrs.n++] = (struct kvm_msr_entry){ .index = MSR_MTRR_DEFAULT, .data = 0x806 };
+	s->msrs.e[s->msrs.n++] = (struct kvm_msr_entry){ .index = MSR_MISC_ENABLE, .data = 0x1801 };
 	if (entry) {
 		s->has_regs = 1;
 		boot_regs(entry, &s->regs, &s->sregs);

@@ -31,7 +31,7 @@ struct dev_vcpu {
 	struct device d;
 	struct vcpu_cfg cfg;
 	struct kvm_vcpu *kv; /* adopt makes it; NULL before */
-	uint64_t paused_ns; /* when this process paused it last; 0: it was not */
+	uint64_t paused_ns;  /* when this process paused it last; 0: it was not */
 	struct vcpu_state state;
 };
 extern const struct device_class dev_vcpu_class;
@@ -39,7 +39,8 @@ extern const struct device_class dev_vcpu_class;
  * Cold boot, between create and adopt: CPUID out of the host's table (kvm_supported_cpuid) and, for
  * the boot CPU, registers. entry is NULL for all other vCPUs: they wait for INIT and SIPI.
  */
-void dev_vcpu_boot(struct device *d, const struct cpuid_table *host, const struct boot_entry *entry);
+void dev_vcpu_boot(struct device *d, const struct cpuid_table *host,
+		   const struct boot_entry *entry);
 
 struct irqchip_cfg {
 	uint32_t pit; /* 0 or 1: a guest with kvmclock and TSC deadline timers needs none */

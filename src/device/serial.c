@@ -51,9 +51,9 @@ enum { R_DATA, R_IER, R_IIR, R_LCR, R_MCR, R_LSR, R_MSR, R_SCR, R_COUNT };
 
 struct serial_state {
 	uint8_t ier, lcr, mcr, scr, dll, dlm;
-	uint8_t fcr; /* FCR_ENABLE and the trigger level's two bits */
-	uint8_t lsr; /* only errors: LSR_OVERRUN */
-	uint8_t msr; /* as the guest reads it */
+	uint8_t fcr;  /* FCR_ENABLE and the trigger level's two bits */
+	uint8_t lsr;  /* only errors: LSR_OVERRUN */
+	uint8_t msr;  /* as the guest reads it */
 	uint8_t thre; /* a "holding register empty" interrupt is pending */
 	uint8_t fifo[FIFO_BYTES];
 	uint8_t fifo_n;
@@ -64,15 +64,15 @@ struct serial {
 	struct serial_state state;
 	struct console *console;
 	bool running; /* between resume and quiesce: nothing typed comes in otherwise */
-	bool line; /* what the interrupt line was set to */
+	bool line;    /* what the interrupt line was set to */
 };
 
 static const struct field serial_fields[] = {
-	F_U8(struct serial_state, ier), F_U8(struct serial_state, lcr),
-	F_U8(struct serial_state, mcr), F_U8(struct serial_state, scr),
-	F_U8(struct serial_state, dll), F_U8(struct serial_state, dlm),
-	F_U8(struct serial_state, fcr), F_U8(struct serial_state, lsr),
-	F_U8(struct serial_state, msr), F_U8(struct serial_state, thre),
+	F_U8(struct serial_state, ier),	    F_U8(struct serial_state, lcr),
+	F_U8(struct serial_state, mcr),	    F_U8(struct serial_state, scr),
+	F_U8(struct serial_state, dll),	    F_U8(struct serial_state, dlm),
+	F_U8(struct serial_state, fcr),	    F_U8(struct serial_state, lsr),
+	F_U8(struct serial_state, msr),	    F_U8(struct serial_state, thre),
 	F_BYTES(struct serial_state, fifo), F_U8(struct serial_state, fifo_n),
 };
 
@@ -165,7 +165,7 @@ static void update_modem(struct serial_state *s)
 
 	if (s->mcr & MCR_LOOP) {
 		now = (uint8_t)((s->mcr & 0x0c) << 4); /* OUT1 to RI, OUT2 to DCD */
-		if (s->mcr & 0x01) /* DTR */
+		if (s->mcr & 0x01)		       /* DTR */
 			now |= MSR_DSR;
 		if (s->mcr & 0x02) /* RTS */
 			now |= MSR_CTS;

@@ -7,17 +7,17 @@
 
 #define R(m) F_U64(struct kvm_regs, m)
 static const struct field regs_fields[] = {
-	R(rax), R(rbx), R(rcx), R(rdx), R(rsi), R(rdi), R(rsp), R(rbp),	  R(r8),
+	R(rax), R(rbx), R(rcx), R(rdx), R(rsi), R(rdi), R(rsp), R(rbp), R(r8),
 	R(r9),	R(r10), R(r11), R(r12), R(r13), R(r14), R(r15), R(rip), R(rflags),
 };
 
 static const struct field segment_fields[] = {
-	F_U64(struct kvm_segment, base),   F_U32(struct kvm_segment, limit),
+	F_U64(struct kvm_segment, base),     F_U32(struct kvm_segment, limit),
 	F_U16(struct kvm_segment, selector), F_U8(struct kvm_segment, type),
-	F_U8(struct kvm_segment, present), F_U8(struct kvm_segment, dpl),
-	F_U8(struct kvm_segment, db),	   F_U8(struct kvm_segment, s),
-	F_U8(struct kvm_segment, l),	   F_U8(struct kvm_segment, g),
-	F_U8(struct kvm_segment, avl),	   F_U8(struct kvm_segment, unusable),
+	F_U8(struct kvm_segment, present),   F_U8(struct kvm_segment, dpl),
+	F_U8(struct kvm_segment, db),	     F_U8(struct kvm_segment, s),
+	F_U8(struct kvm_segment, l),	     F_U8(struct kvm_segment, g),
+	F_U8(struct kvm_segment, avl),	     F_U8(struct kvm_segment, unusable),
 };
 
 static const struct field dtable_fields[] = {

@@ -8,14 +8,18 @@
 #include "base/util.h"
 #include "kvm/kvm.h"
 
-#define IOCTL(nr_, why_) { .nr = (unsigned int)(nr_), .name = #nr_, .why = (why_) }
+#define IOCTL(nr_, why_)                                                                           \
+	{                                                                                          \
+		.nr = (unsigned int)(nr_), .name = #nr_, .why = (why_)                             \
+	}
 
 const struct kvm_ioctl kvm_ioctls[] = {
 	IOCTL(KVM_GET_API_VERSION, "is this KVM the one we know"),
 	IOCTL(KVM_CHECK_EXTENSION, "name what a host lacks before it fails"),
 	IOCTL(KVM_GET_VCPU_MMAP_SIZE, "size of a vCPU's run page"),
 	IOCTL(KVM_CREATE_VM, "a fork's child makes its own VM after it was jailed"),
-	IOCTL(KVM_GET_SUPPORTED_CPUID, "features of a new guest, or whether this host has a saved one's"),
+	IOCTL(KVM_GET_SUPPORTED_CPUID,
+	      "features of a new guest, or whether this host has a saved one's"),
 	IOCTL(KVM_GET_MSR_INDEX_LIST, "which registers a save must read"),
 	IOCTL(KVM_SET_TSS_ADDR, "part of making a VM (Intel)"),
 	IOCTL(KVM_SET_IDENTITY_MAP_ADDR, "part of making a VM (Intel)"),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A VM's kernel objects but for its vCPUs (vcpu.c) and interrupt routes (routes.c): the VM itself,
- * memslots, the in-kernel chips, the clock, kicks and interrupts by eventfd. See kvm.h. Main thread.
+ * memslots, the in-kernel chips, the clock, kicks and interrupts by eventfd. See kvm.h. Main
+ * thread.
  */
 #include "kvm/kvm.h"
 
@@ -94,8 +95,8 @@ int kvm_create(int sys_fd, struct kvm **out, struct err *e)
 	pthread_mutex_init(&k->msr_lock, NULL);
 	bytes = ioctl(sys_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	if (bytes < (int)sizeof(struct kvm_run)) {
-		r = bytes < 0 ? err_sys(e, errno, "KVM_GET_VCPU_MMAP_SIZE") :
-				err_set(e, EPROTO, "KVM's run page has only %d bytes", bytes);
+		r = bytes < 0 ? err_sys(e, errno, "KVM_GET_VCPU_MMAP_SIZE")
+			      : err_set(e, EPROTO, "KVM's run page has only %d bytes", bytes);
 		goto fail;
 	}
 	k->run_bytes = (size_t)bytes;

@@ -23,8 +23,8 @@
 struct kvm;
 struct kvm_vcpu;
 struct cpuid_table; /* kvm/state.h */
-struct vcpu_state; /* kvm/state.h */
-struct chip_state; /* kvm/state.h: PIC x2, IOAPIC, PIT2 */
+struct vcpu_state;  /* kvm/state.h */
+struct chip_state;  /* kvm/state.h: PIC x2, IOAPIC, PIT2 */
 
 /* Every ioctl that this module makes, for the seccomp filter: by number, with the reason. */
 struct kvm_ioctl {

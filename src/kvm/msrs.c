@@ -21,6 +21,7 @@
  * register written, after the TSC that it compares with; written as zero, some hosts take it for
  * "expired".
  */
+/* clang-format off */
 static const uint32_t extra[] = {
 	0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, /* variable ranges 0 to 3 */
 	0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f, /* 4 to 7 */
@@ -28,6 +29,7 @@ static const uint32_t extra[] = {
 	0x2ff, /* default type */
 	MSR_IA32_TSC_DEADLINE,
 };
+/* clang-format on */
 
 static bool is_extra(uint32_t index)
 {
@@ -148,8 +150,9 @@ static int refused(struct kvm_vcpu *v, const struct kvm_msr_entry *m, struct err
 	if (msr_get(v, m->index, &here)) {
 		if (!m->data)
 			return 0;
-		return err_set(e, EOPNOTSUPP, "MSR %#x is %#llx, but this host's KVM does not have it",
-			       m->index, (unsigned long long)m->data);
+		return err_set(e, EOPNOTSUPP,
+			       "MSR %#x is %#llx, but this host's KVM does not have it", m->index,
+			       (unsigned long long)m->data);
 	}
 	if (here == m->data)
 		return 0;

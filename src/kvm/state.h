@@ -11,7 +11,7 @@
 #include <linux/kvm.h>
 #include <stdint.h>
 
-#define VCPU_MAX_CPUID 160
+#define VCPU_MAX_CPUID 256 /* KVM_MAX_CPUID_ENTRIES */
 #define VCPU_MAX_MSRS 512
 #define VCPU_XSAVE_BYTES 4096 /* KVM_GET_XSAVE; enough for everything but AMX, which we hide */
 
@@ -30,13 +30,13 @@ struct msr_table {
 };
 
 enum vcpu_phase {
-	VCPU_NONE, /* nothing known: power-on defaults of KVM, no CPUID */
-	VCPU_COLD, /* cpuid and msrs are to be set; regs and sregs too if has_regs */
+	VCPU_NONE,  /* nothing known: power-on defaults of KVM, no CPUID */
+	VCPU_COLD,  /* cpuid and msrs are to be set; regs and sregs too if has_regs */
 	VCPU_SAVED, /* everything below is meaningful */
 };
 
 struct vcpu_state {
-	uint32_t phase; /* enum vcpu_phase */
+	uint32_t phase;	   /* enum vcpu_phase */
 	uint32_t has_regs; /* VCPU_COLD: this is the boot CPU */
 	uint32_t tsc_khz;
 	uint32_t mp_state;

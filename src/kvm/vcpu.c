@@ -111,7 +111,10 @@ static int do_steps(struct kvm_vcpu *v, const struct step *s, size_t n, struct e
 			return err_sys(e, errno, "%s", s[i].name);
 	return 0;
 }
-#define STEP(nr_, arg_) { .nr = (nr_), .name = #nr_, .arg = (arg_) }
+#define STEP(nr_, arg_)                                                                            \
+	{                                                                                          \
+		.nr = (nr_), .name = #nr_, .arg = (arg_)                                           \
+	}
 
 int kvm_vcpu_save(struct kvm_vcpu *v, struct vcpu_state *out, struct err *e)
 {
@@ -119,14 +122,10 @@ int kvm_vcpu_save(struct kvm_vcpu *v, struct vcpu_state *out, struct err *e)
 	const struct step steps[] = {
 		/* The MP state first: reading it makes KVM take pending INIT and SIPI, which
 		 * change the registers. */
-		STEP(KVM_GET_MP_STATE, &mp),
-		STEP(KVM_GET_REGS, &out->regs),
-		STEP(KVM_GET_SREGS, &out->sregs),
-		STEP(KVM_GET_XSAVE, out->xsave),
-		STEP(KVM_GET_XCRS, &out->xcrs),
-		STEP(KVM_GET_DEBUGREGS, &out->debugregs),
-		STEP(KVM_GET_LAPIC, out->lapic),
-		STEP(KVM_GET_VCPU_EVENTS, &out->events),
+		STEP(KVM_GET_MP_STATE, &mp),	  STEP(KVM_GET_REGS, &out->regs),
+		STEP(KVM_GET_SREGS, &out->sregs), STEP(KVM_GET_XSAVE, out->xsave),
+		STEP(KVM_GET_XCRS, &out->xcrs),	  STEP(KVM_GET_DEBUGREGS, &out->debugregs),
+		STEP(KVM_GET_LAPIC, out->lapic),  STEP(KVM_GET_VCPU_EVENTS, &out->events),
 	};
 	int r, khz;
 

@@ -101,12 +101,12 @@ static size_t build_fadt(struct wbuf *w, size_t dsdt)
 	wbuf_u8(w, PLAT_RTC_CENTURY);
 	wbuf_u16(w, FADT_BOOT_NO_VGA); /* and by bits not set: no 8042, there is a CMOS RTC */
 	wbuf_u8(w, 0);
-	wbuf_u32(w, FADT_WBINVD | FADT_NO_POWER_BUTTON | FADT_NO_SLEEP_BUTTON |
-			    FADT_RTC_NOT_FIXED | FADT_RESET_REG | FADT_HW_REDUCED);
+	wbuf_u32(w, FADT_WBINVD | FADT_NO_POWER_BUTTON | FADT_NO_SLEEP_BUTTON | FADT_RTC_NOT_FIXED |
+			    FADT_RESET_REG | FADT_HW_REDUCED);
 	gas_port(w, PLAT_RESET_PORT);
 	wbuf_u8(w, PLAT_RESET_VALUE);
 	wbuf_u16(w, 0); /* ARM */
-	wbuf_u8(w, 5); /* minor version */
+	wbuf_u8(w, 5);	/* minor version */
 	wbuf_u64(w, 0); /* X_FIRMWARE_CTRL */
 	wbuf_u64(w, gpa_at(dsdt));
 	wbuf_reserve(w, 244 - 148); /* extended addresses of the same absent hardware */
@@ -129,7 +129,7 @@ static size_t build_madt(struct wbuf *w, unsigned int nr_vcpus)
 		wbuf_u8(w, 8);
 		wbuf_u8(w, (uint8_t)i); /* UID */
 		wbuf_u8(w, (uint8_t)i); /* APIC id */
-		wbuf_u32(w, 1); /* enabled */
+		wbuf_u32(w, 1);		/* enabled */
 	}
 	wbuf_u8(w, 1);
 	wbuf_u8(w, 12);
@@ -152,8 +152,8 @@ static size_t build_mcfg(struct wbuf *w)
 
 	wbuf_u64(w, 0);
 	wbuf_u64(w, PLAT_ECAM_BASE);
-	wbuf_u16(w, 0); /* segment */
-	wbuf_u8(w, 0); /* bus 0 */
+	wbuf_u16(w, 0);				/* segment */
+	wbuf_u8(w, 0);				/* bus 0 */
 	wbuf_u8(w, (PLAT_ECAM_SIZE >> 20) - 1); /* to bus 0 */
 	wbuf_u32(w, 0);
 	table_end(w, at);
@@ -179,7 +179,7 @@ static void put_rsdp(struct wbuf *w, size_t xsdt)
 	wbuf_bytes(&r, "RSD PTR ", 8);
 	wbuf_u8(&r, 0); /* checksum of the first 20 */
 	wbuf_bytes(&r, "CLONE ", 6);
-	wbuf_u8(&r, 2); /* revision */
+	wbuf_u8(&r, 2);	 /* revision */
 	wbuf_u32(&r, 0); /* no RSDT */
 	wbuf_u32(&r, RSDP_BYTES);
 	wbuf_u64(&r, gpa_at(xsdt));

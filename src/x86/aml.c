@@ -196,7 +196,8 @@ void aml_end(struct wbuf *w, size_t at)
 	memcpy(w->data + at, enc, bytes);
 }
 
-/* The buffer's size is an integer in front of its bytes: always a word, so that it can be patched. */
+/* The buffer's size is an integer in front of its bytes: always a word, so that it can be patched.
+ */
 struct aml_crs aml_crs(struct wbuf *w)
 {
 	struct aml_crs c;

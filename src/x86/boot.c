@@ -140,11 +140,15 @@ static int put_gdt(struct boot_job *j, struct boot_entry *b, struct err *e)
 static int put_reset_vector(struct boot_job *j, struct err *e)
 {
 	static const uint8_t code[] = {
-		0xba, PLAT_RESET_PORT & 0xff, PLAT_RESET_PORT >> 8, /* mov $PLAT_RESET_PORT, %dx */
-		0xb0, PLAT_RESET_VALUE, /* mov $PLAT_RESET_VALUE, %al */
-		0xee, /* out %al, %dx */
-		0xf4, /* again: hlt */
-		0xeb, 0xfd, /* jmp again */
+		0xba,
+		PLAT_RESET_PORT & 0xff,
+		PLAT_RESET_PORT >> 8, /* mov $PLAT_RESET_PORT, %dx */
+		0xb0,
+		PLAT_RESET_VALUE, /* mov $PLAT_RESET_VALUE, %al */
+		0xee,		  /* out %al, %dx */
+		0xf4,		  /* again: hlt */
+		0xeb,
+		0xfd, /* jmp again */
 	};
 
 	_Static_assert(PLAT_RESET_VECTOR + sizeof(code) <= PLAT_ACPI_END, "fits below 1 MiB");

@@ -29,16 +29,16 @@ struct boot_entry {
 };
 
 struct boot_files {
-	int kernel_fd; /* bzImage or ELF with a PVH note; borrowed, read with pread */
-	int initrd_fd; /* -1: none; borrowed */
+	int kernel_fd;	     /* bzImage or ELF with a PVH note; borrowed, read with pread */
+	int initrd_fd;	     /* -1: none; borrowed */
 	const char *cmdline; /* NUL-terminated */
-	gpa_t rsdp; /* from acpi_build, 0: none */
+	gpa_t rsdp;	     /* from acpi_build, 0: none */
 };
 
 /*
- * Loads the kernel into mem. -EINVAL: not a kernel, or a broken one; -E2BIG: does not fit into guest
- * RAM, or the command line into the kernel's limit; else what pread said. Each with one line that
- * says what and how much.
+ * Loads the kernel into mem. -EINVAL: not a kernel, or a broken one; -E2BIG: does not fit into
+ * guest RAM, or the command line into the kernel's limit; else what pread said. Each with one line
+ * that says what and how much.
  */
 int boot_load(struct gmem *mem, const struct boot_files *f, struct boot_entry *out, struct err *e);
 

@@ -57,8 +57,8 @@ static int read_phdrs(struct boot_job *j, struct pvh *k, struct err *e)
 	size = rbuf_u16(&r);
 	num = rbuf_u16(&r);
 	if (size != PHDR_BYTES || !num || num > PHDRS_MAX)
-		return err_set(e, EINVAL, "kernel: ELF file with %u program headers of %u bytes", num,
-			       size);
+		return err_set(e, EINVAL, "kernel: ELF file with %u program headers of %u bytes",
+			       num, size);
 	if (!range_ok(off, (uint64_t)num * PHDR_BYTES, j->file_bytes))
 		return err_set(e, EINVAL, "kernel: ELF program headers lie outside the file");
 	x = fd_pread_full(j->f->kernel_fd, raw, num * PHDR_BYTES, off);
@@ -86,7 +86,8 @@ static int check_segment(const struct boot_job *j, const struct pvh *k, size_t i
 	uint64_t end;
 
 	if (!range_ok(p->offset, p->filesz, j->file_bytes))
-		return err_set(e, EINVAL, "kernel: file is cut short: segment %zu ends beyond it", i);
+		return err_set(e, EINVAL, "kernel: file is cut short: segment %zu ends beyond it",
+			       i);
 	if (p->filesz > p->memsz || !add_u64(p->paddr, p->memsz, &end))
 		return err_set(e, EINVAL, "kernel: segment %zu has impossible sizes", i);
 	if (p->paddr < PLAT_HIGH)
@@ -97,7 +98,8 @@ static int check_segment(const struct boot_job *j, const struct pvh *k, size_t i
 	for (size_t o = 0; o < i; o++) {
 		const struct phdr *q = &k->ph[o];
 
-		if (q->type == PT_LOAD && q->memsz && p->paddr < q->paddr + q->memsz && q->paddr < end)
+		if (q->type == PT_LOAD && q->memsz && p->paddr < q->paddr + q->memsz &&
+		    q->paddr < end)
 			return err_set(e, EINVAL, "kernel: segments %zu and %zu overlap", o, i);
 	}
 	return 0;
@@ -152,8 +154,8 @@ static int check_entry(const struct pvh *k, struct err *e)
 		return err_set(e, EINVAL,
 			       "kernel: ELF file without a PVH entry point (needs CONFIG_PVH)");
 	for (size_t i = 0; i < k->n; i++)
-		if (k->ph[i].type == PT_LOAD && k->ph[i].memsz &&
-		    k->entry >= k->ph[i].paddr && k->entry - k->ph[i].paddr < k->ph[i].filesz)
+		if (k->ph[i].type == PT_LOAD && k->ph[i].memsz && k->entry >= k->ph[i].paddr &&
+		    k->entry - k->ph[i].paddr < k->ph[i].filesz)
 			return 0;
 	return err_set(e, EINVAL, "kernel: PVH entry point %#llx is in no segment",
 		       (unsigned long long)k->entry);
@@ -225,6 +227,8 @@ int boot_pvh(struct boot_job *j, struct boot_entry *out, struct err *e)
 	if (!r)
 		r = put_start_info(j, e);
 	if (!r)
-		*out = (struct boot_entry){ .mode = BOOT_PVH, .rip = k.entry, .arg = PLAT_PVH_INFO };
+		*out = (struct boot_entry){ .mode = BOOT_PVH,
+					    .rip = k.entry,
+					    .arg = PLAT_PVH_INFO };
 	return r;
 }

@@ -19,6 +19,7 @@ struct feature_word {
 	const char *names[32];
 };
 
+/* clang-format off */
 static const struct feature_word words[] = {
 	{ 1, 0, ECX, { "pni", "pclmulqdq", "dtes64", "monitor", "ds_cpl", "vmx", "smx", "est",
 		       "tm2", "ssse3", "cid", "sdbg", "fma", "cx16", "xtpr", "pdcm", NULL, "pcid",
@@ -70,6 +71,7 @@ static const struct feature_word words[] = {
 				[25] = "virt_ssbd", [26] = "amd_ssb_no", [28] = "amd_psfd" } },
 	{ 0x80000021, 0, EAX, { [2] = "lfence_rdtsc", [6] = "null_seg", [8] = "autoibrs" } },
 };
+/* clang-format on */
 
 static const struct kvm_cpuid_entry2 *find(const struct cpuid_table *t, uint32_t f, uint32_t index)
 {

@@ -10,15 +10,15 @@
 
 /* RAM below 1 MiB. The kernel copies what boot left here before it uses the memory. */
 #define PLAT_GDT 0x500u
-#define PLAT_PVH_INFO 0x6000u /* hvm_start_info, memory map, module list: one page */
-#define PLAT_ZERO_PAGE 0x7000u /* struct boot_params */
+#define PLAT_PVH_INFO 0x6000u	 /* hvm_start_info, memory map, module list: one page */
+#define PLAT_ZERO_PAGE 0x7000u	 /* struct boot_params */
 #define PLAT_PAGE_TABLES 0x9000u /* six pages: the first 4 GiB, identity */
 #define PLAT_CMDLINE 0x20000u
 #define PLAT_CMDLINE_MAX 0x10000u
 #define PLAT_LOW_END 0x9f000u /* end of usable RAM below 1 MiB */
 #define PLAT_VMGENID 0x9f000u /* a reserved page; the GUID is in its first 16 bytes */
 #define PLAT_LOW_RESERVED_END 0xa0000u
-#define PLAT_ACPI 0xe0000u /* tables, found there by address or by scanning for the RSDP */
+#define PLAT_ACPI 0xe0000u	   /* tables, found there by address or by scanning for the RSDP */
 #define PLAT_RESET_VECTOR 0xffff0u /* code: where a kernel jumps that wants the BIOS to reboot */
 #define PLAT_ACPI_END 0x100000u
 #define PLAT_HIGH 0x100000u /* kernels from here up */
@@ -46,7 +46,7 @@
 
 /* Interrupts: IOAPIC pins. PCI devices have none (MSI-X only). */
 #define PLAT_COM1_GSI 4u
-#define PLAT_GED_POWER_GSI 16u /* edge: somebody pressed the power button */
+#define PLAT_GED_POWER_GSI 16u	 /* edge: somebody pressed the power button */
 #define PLAT_GED_VMGENID_GSI 17u /* edge: the generation id changed */
 
 #endif

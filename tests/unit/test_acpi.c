@@ -81,8 +81,8 @@ static void test_acpi__fadt_is_hardware_reduced_with_our_ports(void **st)
 	(void)st;
 	f = table(build(1), "FACP");
 	assert_int_equal(peek(f + 4, 4), 276);
-	assert_true(peek(f + 112, 4) & (1u << 20)); /* HW_REDUCED_ACPI */
-	assert_true(peek(f + 112, 4) & (1u << 10)); /* RESET_REG_SUP */
+	assert_true(peek(f + 112, 4) & (1u << 20));	/* HW_REDUCED_ACPI */
+	assert_true(peek(f + 112, 4) & (1u << 10));	/* RESET_REG_SUP */
 	assert_int_equal(peek(f + 116, 4), 0x01000801); /* an 8-bit port */
 	assert_int_equal(peek(f + 120, 8), PLAT_RESET_PORT);
 	assert_int_equal(peek(f + 128, 1), PLAT_RESET_VALUE);
@@ -198,17 +198,18 @@ static void test_acpi__iasl_finds_nothing_wrong(void **st)
 		assert_int_equal(write(fd, &c, 1), 1);
 	}
 	close(fd);
-	snprintf(cmd, sizeof(cmd), "cd %s && iasl -d dsdt.dat >d.log 2>&1 && iasl dsdt.dsl >c.log 2>&1",
-		 dir);
+	snprintf(cmd, sizeof(cmd),
+		 "cd %s && iasl -d dsdt.dat >d.log 2>&1 && iasl dsdt.dsl >c.log 2>&1", dir);
 	run(cmd);
 	snprintf(path, sizeof(path), "%s/c.log", dir);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	assert_true(read(fd, out, sizeof(out) - 1) > 0);
 	close(fd);
 	assert_non_null(strstr(out, "0 Errors, 0 Warnings, 0 Remarks"));
-	snprintf(cmd, sizeof(cmd), "grep -q 'Method (_EVT, 1, Serialized)' %s/dsdt.dsl && "
-				   "grep -q 'EisaId (\"PNP0A08\")' %s/dsdt.dsl && "
-				   "grep -q 'VM_Gen_Counter' %s/dsdt.dsl && rm -r %s",
+	snprintf(cmd, sizeof(cmd),
+		 "grep -q 'Method (_EVT, 1, Serialized)' %s/dsdt.dsl && "
+		 "grep -q 'EisaId (\"PNP0A08\")' %s/dsdt.dsl && "
+		 "grep -q 'VM_Gen_Counter' %s/dsdt.dsl && rm -r %s",
 		 dir, dir, dir, dir);
 	run(cmd);
 	gmem_destroy(mem);

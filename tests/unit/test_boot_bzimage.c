@@ -135,7 +135,7 @@ static void test_bzimage__lands_where_its_header_says(void **st)
 	assert_int_equal(gmem_pins(t.mem), 0);
 	/* Where a kernel jumps that looks for a BIOS to reboot with. */
 	assert_int_equal(peek(&t, PLAT_RESET_VECTOR, 8), 0xebf4ee00b00000ba | PLAT_RESET_PORT << 8 |
-			 (uint64_t)PLAT_RESET_VALUE << 32);
+								 (uint64_t)PLAT_RESET_VALUE << 32);
 	assert_int_equal(peek(&t, PLAT_RESET_VECTOR + 8, 1), 0xfd);
 	gmem_destroy(t.mem);
 }
@@ -278,7 +278,8 @@ static void test_bzimage__broken_ones_are_told_apart(void **st)
 	put(0, 0x088b1f, 4);
 	assert_refused(64, sizeof(image), -EINVAL,
 		       "kernel: not a bzImage or ELF file (first bytes 1f 8b 08 00)");
-	assert_refused(64, 3, -EINVAL, "kernel: not a bzImage or ELF file (first bytes 1f 8b 08 00)");
+	assert_refused(64, 3, -EINVAL,
+		       "kernel: not a bzImage or ELF file (first bytes 1f 8b 08 00)");
 	assert_refused(64, 0, -EINVAL, "kernel is an empty file");
 	image_make();
 	put(0x1fe, 0, 2);

@@ -114,17 +114,17 @@ static void test_cpuid__hides_what_does_not_survive(void **st)
 	host_make(&host, 0x20);
 	cpuid_build(&host, 0, 2, &t);
 	assert_int_equal(get(&t, 0, 0)->eax, 0x1f);
-	assert_int_equal(get(&t, 1, 0)->ecx & (1u << 5), 0); /* VMX */
-	assert_int_equal(get(&t, 1, 0)->ecx & (1u << 3), 0); /* MONITOR */
-	assert_int_equal(get(&t, 1, 0)->ecx & (1u << 15), 0); /* PDCM */
-	assert_int_equal(get(&t, 1, 0)->edx & (1u << 7), 0); /* MCE */
-	assert_null(get(&t, 0xa, 0)); /* PMU */
-	assert_null(get(&t, 0x14, 0)); /* processor trace */
-	assert_null(get(&t, 0x1d, 0)); /* AMX */
-	assert_null(get(&t, 0x8000000a, 0)); /* SVM */
-	assert_null(get(&t, 0x80000007, 0)); /* invariant TSC */
+	assert_int_equal(get(&t, 1, 0)->ecx & (1u << 5), 0);	     /* VMX */
+	assert_int_equal(get(&t, 1, 0)->ecx & (1u << 3), 0);	     /* MONITOR */
+	assert_int_equal(get(&t, 1, 0)->ecx & (1u << 15), 0);	     /* PDCM */
+	assert_int_equal(get(&t, 1, 0)->edx & (1u << 7), 0);	     /* MCE */
+	assert_null(get(&t, 0xa, 0));				     /* PMU */
+	assert_null(get(&t, 0x14, 0));				     /* processor trace */
+	assert_null(get(&t, 0x1d, 0));				     /* AMX */
+	assert_null(get(&t, 0x8000000a, 0));			     /* SVM */
+	assert_null(get(&t, 0x80000007, 0));			     /* invariant TSC */
 	assert_int_equal(get(&t, 7, 0)->edx & (7u << 22), 1u << 23); /* AMX out, FP16 in */
-	assert_int_equal(get(&t, 7, 0)->ecx & (1u << 7), 0); /* shadow stacks */
+	assert_int_equal(get(&t, 7, 0)->ecx & (1u << 7), 0);	     /* shadow stacks */
 	assert_int_equal(get(&t, 0x80000001, 0)->ecx & (1u << 2), 0);
 	assert_int_equal(get(&t, 0x40000001, 0)->eax & ((1u << 4) | (1u << 14) | 1u), 0);
 	assert_true(get(&t, 0x40000001, 0)->eax & (1u << 3)); /* kvmclock */
@@ -182,7 +182,8 @@ static void test_cpuid__missing_features_are_named(void **st)
 	edit(&host, 7, 0)->ebx &= ~(1u << 16);
 	edit(&host, 1, 0)->ecx &= ~(1u << 12);
 	assert_int_equal(cpuid_check(&t, &host, 0, 1, &e), -EOPNOTSUPP);
-	assert_string_equal(e.msg, "the saved guest needs fma, avx2, avx512f, which this host lacks");
+	assert_string_equal(e.msg,
+			    "the saved guest needs fma, avx2, avx512f, which this host lacks");
 	edit(&host, 7, 0)->ebx = 0;
 	edit(&host, 7, 0)->ecx = 0;
 	assert_int_equal(cpuid_check(&t, &host, 0, 1, &e), -EOPNOTSUPP);
@@ -211,8 +212,9 @@ static void test_cpuid__other_machines_are_refused(void **st)
 	edit(&t, 0, 0)->edx = 0x69746e65;
 	edit(&t, 0, 0)->ecx = 0x0a444d41; /* a line feed is not let through */
 	assert_int_equal(cpuid_check(&t, &host, 0, 1, &e), -EOPNOTSUPP);
-	assert_string_equal(e.msg, "the saved guest's CPU is made by \"AuthentiAMD.\", this host's by "
-				   "\"GenuineIntel\"");
+	assert_string_equal(e.msg,
+			    "the saved guest's CPU is made by \"AuthentiAMD.\", this host's by "
+			    "\"GenuineIntel\"");
 	cpuid_build(&host, 0, 1, &t);
 	add(&t, 0x12, 0, 1, 0, 0, 0);
 	assert_int_equal(cpuid_check(&t, &host, 0, 1, &e), -EINVAL);

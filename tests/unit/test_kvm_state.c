@@ -185,7 +185,7 @@ static void test_vcpu__save_load_save_is_equal(void **st)
 		if (s.msrs.e[i].index == 0xc0000102) /* KERNEL_GS_BASE */
 			s.msrs.e[i].data = 0xffff888000001000;
 	s.xsave[176] = 0x5a; /* XMM1, */
-	s.xsave[512] |= 3; /* and XSTATE_BV says that x87 and SSE are in use */
+	s.xsave[512] |= 3;   /* and XSTATE_BV says that x87 and SSE are in use */
 	c.ioapic.redirtbl[5].bits = 0x0300000000000033;
 
 	ram_make(&b);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Power, CMOS clock and VMGENID as a guest meets them, with a model of the interrupt lines that counts
- * edges.
+ * Power, CMOS clock and VMGENID as a guest meets them, with a model of the interrupt lines that
+ * counts edges.
  */
 #include <setjmp.h>
 #include <stdarg.h>
