@@ -35,7 +35,7 @@ def test_boot__guest_poweroff_is_exit_0_and_reboot_10(w):
 
 def test_boot__foreground_run_returns_the_guests_end(w):
     r = w.clone("run", "--rm", "--name", "fg", "--image", "bb", "--memory", "128M",
-                "--append", "init=/bin/false")
+                "--append", "init=/bin/false loglevel=7")
     check(r.code in (10, 11), f"a guest whose init dies: exit {r.code}\n{r.err}")
     check("Linux version" in r.out, "the console was not shown")
     check("fg" not in w.names(), "--rm left the VM")

@@ -173,7 +173,7 @@ def test_cli__doctor_and_version_and_completion(w):
 
 
 def test_console__shows_the_guest_and_is_logged(w):
-    w.must("run", "-d", "--name", "con", "--image", "bb", "--memory", "128M")
+    w.must("run", "-d", "--name", "con", "--image", "bb", "--memory", "128M", "--append", "loglevel=7")
     check("Linux version" in w.must("logs", "con").out, "the kernel's first line is not in the log")
     w.sh("con", "echo said-by-the-guest > /dev/console")
     check("said-by-the-guest" in w.must("logs", "con").out, "the console's last line is not in the log")
