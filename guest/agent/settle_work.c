@@ -162,6 +162,9 @@ void settle_work(uint32_t flags, uint32_t timeout_ms, struct settle_result *res)
 		res->done |= PROTO_SETTLE_ZERO;
 	}
 	warm();
-	snprintf(res->text, sizeof(res->text), "%s%llu MiB free memory zeroed",
-		 idle ? "" : "still busy at the deadline; ", (unsigned long long)(zeroed / MIB));
+	if (!idle)
+		strcpy(res->text, "still busy at the deadline; ");
+	if (flags & PROTO_SETTLE_ZERO)
+		snprintf(res->text + strlen(res->text), 64, "%llu MiB of free memory zeroed",
+			 (unsigned long long)(zeroed / MIB));
 }
