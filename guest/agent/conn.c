@@ -82,6 +82,8 @@ static void conn_update(struct conn *c)
 		events |= EPOLLIN;
 	if (c->out.len && !c->out_dead)
 		events |= EPOLLOUT;
+	if (c->in_eof && !c->out_dead)
+		events |= EPOLLRDHUP | EPOLLET; /* see out_probe */
 	if (loop_watch(&c->agent->loop, &c->watch, events))
 		conn_destroy(c);
 }
@@ -90,6 +92,20 @@ static void out_lost(struct conn *c)
 {
 	c->out_dead = true;
 	c->out.len = 0;
+}
+
+/*
+ * A vsock never says EPOLLHUP when its peer closes: end of file, and no more than that. So after it
+ * every further change of the socket is worth a look whether sending is still possible, which a
+ * send of nothing tells. Otherwise a silent command would hold the connection of a client long
+ * gone.
+ */
+static void out_probe(struct conn *c)
+{
+	if (!c->in_eof || c->out_dead || send(c->watch.fd, "", 0, MSG_NOSIGNAL) >= 0)
+		return;
+	if (errno != EAGAIN && errno != EINTR)
+		out_lost(c);
 }
 
 static void out_flush(struct conn *c)
@@ -334,6 +350,8 @@ static void on_event(struct watch *w, uint32_t events)
 		out_lost(c);
 	if (!c->paused && !c->in_eof && !c->finishing && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
 		in_read(c);
+	if (!c->closed)
+		out_probe(c);
 	if (!c->closed && c->ops && (c->out_dead || !c->out.len))
 		c->ops->drained(c);
 	conn_update(c);

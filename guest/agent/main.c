@@ -42,8 +42,9 @@ void agent_log(const char *fmt, ...)
 }
 
 /*
- * Nothing else that our parent had open stays: commands would inherit it. 0, 1 and 2 exist, whatever we were started with: /dev/null, and the kernel's log for what there
- * is to say when we are a daemon. Then no descriptor of ours is ever one of these.
+ * Nothing else that our parent had open stays: commands would inherit it. 0, 1 and 2 exist,
+ * whatever we were started with: /dev/null, and the kernel's log for what there is to say when we
+ * are a daemon. Then no descriptor of ours is ever one of these.
  */
 static void standard_fds(bool daemon)
 {

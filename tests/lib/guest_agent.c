@@ -114,12 +114,25 @@ __attribute__((noreturn)) static void ns_init(const struct guest *g, bool shutdo
 	}
 }
 
+/* True, and the socket in *fd, if the agent listens there. */
+static bool try_connect(const char *path, int *fd)
+{
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+
+	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	snprintf(un.sun_path, sizeof(un.sun_path), "%s", path);
+	if (*fd >= 0 && !connect(*fd, (struct sockaddr *)&un, sizeof(un)))
+		return true;
+	if (*fd >= 0)
+		close(*fd);
+	return false;
+}
+
 void guest_start(struct guest *g, bool shutdown, const char *poweroff)
 {
 	const char *binary = getenv("CLONE_AGENT");
 	char full[4096];
-	struct stat st;
-	int status;
+	int status, fd = -1;
 
 	strcpy(g->dir, "/tmp/clone-agent-XXXXXX");
 	assert_non_null(mkdtemp(g->dir));
@@ -134,12 +147,13 @@ void guest_start(struct guest *g, bool shutdown, const char *poweroff)
 	assert_true(g->ns >= 0);
 	if (!g->ns)
 		ns_init(g, shutdown, poweroff, full);
-	for (int i = 0; stat(g->sock, &st); i++) {
+	for (int i = 0; !try_connect(g->sock, &fd); i++) {
 		if (waitpid(g->ns, &status, WNOHANG) == g->ns)
 			fail_msg("the agent's namespace did not come up: status %x", status);
 		assert_true(i < PATIENCE_MS / 5);
 		nap();
 	}
+	close(fd);
 }
 
 int guest_wait(struct guest *g)
@@ -213,13 +227,8 @@ void guest_await(struct guest *g, const char *path)
 
 void link_open(struct link *l, struct guest *g)
 {
-	struct sockaddr_un un = { .sun_family = AF_UNIX };
-
 	l->len = l->used = 0;
-	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_true(l->fd >= 0);
-	memcpy(un.sun_path, g->sock, sizeof(g->sock));
-	assert_int_equal(connect(l->fd, (struct sockaddr *)&un, sizeof(un)), 0);
+	assert_true(try_connect(g->sock, &l->fd));
 }
 
 void link_close(struct link *l)
