@@ -8,7 +8,7 @@ import time
 from harness import WAIT, check, kill_pid, same, until
 
 # a process of the template that counts on in every fork
-COUNTER = "(i=0; while :; do i=$((i+1)); echo $i > /tmp/count; usleep 20000; done) </dev/null >/dev/null 2>&1 &"
+COUNTER = "(i=0; while :; do i=$((i+1)); echo $i > /tmp/n; mv /tmp/n /tmp/count; usleep 20000; done) </dev/null >/dev/null 2>&1 &"
 
 
 def template(w):
