@@ -8,7 +8,7 @@ import time
 from harness import WAIT, check, kill_pid, same, until
 
 # a process of the template that counts on in every fork
-COUNTER = "(i=0; while :; do i=$((i+1)); echo $i > /tmp/n; mv /tmp/n /tmp/count; usleep 20000; done) </dev/null >/dev/null 2>&1 &"
+COUNTER = "(i=0; while :; do i=$((i+1)); echo $i > /tmp/count; usleep 200000; done) </dev/null >/dev/null 2>&1 &"
 
 
 def template(w):
@@ -21,10 +21,12 @@ def fork(w, what, prefix, n=1, *more):
 
 
 def progress(w, vm):
-    a = int(w.sh(vm, "cat /tmp/count"))
-    w.sh(vm, f"n=0; while [ $(cat /tmp/count) -le {a} ] && [ $n -lt 200 ]; do n=$((n+1)); usleep 50000; done;"
-             f" [ $(cat /tmp/count) -gt {a} ]")
-    return a
+    """The counter, which has moved since: read until it is whole, as its writer truncates it first."""
+    out = w.sh(vm, "get() { c=; while [ -z \"$c\" ]; do c=$(cat /tmp/count); done; }; get; a=$c; n=0;"
+                   " while [ $c -le $a ] && [ $n -lt 600 ]; do n=$((n+1)); usleep 100000; get; done;"
+                   " echo $a $c").split()
+    check(int(out[1]) > int(out[0]), f"{vm}: its counter stands still at {out[0]}")
+    return int(out[0])
 
 
 def distinct(values, what):
@@ -106,7 +108,7 @@ def test_fork__ten_are_machines_of_their_own(w):
 
 def test_fork__a_hundred_alive_and_answering_at_once(w):
     vms = fork(w, template(w), "cent", 100, "--timeout", "300s")
-    procs = [w.popen("exec", vm, "--", "/bin/sh", "-c", "hostname; cat /tmp/count",
+    procs = [w.popen("exec", vm, "--", "/bin/sh", "-c", "hostname; c=; while [ -z \"$c\" ]; do c=$(cat /tmp/count); done; echo $c",
                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) for vm in vms]
     first = {}
     for vm, p in zip(vms, procs):
