@@ -12,6 +12,10 @@ PKGS := libevent_core libevent_extra jansson libseccomp libcap-ng liburing libcr
 # The packages come by apt on the first run (`make deps`), so pkg-config is asked when a recipe runs.
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS))
 PKG_LIBS = $(shell pkg-config --libs $(PKGS))
+# The program as released has everything but libc inside: a command is a process start, and the dynamic
+# linker with its relocations was two thirds of one.
+PROG_LIBS_release = -Wl,-z,pack-relative-relocs -Wl,-Bstatic $(PKG_LIBS) -Wl,-Bdynamic
+PROG_LIBS = $(or $(PROG_LIBS_$(VARIANT)),$(PKG_LIBS))
 
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef \
 	-Wformat=2 -Werror
@@ -53,7 +57,7 @@ help:
 ## all            build clone and the guest programs (VARIANT=release|debug|asan|tsan)
 ifneq ($(wildcard src/cli/main.c),)
 $(B)/clone: $(B)/src/cli/main.o $(LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $(B)/src/cli/main.o $(LIB) $(PKG_LIBS)
+	$(CC) $(LDFLAGS_ALL) -o $@ $(B)/src/cli/main.o $(LIB) $(PROG_LIBS)
 else
 $(B)/clone: $(LIB)
 endif
