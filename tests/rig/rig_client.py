@@ -76,7 +76,10 @@ class Command:
             self.code = 128 + sig if sig else status >> 8
 
     def _receive(self):
-        data = self.sock.recv(4 * CHUNK)
+        try:
+            data = self.sock.recv(4 * CHUNK)
+        except ConnectionError:
+            data = b""
         if not data:
             raise RigError("the rig went away while the command ran, see console.log")
         self.rx += data
@@ -97,6 +100,13 @@ class Command:
             data = os.read(self.stdin, CHUNK)
         self.tx += frame(b"I", data)
         if not data:
+            self.stdin = None
+
+    def _send(self):
+        try:
+            del self.tx[:self.sock.send(self.tx)]
+        except ConnectionError:  # it takes no more, but may have said why
+            self.tx.clear()
             self.stdin = None
 
     def _expire(self):
@@ -143,7 +153,7 @@ class Command:
                 if self.stdin is not None and self.stdin in ready:
                     self._feed()
                 if ready.get(sock, 0) & select.POLLOUT:
-                    del self.tx[:self.sock.send(self.tx)]
+                    self._send()
                 if ready.get(sock, 0) & ~select.POLLOUT:
                     self._receive()
         return EXIT_TIMEOUT if self.timed_out else self.code

@@ -25,6 +25,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -32,6 +33,7 @@
 #define REQUEST_MAX (4u << 20)
 #define CHUNK 65536u
 #define STRINGS_MAX 65536
+#define LINGER_S 10
 
 struct request {
 	char *buf; /* owns every string below */
@@ -363,6 +365,11 @@ static _Noreturn void finish(struct session *s)
 		;
 	put_be32(w, (uint32_t)status);
 	send_frame(s->sock, 'X', w, sizeof(w));
+	/* Closing with input unread would reset the connection, and the status with it. */
+	shutdown(s->sock, SHUT_WR);
+	alarm(LINGER_S);
+	while (read(s->sock, s->rx, sizeof(s->rx)) > 0)
+		;
 	_exit(0);
 }
 
