@@ -32,7 +32,8 @@
  *             empty: leave), s16 machine_id (32 lower-case hex digits; empty: leave), b16 userdata
  *             (at most PROTO_MAX_USERDATA)
  *   SETTLE    u32 flags (PROTO_SETTLE_*), u32 timeout_ms (how long to wait for an idle guest)
- *   SHUTDOWN  u8 mode (PROTO_SHUTDOWN_*), u32 grace_ms (0: 10 s): after it the agent forces it
+ *   SHUTDOWN  u8 mode (PROTO_SHUTDOWN_*), u32 grace_ms: after it the agent forces it
+ *             (0: 10 s, or 60 s if the distribution's own poweroff or reboot succeeded)
  *   ACTIVITY  (empty)
  *   PING      (empty)
  *
@@ -136,7 +137,8 @@
 #define PROTO_LINGER_MS 200
 #define PROTO_KILL_GRACE_MS 500
 #define PROTO_HOOK_MS 10000
-#define PROTO_SHUTDOWN_MS 10000
+#define PROTO_SHUTDOWN_MS 10000	      /* by default until the agent forces it ... */
+#define PROTO_SHUTDOWN_TAKEN_MS 60000 /* ... once the distribution has begun to shut down */
 
 enum proto_type {
 	PROTO_EXEC = 1,

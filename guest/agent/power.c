@@ -25,7 +25,7 @@
 struct power {
 	struct agent *agent;
 	uint32_t mode;
-	bool syncing;
+	bool syncing, default_grace;
 	struct child helper, sync;
 	struct timer timer;
 };
@@ -46,6 +46,8 @@ static void on_helper_exit(struct child *c, int status)
 
 	if (!WIFEXITED(status) || WEXITSTATUS(status))
 		signal_init(p->mode);
+	else if (p->default_grace && !p->syncing) /* its services may need longer to stop */
+		loop_timer(&p->agent->loop, &p->timer, PROTO_SHUTDOWN_TAKEN_MS);
 }
 
 static void force(struct power *p)
@@ -122,6 +124,7 @@ void power_begin(struct agent *a, struct conn *c, uint32_t mode, uint32_t grace_
 	a->power = p;
 	p->agent = a;
 	p->mode = mode;
+	p->default_grace = !grace_ms;
 	p->timer.fn = on_timer;
 	if (!p->syncing)
 		loop_timer(&a->loop, &p->timer, grace_ms ? grace_ms : PROTO_SHUTDOWN_MS);

@@ -645,6 +645,19 @@ static void test_agent__shutdown_prefers_the_distributions_program(void **state)
 	guest_stop(&g);
 }
 
+static void test_agent__a_shutdown_under_way_is_not_cut_short(void **state)
+{
+	struct timespec pause = { .tv_sec = PROTO_SHUTDOWN_MS / 1000 + 2 };
+	struct guest g;
+
+	(void)state;
+	guest_start(&g, true, "#!/bin/sh\nexit 0\n");
+	shut_down(&g, PROTO_SHUTDOWN_POWEROFF, 0);
+	nanosleep(&pause, NULL);
+	assert_alive(&g);
+	guest_stop(&g);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -668,6 +681,7 @@ int main(void)
 		T(test_agent__shutdown_is_refused_unless_allowed),
 		cmocka_unit_test(test_agent__shutdown_asks_then_forces),
 		cmocka_unit_test(test_agent__shutdown_prefers_the_distributions_program),
+		cmocka_unit_test(test_agent__a_shutdown_under_way_is_not_cut_short),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
