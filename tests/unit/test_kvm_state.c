@@ -302,6 +302,44 @@ static void test_vcpu__other_tsc_rate_is_refused(void **st)
 	vm_free(&b);
 }
 
+/* The boot CPU runs, the others wait for INIT and SIPI; so they do when they were saved like that.
+ */
+static void test_vcpu__64_of_them_each_with_its_apic_id(void **st)
+{
+	static struct vcpu_state s[KVM_MAX_VCPUS_OURS];
+	static struct cpuid_table host;
+	struct boot_entry b = { .mode = BOOT_LONG64, .rip = CODE, .cr3 = PML4 };
+	struct err e;
+	struct vm vm;
+
+	(void)st;
+	ram_make(&vm);
+	for (int life = 0; life < 2; life++) {
+		struct kvm_vcpu *v;
+
+		assert_int_equal(kvm_create(sys_fd, &vm.k, &e), 0);
+		assert_int_equal(kvm_set_memory(vm.k, 0, 0, RAM_BYTES, vm.ram, false, &e), 0);
+		assert_int_equal(kvm_create_irqchip(vm.k, false, &e), 0);
+		assert_int_equal(kvm_supported_cpuid(vm.k, &host, &e), 0);
+		for (uint32_t i = 0; i < ARRAY_SIZE(s); i++) {
+			if (!life) {
+				s[i].phase = VCPU_COLD;
+				s[i].has_regs = !i;
+				cpuid_build(&host, i, ARRAY_SIZE(s), &s[i].cpuid);
+				boot_regs(&b, &s[i].regs, &s[i].sregs);
+			}
+			assert_int_equal(kvm_vcpu_create(vm.k, i, &v, &e), 0);
+			if (kvm_vcpu_load(v, &s[i], &e) || kvm_vcpu_save(v, &s[i], &e))
+				fail_msg("%s", e.msg);
+			assert_int_equal(s[i].lapic[0x23], i);
+			assert_int_equal(s[i].mp_state,
+					 i ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE);
+		}
+		kvm_destroy(vm.k);
+	}
+	munmap(vm.ram, RAM_BYTES);
+}
+
 static void test_kvm__clock_goes_on(void **st)
 {
 	uint64_t ns = 0;
@@ -406,6 +444,7 @@ int main(void)
 		cmocka_unit_test(test_vcpu__wire_form_loses_nothing),
 		cmocka_unit_test(test_vcpu__msr_that_cannot_be_set_is_named),
 		cmocka_unit_test(test_vcpu__other_tsc_rate_is_refused),
+		cmocka_unit_test(test_vcpu__64_of_them_each_with_its_apic_id),
 		cmocka_unit_test(test_kvm__clock_goes_on),
 		cmocka_unit_test(test_kvm__routes_run_out_and_come_back),
 		cmocka_unit_test(test_kvm__wrong_fd_says_so),
