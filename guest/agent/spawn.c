@@ -84,9 +84,22 @@ static int enter(const struct spawn *s)
 	return chdir("/") ? errno : 0;
 }
 
+/*
+ * What is ignored stays ignored through execve: SIGPIPE by the agent, others by whatever started
+ * it. By the system call, for libc refuses the numbers that it keeps for its threads (32 to 34).
+ */
+static void default_signals(void)
+{
+	const struct {
+		unsigned long handler, flags, restorer, mask;
+	} dfl = { 0 };
+
+	for (int n = 1; n < _NSIG; n++)
+		syscall(SYS_rt_sigaction, n, &dfl, NULL, sizeof dfl.mask);
+}
+
 static int set_up(const struct spawn *s)
 {
-	struct sigaction dfl = { .sa_handler = SIG_DFL };
 	struct rlimit lim;
 	sigset_t none;
 	int err;
@@ -108,7 +121,7 @@ static int set_up(const struct spawn *s)
 	err = s->user ? become(s->user) : 0;
 	if (!err)
 		err = enter(s);
-	sigaction(SIGPIPE, &dfl, NULL);
+	default_signals();
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	return err;

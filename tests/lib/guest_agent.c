@@ -95,6 +95,8 @@ __attribute__((noreturn)) static void ns_init(const struct guest *g, bool shutdo
 	if (!agent) {
 		snprintf(note, sizeof(note), "%s/log", g->dir);
 		must(freopen(note, "w", stderr) != NULL, 18);
+		/* Its commands must not inherit this. */
+		signal(SIGUSR1, SIG_IGN);
 		execl(binary, "clone-agent", "--listen", listen, "--root", g->root,
 		      shutdown ? "--shutdown" : "--no-shutdown", (char *)NULL);
 		_exit(17);
