@@ -73,7 +73,12 @@ static void on_ended(void *arg, enum vm_end how, const char *detail)
 /* Takes one of our own grants out of the table's care, never to be inherited. */
 static int take(struct process *p, const char *name, struct err *e)
 {
-	return grants_take(vm_grants(p->vm), name, e);
+	int fd = grants_take(vm_grants(p->vm), name, e);
+
+	/* a fork's child got it as something to keep: its own children must not, least of all the lock */
+	if (fd >= 0)
+		fdtab_set(vm_machine(p->vm)->fds, fd, FD_CLOSE);
+	return fd;
 }
 
 static int serve(struct process *p, struct err *e)
