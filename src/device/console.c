@@ -18,11 +18,14 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/time.h"
 #include "base/util.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
 
+/* A guest writes a byte an exit: main waits a little, rather than write each to file and sockets. */
+#define GATHER_NS (2 * NS_PER_MS)
 #define PUNCH_BYTES (1u << 20) /* the log is cut in steps of this */
 
 struct client {
@@ -39,13 +42,14 @@ struct console {
 
 	int listen_fd, log_fd; /* -1: none */
 	struct loop_io *listen_io;
+	struct loop_timer *timer; /* until what is gathered is handed on */
 	struct client clients[CONSOLE_CLIENTS_MAX];
 
 	uint64_t put_pos;	     /* of the next byte from the guest */
 	uint64_t log_pos;	     /* of the next byte to log */
 	uint64_t log_start, log_end; /* offsets in the log file: punched up to, written up to */
 	bool log_failed;
-	bool posted; /* main was woken and has not flushed yet */
+	bool posted; /* main was woken, or the timer runs, and nothing was flushed yet */
 
 	uint32_t in_head, in_n; /* typed and not yet read by the guest */
 	bool in_stopped;	/* clients are not read: input is full */
@@ -214,7 +218,7 @@ void console_flush(struct console *c)
 			client_send(&c->clients[i]);
 }
 
-static void on_post(void *arg)
+static void on_gathered(void *arg)
 {
 	struct console *c = arg;
 
@@ -224,9 +228,16 @@ static void on_post(void *arg)
 	console_flush(c);
 }
 
+static void on_post(void *arg)
+{
+	struct console *c = arg;
+
+	loop_set_timer(c->timer, GATHER_NS);
+}
+
 static void wake(struct console *c)
 {
-	if (c->posted || !c->m->loop)
+	if (c->posted || !c->timer)
 		return;
 	c->posted = true;
 	loop_post(c->m->loop, on_post, c);
@@ -285,6 +296,7 @@ void console_destroy(struct console *c)
 		return;
 	if (c->posted)
 		loop_unpost(c->m->loop, c);
+	loop_del_timer(c->timer);
 	console_flush(c);
 	for (size_t i = 0; i < CONSOLE_CLIENTS_MAX; i++)
 		if (c->clients[i].fd >= 0)
@@ -299,6 +311,7 @@ static void forget(struct console *c, bool renew)
 {
 	c->listen_fd = c->log_fd = -1;
 	c->listen_io = NULL;
+	c->timer = NULL;
 	c->posted = false;
 	for (size_t i = 0; i < CONSOLE_CLIENTS_MAX; i++)
 		c->clients[i] = (struct client){ .c = c, .fd = -1 };
@@ -316,6 +329,9 @@ int console_adopt(struct console *c, bool renew, struct err *e)
 	struct stat st;
 
 	forget(c, renew);
+	c->timer = loop_add_timer(c->m->loop, on_gathered, c);
+	if (!c->timer)
+		return err_set(e, ENOMEM, "no memory for the console's timer");
 	c->log_fd = grants_take(c->m->grants, "console-log", NULL);
 	if (c->log_fd >= 0) {
 		fdtab_set(c->m->fds, c->log_fd, FD_CLOSE);

@@ -37,6 +37,7 @@ struct loop_io {
 	struct loop *loop;
 	struct event *ev;
 	int fd;
+	unsigned int events; /* as loop_set_io was told last */
 	loop_io_fn fn;
 	void *arg;
 };
@@ -175,6 +176,9 @@ void loop_set_io(struct loop_io *io, unsigned int events)
 {
 	short what = EV_PERSIST;
 
+	if (events == io->events)
+		return;
+	io->events = events;
 	if (events & LOOP_READ)
 		what |= EV_READ;
 	if (events & LOOP_WRITE)
