@@ -29,16 +29,17 @@ static void report(struct vm *vm, int error, const char *msg)
 				     .first_exit_ns = vm->stats.first_exit_ns,
 				     .ready_ns = error ? 0 : time_mono_ns() };
 
-	if (vm->child.report_fd < 0)
+	int fd = take_fd(&vm->child.report_fd); /* vm_end comes here too */
+
+	if (fd < 0)
 		return;
 	vm->stats.ready_ns = r.ready_ns;
 	snprintf(r.msg, sizeof(r.msg), "%s", msg);
 	/* Whoever asked has been told that the fork failed if our parent is gone: fail closed. */
-	if (report_send(vm->child.report_fd, &r))
+	if (report_send(fd, &r))
 		vm_end(vm, VM_END_ERROR, "the parent died before the fork was complete");
-	fdtab_del(vm->m.fds, vm->child.report_fd);
-	close(vm->child.report_fd);
-	vm->child.report_fd = -1;
+	fdtab_del(vm->m.fds, fd);
+	close(fd);
 }
 
 static void fail(struct vm *vm, int error, const char *msg)
@@ -67,6 +68,14 @@ void fork_child_entered(struct vm *vm)
 	/* nobody to wait for: the guest runs, that is all there is to know */
 	if (!vm->child.wait || !vm->agent || !agent_present(vm->agent))
 		report(vm, 0, "");
+}
+
+void fork_child_ended(struct vm *vm, const char *detail)
+{
+	char msg[192];
+
+	snprintf(msg, sizeof(msg), "the guest ended before it was ready: %s", detail);
+	report(vm, -ECHILD, msg);
 }
 
 /* Nothing of the parent's may be touched here but memory. */

@@ -360,6 +360,7 @@ void vm_end(struct vm *vm, enum vm_end how, const char *detail)
 	vm->end = how;
 	snprintf(vm->end_detail, sizeof(vm->end_detail), "%s", detail ? detail : "");
 	vm->state = VM_ENDED;
+	fork_child_ended(vm, vm->end_detail);
 	vm->hooks->ended(vm->hooks_arg, how, vm->end_detail);
 	loop_stop(vm->m.loop);
 }
