@@ -92,6 +92,10 @@ $(B)/tests/%: $(B)/tests/unit/%.o $(TEST_LIB) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -o $@ $< $(TEST_LIB) $(LIB) $(PKG_LIBS) -lcmocka
 
+$(B)/bench/%: $(B)/tests/bench/%.o $(TEST_LIB) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $< $(TEST_LIB) $(LIB) $(PROG_LIBS)
+
 ## unit           run the unit tests
 .PHONY: unit
 unit: guest tests
@@ -112,21 +116,21 @@ build/state/images/bb/image.json: | all
 build/state/images/debian/image.json: | all
 	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --name debian
 
-## test           unit and conformance tests, fuzz corpus, guests that boot and execute (in the rig if need be)
-.PHONY: test test-all
+## test           everything: unit and conformance tests (also with sanitizers), fuzz corpus, guests (in the rig if need be)
+.PHONY: test
 test: deps
-	$(MAKE) -s VARIANT=release all tests
-	$(MAKE) -s fuzz-build
-	$(MAKE) -s images
-	tests/run unit:release fuzz:fuzz system
-
-## test-all       the same, with sanitizers, templates, forks and bad input
-test-all: deps
 	$(MAKE) -s VARIANT=release all tests
 	$(MAKE) -s VARIANT=asan tests
 	$(MAKE) -s fuzz-build
 	$(MAKE) -s images
-	tests/run unit:release unit:asan fuzz:fuzz system:--all
+	tests/run system unit:release unit:asan fuzz:fuzz
+
+## bench          our clocks beside QEMU's, as a table and in build/bench.json
+.PHONY: bench
+bench: deps
+	$(MAKE) -s VARIANT=release all build/release/bench/tiny build/release/bench/initrd
+	$(MAKE) -s images
+	tests/bench/run
 
 ## deps           install what the project needs, by apt package name (root; does nothing when all is there)
 DEPS := gcc make pkg-config musl-tools linux-libc-dev libevent-dev libjansson-dev libseccomp-dev \

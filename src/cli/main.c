@@ -1,38 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The table of commands, and nothing else: each has a file of its own (cmd_*.c). See cli.h for
- * exit codes.
+ * The program's entry: finds the command (commands.c) and runs it.
  */
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "vm/vm.h"
-
-const struct command cli_commands[] = {
-	{ "run", cmd_run, "boot a VM from an image or a kernel", cmd_run_usage },
-	{ "fork", cmd_fork, "fork a template, or a running VM", cmd_fork_usage },
-	{ "exec", cmd_exec, "run a command in a VM", cmd_exec_usage },
-	{ "ls", cmd_ls, "list VMs", cmd_ls_usage },
-	{ "inspect", cmd_inspect, "all there is to know about a VM", cmd_inspect_usage },
-	{ "logs", cmd_logs, "show a VM's console output", cmd_logs_usage },
-	{ "console", cmd_console, "attach to a VM's console", cmd_console_usage },
-	{ "pause", cmd_pause, "pause VMs", cmd_pause_usage },
-	{ "resume", cmd_resume, "resume paused VMs", cmd_resume_usage },
-	{ "stop", cmd_stop, "power VMs off, by force after a time", cmd_stop_usage },
-	{ "kill", cmd_kill, "end VMs at once", cmd_kill_usage },
-	{ "rm", cmd_rm, "remove ended VMs", cmd_rm_usage },
-	{ "template", cmd_template, "make and manage templates", cmd_template_usage },
-	{ "image", cmd_image, "build and manage images", cmd_image_usage },
-	{ "doctor", cmd_doctor, "check this host and say what to do", cmd_doctor_usage },
-	{ "completion", cmd_completion, "print shell completion", cmd_completion_usage },
-	{ "version", cmd_version, "print the version", cmd_version_usage },
-	{ "help", cmd_help, "print help", cmd_help_usage },
-	{ "vm", vm_process_main, NULL, "FD" },
-	{ NULL, NULL, NULL, NULL },
-};
 
 int main(int argc, char **argv)
 {

@@ -101,8 +101,11 @@ def http(path, request):
     s = socket.socket(socket.AF_UNIX)
     s.settimeout(60)
     s.connect(path)
-    s.sendall(request)
-    s.shutdown(socket.SHUT_WR)
+    try:
+        s.sendall(request)
+        s.shutdown(socket.SHUT_WR)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # it had heard enough; its answer is still there
     got = b""
     while True:
         try:
