@@ -90,9 +90,8 @@ class World:
         return json.loads(self.must("inspect", vm).out)["pid"]
 
     def drop(self, *vms):
-        for vm in vms:
-            self.clone("kill", vm)
-            self.clone("rm", vm)
+        if vms:
+            self.clone("rm", "-f", *vms)
 
     def fixture(self, name, make):
         if name not in self.made:
