@@ -17,7 +17,7 @@ import traceback
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CLONE = f"{ROOT}/build/release/clone"
 IMAGES = os.environ.get("CLONE_TEST_IMAGES", f"{ROOT}/build/state/images")
-WAIT = 240  # seconds that a guest may need at the very most
+WAIT = 480  # seconds that a guest may need at the very most
 
 
 class Failed(AssertionError):
