@@ -83,11 +83,13 @@ def test_boot__four_cpus_all_work(w):
     w.drop("smp")
 
 
-def test_boot__sixteen_cpus_come_up(w):
-    w.must("run", "-d", "--name", "smp16", "--image", "bb", "--memory", "512M", "--cpus", "16",
-           "--timeout", "200s")
-    same(w.sh("smp16", "nproc"), "16", "nproc")
-    w.drop("smp16")
+def test_boot__sixty_four_cpus_come_up(w):
+    w.must("run", "-d", "--name", "smp64", "--image", "bb", "--memory", "1G", "--cpus", "64",
+           "--timeout", "400s")
+    same(w.sh("smp64", "nproc"), "64", "nproc")
+    ids = w.sh("smp64", "awk '/^apicid/ {print $3}' /proc/cpuinfo").split()
+    same(ids, [str(i) for i in range(64)], "APIC ids")
+    w.drop("smp64")
 
 
 def test_boot__pvh_elf_kernel(w):
