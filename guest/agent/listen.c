@@ -145,8 +145,8 @@ static void on_retry(struct timer *t)
 			agent_log("vsock: listening on port %u", PROTO_AGENT_PORT);
 		return;
 	}
-	if (r ==
-	    -EADDRINUSE) { /* another agent, such as that of clone-init beside an image's own */
+	/* another agent, such as that of clone-init beside an image's own */
+	if (r == -EADDRINUSE) {
 		agent_log("vsock: another agent listens already");
 		l->agent->taken = l->agent->loop.stop = true;
 		return;

@@ -353,6 +353,11 @@ static int serial_create(struct machine *m, const char *id, const void *cfg, str
 	return 0;
 }
 
+void serial_flush(struct device *d)
+{
+	console_flush(serial_of(d)->console);
+}
+
 static int serial_quiesce(struct device *d, struct err *e)
 {
 	struct serial *s = serial_of(d);

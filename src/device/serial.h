@@ -9,4 +9,7 @@
 
 extern const struct device_class serial_class;
 
+/* Hands on at once what the console gathers (console.h): before the VM ends. Main. */
+void serial_flush(struct device *d);
+
 #endif

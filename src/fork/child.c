@@ -28,7 +28,6 @@ static void report(struct vm *vm, int error, const char *msg)
 				     .entered_ns = vm->stats.entered_ns,
 				     .first_exit_ns = vm->stats.first_exit_ns,
 				     .ready_ns = error ? 0 : time_mono_ns() };
-
 	int fd = take_fd(&vm->child.report_fd); /* vm_end comes here too */
 
 	if (fd < 0)

@@ -17,6 +17,7 @@
 #include "base/time.h"
 #include "base/util.h"
 #include "device/power.h"
+#include "device/serial.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
@@ -41,7 +42,10 @@ const struct field_table machine_cfg_table = FIELD_TABLE(struct machine_cfg, mac
 static void handle_event(void *arg)
 {
 	struct vm *vm = arg;
+	struct device *uart = vm_find_device(vm, "serial", "serial");
 
+	if (uart)
+		serial_flush(uart); /* a guest's last words come just before its end */
 	switch (vm->pending_event) {
 	case VM_EVENT_POWEROFF:
 		vm_end(vm, VM_END_POWEROFF, vm->pending_detail);

@@ -84,11 +84,12 @@ static void grant(struct vmproc *p, const char *name, int fd)
 		die(name, &e);
 }
 
-static void put(struct vmproc *p, const char *path, json_t *body)
+/* Takes over the body. */
+static void request(struct vmproc *p, const char *method, const char *path, json_t *body)
 {
 	struct err e;
 
-	if (vmproc_request(p, "PUT", path, body, STEP_MS, NULL, &e))
+	if (vmproc_request(p, method, path, body, STEP_MS, NULL, &e))
 		die(path, &e);
 	json_decref(body);
 }
@@ -118,13 +119,11 @@ static void make_snapshot(struct parts *f)
 		die("disk", NULL);
 	if (vmproc_start(PLACE_VM, "origin", 0, -1, &p, &e) || launch_boot(&p, &vm, &e))
 		die("origin", &e);
-	if (client_request(p.api, "PATCH", "/vm", json_pack("{s:s}", "state", "Paused"), STEP_MS, NULL,
-			   &e))
-		die("pause", &e);
+	request(&p, "PATCH", "/vm", json_pack("{s:s}", "state", "Paused"));
 	grant(&p, "state", f->state);
 	grant(&p, "ram", f->ram);
 	grant(&p, "layer/root", f->layer);
-	put(&p, "/snapshot/create",
+	request(&p, "PUT", "/snapshot/create",
 	    json_pack("{s:s, s:s, s:s}", "snapshot_type", "Full", "snapshot_path", "state",
 		      "mem_file_path", "ram"));
 	vmproc_abort(&p);
@@ -153,7 +152,7 @@ static void start_seed(const struct parts *f, struct vmproc *p)
 	grant(p, "ram", read_only(f->ram));
 	grant(p, "disk/root/base", read_only(f->base));
 	grant(p, "disk/root/layer", read_only(f->layer));
-	put(p, "/snapshot/load",
+	request(p, "PUT", "/snapshot/load",
 	    json_pack("{s:s, s:{s:s, s:s}, s:b, s:b}", "snapshot_path", "state", "mem_backend",
 		      "backend_type", "File", "backend_path", "ram", "resume_vm", 0, "seed", 1));
 }

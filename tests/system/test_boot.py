@@ -38,6 +38,8 @@ def test_boot__foreground_run_returns_the_guests_end(w):
                 "--append", "init=/bin/false loglevel=7")
     check(r.code in (10, 11), f"a guest whose init dies: exit {r.code}\n{r.err}")
     check("Linux version" in r.out, "the console was not shown")
+    # its very last words, after which it resets
+    check(r.out.rstrip().endswith("0xffffffffbfffffff)"), f"the console stops before the guest did: {r.out[-200:]!r}")
     check("fg" not in w.names(), "--rm left the VM")
 
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * clone-agent's identity, shutdown, activity, and what it makes of bytes that are no protocol.
+ * clone-agent's identity, shutdown, activity, and what it makes of bytes that are no protocol. Long,
+ * because all of it needs the same agent in its own namespaces and the same look at what it changed there.
  */
 #include <setjmp.h>
 #include <stdarg.h>
