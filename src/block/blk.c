@@ -221,15 +221,12 @@ static void record_files(struct blk *b)
 	}
 }
 
-/* In a fork's child: lets go of the parent's ring and data file, takes its own file (owned). */
+/* In a fork's child: lets go of the parent's data file, takes its own (owned). */
 static int take_child_file(struct blk *b, int data_fd, struct err *e)
 {
 	cleanup_close int data = data_fd;
 	int r;
 
-	uring_forget(b->ring);
-	b->ring = NULL;
-	b->watch = NULL;
 	if (b->read_only)
 		return data < 0 ? 0 : err_set(e, EINVAL, "a read-only disk takes no data file");
 	if (b->ov.cur != NO_LAYER && b->ov.layers[b->ov.cur].live)
@@ -244,6 +241,18 @@ static int take_child_file(struct blk *b, int data_fd, struct err *e)
 	return r;
 }
 
+int blk_prepare(struct blk *b, struct err *e)
+{
+	int r;
+
+	uring_forget(b->ring); /* the parent's, in a child */
+	b->ring = NULL;
+	b->watch = NULL;
+	r = uring_create(BLK_IOS, &b->ring, e);
+	b->prepared = !r;
+	return r;
+}
+
 int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, struct err *e)
 {
 	int r;
@@ -251,6 +260,13 @@ int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, 
 	BUG_ON(b->nr);
 	b->fds = fds;
 	b->ov.fds = fds;
+	r = b->prepared ? 0 : blk_prepare(b, e);
+	if (r) {
+		if (data_fd >= 0)
+			close(data_fd);
+		return r;
+	}
+	b->prepared = false;
 	if (b->adopted) {
 		r = take_child_file(b, data_fd, e);
 		if (r)
@@ -261,9 +277,6 @@ int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, 
 	}
 	b->adopted = true;
 	record_files(b);
-	r = uring_create(BLK_IOS, &b->ring, e);
-	if (r)
-		return r;
 	b->watch = loop_add_io(loop, uring_eventfd(b->ring), LOOP_READ, on_eventfd, b);
 	if (!b->watch) {
 		uring_destroy(b->ring);

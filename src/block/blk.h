@@ -89,6 +89,8 @@ uint64_t blk_size(const struct blk *b);
 /* Size of a base image (stays the caller's), checked as blk_create does: for a disk's cfg. */
 int blk_base_bytes(int base_fd, uint64_t *size, struct err *e);
 
+/* The ring, ahead of blk_adopt, which otherwise makes it: in a fork's child it needs no file of its own. */
+int blk_prepare(struct blk *b, struct err *e);
 /*
  * Host side: ring and completion eventfd on this loop, descriptors recorded in fds. Called once
  * after create with data_fd -1 (create had it), and once in a fork's child with a fresh data_fd

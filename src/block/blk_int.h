@@ -42,6 +42,7 @@ struct blk {
 	struct uring *ring; /* NULL before adopt */
 	struct fdtab *fds;
 	struct loop_io *watch;
+	bool prepared; /* the ring is this process's already; adopt follows */
 
 	struct blk_req *oldest, *newest; /* in flight */
 	unsigned int nr;		 /* of them */

@@ -74,9 +74,10 @@ static int grant_disks(struct vmproc *p, const struct template *t, struct err *e
 
 static int load(struct vmproc *p, const struct template *t, struct err *e)
 {
-	cleanup_json json_t *body = json_pack("{s:s, s:{s:s, s:s}, s:b, s:b}", "snapshot_path",
-					      "state", "mem_backend", "backend_type", "File",
-					      "backend_path", "ram", "resume_vm", 0, "seed", 1);
+	cleanup_json json_t *body =
+		json_pack("{s:s, s:{s:s, s:s}, s:b, s:i}", "snapshot_path", "state", "mem_backend",
+			  "backend_type", "File", "backend_path", "ram", "seed", 1, "spares",
+			  SEED_SPARES);
 	int r = grant_file(p, "state", template_file_open(t, TEMPLATE_STATE, e), e);
 
 	if (!r)

@@ -11,6 +11,7 @@
 #include "template/template.h"
 
 #define SEED_LINGER_MS 60000
+#define SEED_SPARES 2 /* children ready ahead of time */
 
 /*
  * The template's seed, started when none runs (the template is checked then): its directory in d.

@@ -38,7 +38,6 @@ struct fdsock {
 	struct fdconn *conns;
 	unsigned int nconns;
 	struct log_limit limit;
-	char buf[FDSOCK_MESSAGE_MAX];
 };
 
 static void fdconn_free(struct fdconn *c)
@@ -122,7 +121,8 @@ static int claim(struct fdconn *c, const char *name, size_t nfds, struct err *e)
 	return grants_take(c->s->g, name, e);
 }
 
-static int handle(struct fdconn *c, size_t n, int *fds, size_t nfds, int *out, struct err *e)
+static int handle(struct fdconn *c, const char *buf, size_t n, int *fds, size_t nfds, int *out,
+		  struct err *e)
 {
 	struct {
 		json_t *grant;
@@ -132,7 +132,7 @@ static int handle(struct fdconn *c, size_t n, int *fds, size_t nfds, int *out, s
 		{ "grant", WANT_ARRAY, false, 0, 1, FD_PASS_MAX },
 		{ "claim", WANT_STRING, false, sizeof(json_t *), 1, GRANT_NAME_MAX },
 	};
-	cleanup_json json_t *j = json_object_from(c->s->buf, n, e);
+	cleanup_json json_t *j = json_object_from(buf, n, e);
 	int r;
 
 	if (!j)
@@ -155,6 +155,7 @@ static void fdconn_io(void *arg, int sock, unsigned int events)
 {
 	struct fdconn *c = arg;
 	struct fdsock *s = c->s;
+	char buf[FDSOCK_MESSAGE_MAX]; /* here, so that a VM without clients has no page of it */
 	int fds[FD_PASS_MAX], out = -1, r;
 	cleanup_json json_t *reply = NULL;
 	cleanup_free char *text = NULL;
@@ -163,7 +164,7 @@ static void fdconn_io(void *arg, int sock, unsigned int events)
 	ssize_t n;
 
 	(void)events;
-	n = fd_recv(sock, s->buf, sizeof(s->buf), fds, FD_PASS_MAX, &nfds);
+	n = fd_recv(sock, buf, sizeof(buf), fds, FD_PASS_MAX, &nfds);
 	if (n == -EAGAIN || n == -EINTR)
 		return;
 	if (n <= 0 && n != -EMSGSIZE) {
@@ -174,7 +175,7 @@ static void fdconn_io(void *arg, int sock, unsigned int events)
 		r = err_set(&e, EMSGSIZE, "more than %u bytes or %d descriptors in one message",
 			    FDSOCK_MESSAGE_MAX, FD_PASS_MAX);
 	else
-		r = handle(c, (size_t)n, fds, nfds, &out, &e);
+		r = handle(c, buf, (size_t)n, fds, nfds, &out, &e);
 	for (size_t i = 0; i < nfds; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);

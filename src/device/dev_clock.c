@@ -97,5 +97,6 @@ const struct device_class dev_clock_class = {
 	.resume = device_resume_nothing,
 	.check = clock_check,
 	.commit = device_commit_copy,
+	.prepare = device_prepare_nothing,
 	.adopt = clock_adopt,
 };

@@ -128,12 +128,11 @@ static int irqchip_check(const struct device *d, const void *state, struct err *
 	return 0;
 }
 
-static int irqchip_adopt(struct device *d, const struct identity *id, struct err *e)
+static int irqchip_prepare(struct device *d, struct err *e)
 {
 	struct dev_irqchip *dev = dev_of(d);
 	int r = kvm_create_irqchip(d->m->kvm, dev->cfg.pit, e);
 
-	(void)id;
 	if (r || !dev->state.valid)
 		return r;
 	return kvm_chip_load(d->m->kvm, &dev->state, e);
@@ -151,5 +150,6 @@ const struct device_class dev_irqchip_class = {
 	.resume = device_resume_nothing,
 	.check = irqchip_check,
 	.commit = device_commit_copy,
-	.adopt = irqchip_adopt,
+	.prepare = irqchip_prepare,
+	.adopt = device_adopt_nothing,
 };

@@ -18,6 +18,8 @@
 
 #define LONG_PAUSE_NS NS_PER_SEC /* half of what a guest's watchdog bears, at its strictest */
 
+#define TSC_LATE_NS (10 * NS_PER_MS) /* less is within what any fork takes */
+
 #define MSR_MISC_ENABLE 0x1a0
 #define MSR_MTRR_DEFAULT 0x2ff
 
@@ -100,17 +102,28 @@ static int vcpu_dev_check(const struct device *d, const void *state, struct err 
 	return r ? r : check_msrs(d, &s->msrs, e);
 }
 
-static int vcpu_dev_adopt(struct device *d, const struct identity *id, struct err *e)
+static int vcpu_dev_prepare(struct device *d, struct err *e)
 {
 	struct dev_vcpu *v = dev_of(d);
 	int r;
 
-	(void)id;
 	/* In a fork's child, what kv points to went with kvm_abandon. */
 	v->kv = NULL;
 	v->paused_ns = 0;
+	v->prepared_ns = time_mono_ns();
 	r = kvm_vcpu_create(d->m->kvm, v->cfg.index, &v->kv, e);
 	return r ? r : kvm_vcpu_load(v->kv, &v->state, e);
+}
+
+/* A vCPU's TSC counts from the moment it is loaded: what a spare child waited is not the guest's time. */
+static int vcpu_dev_adopt(struct device *d, const struct identity *id, struct err *e)
+{
+	struct dev_vcpu *v = dev_of(d);
+
+	(void)id;
+	if (time_mono_ns() - v->prepared_ns < TSC_LATE_NS)
+		return 0;
+	return kvm_vcpu_load_tsc(v->kv, &v->state, e);
 }
 
 static int vcpu_dev_quiesce(struct device *d, struct err *e)
@@ -162,5 +175,6 @@ const struct device_class dev_vcpu_class = {
 	.resume = vcpu_dev_resume,
 	.check = vcpu_dev_check,
 	.commit = device_commit_copy,
+	.prepare = vcpu_dev_prepare,
 	.adopt = vcpu_dev_adopt,
 };

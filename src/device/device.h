@@ -10,9 +10,10 @@
  * and a const table of operations with no optional member. vCPUs and in-kernel chips are devices
  * too. The one explicit registry array (vm/registry.c) gives the order of everything.
  *
- * Life: create -> adopt -> (resume ... quiesce)* -> destroy.
- * Restore: create all, decode all, check all, commit all, adopt all, resume all. Never reset.
- * fork(2): quiesce all; in the child: the fd table closes what was inherited, adopt all, resume all.
+ * Life: create -> prepare -> adopt -> (resume ... quiesce)* -> destroy.
+ * Restore: create all, decode all, check all, commit all, prepare all, adopt all, resume all. Never reset.
+ * fork(2): quiesce all; in the child: the fd table closes what was inherited, prepare all, adopt all,
+ * resume all. A seed's spare child prepares ahead of time and adopts when it learns who it is.
  *
  * All operations run on main with the vCPUs parked, except create/destroy (main, before any vCPU).
  */
@@ -95,7 +96,9 @@ struct device_class {
 	/* Take it over. Cannot fail. */
 	void (*commit)(struct device *d, const void *state);
 	/* Build the host side: after create, after commit, and in a fork's child (where nothing
-	 * inherited is open any more: forget it, do not close it). */
+	 * inherited is open any more: forget it, do not close it). prepare does what needs neither
+	 * an identity nor a descriptor of this VM's own, adopt the rest, maybe much later. */
+	int (*prepare)(struct device *d, struct err *e);
 	int (*adopt)(struct device *d, const struct identity *id, struct err *e);
 };
 
@@ -114,6 +117,7 @@ int device_quiesce_nothing(struct device *d, struct err *e);
 void device_resume_nothing(struct device *d);
 void device_commit_copy(struct device *d, const void *state);
 int device_check_any(const struct device *d, const void *state, struct err *e);
+int device_prepare_nothing(struct device *d, struct err *e);
 int device_adopt_nothing(struct device *d, const struct identity *id, struct err *e);
 
 #endif

@@ -30,7 +30,8 @@ struct vcpu_cfg {
 struct dev_vcpu {
 	struct device d;
 	struct vcpu_cfg cfg;
-	struct kvm_vcpu *kv; /* adopt makes it; NULL before */
+	struct kvm_vcpu *kv; /* prepare makes it; NULL before */
+	uint64_t prepared_ns;
 	uint64_t paused_ns;  /* when this process paused it last; 0: it was not */
 	struct vcpu_state state;
 };

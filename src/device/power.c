@@ -149,5 +149,6 @@ const struct device_class power_class = {
 	.resume = device_resume_nothing,
 	.check = power_check,
 	.commit = device_commit_copy,
+	.prepare = device_prepare_nothing,
 	.adopt = device_adopt_nothing,
 };

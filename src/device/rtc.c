@@ -170,5 +170,6 @@ const struct device_class rtc_class = {
 	.resume = device_resume_nothing,
 	.check = rtc_check,
 	.commit = device_commit_copy,
+	.prepare = device_prepare_nothing,
 	.adopt = device_adopt_nothing,
 };

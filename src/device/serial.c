@@ -411,5 +411,6 @@ const struct device_class serial_class = {
 	.resume = serial_resume,
 	.check = serial_check,
 	.commit = device_commit_copy,
+	.prepare = device_prepare_nothing,
 	.adopt = serial_adopt,
 };

@@ -103,5 +103,6 @@ const struct device_class vmgenid_class = {
 	.resume = vmgenid_resume,
 	.check = vmgenid_check,
 	.commit = device_commit_copy,
+	.prepare = device_prepare_nothing,
 	.adopt = vmgenid_adopt,
 };

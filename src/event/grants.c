@@ -124,14 +124,24 @@ void grants_drop(struct grants *g, const char *prefix)
 	}
 }
 
-void grants_child(struct grants *g, const char *prefix)
+void grants_each(const struct grants *g, const char *prefix,
+		 bool (*fn)(void *arg, const char *rest, int fd), void *arg)
 {
 	size_t len = strlen(prefix);
+
+	for (size_t i = 0; i < g->n; i++)
+		if (!strncmp(g->v[i].name, prefix, len) && !fn(arg, g->v[i].name + len, g->v[i].fd))
+			return;
+}
+
+void grants_child(struct grants *g, const char *prefix)
+{
+	size_t len = prefix ? strlen(prefix) : 0;
 
 	for (size_t i = g->n; i-- > 0;) {
 		struct grant *x = &g->v[i];
 
-		if (strncmp(x->name, prefix, len) != 0) {
+		if (!prefix || strncmp(x->name, prefix, len) != 0) {
 			forget(g, x); /* the fd table's sweep closes it */
 			continue;
 		}

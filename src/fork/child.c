@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The child's side of a fork: everything that does not survive fork(2) is made anew, in this order:
- * descriptors swept, loop, jail, KVM, devices (adopt), control sockets, vCPU threads; then the
- * guest learns who it is, and the parent that we are ready. Any failure is reported and ends us.
+ * descriptors swept, loop, KVM, vCPUs (prepare; a spare waits here for its name), jail, devices (adopt),
+ * control sockets, vCPU threads; then the guest learns who it is, and the parent that we are ready.
+ * Any failure is reported and ends us.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -17,6 +18,7 @@
 #include "event/grants.h"
 #include "event/loop.h"
 #include "fork/report.h"
+#include "fork/spare.h"
 #include "kvm/kvm.h"
 #include "vm/vm_private.h"
 
@@ -77,18 +79,18 @@ void fork_child_ended(struct vm *vm, const char *detail)
 	report(vm, -ECHILD, msg);
 }
 
-/* Nothing of the parent's may be touched here but memory. */
-static int become_child(struct vm *vm, struct err *e)
+/* What needs no name: a spare does it ahead of time. Nothing of the parent's may be touched but memory. */
+static int prepare(struct vm *vm, struct err *e)
 {
 	char prefix[VM_NAME_MAX + 16];
 	int ret;
 
-	vm->child.spec.id.renew = true;
-	vm_random_identity(&vm->child.spec.id);
 	snprintf(prefix, sizeof(prefix), "child/%s/", vm->child.spec.id.name);
-	grants_child(vm->m.grants, prefix);
+	grants_child(vm->m.grants, vm->child.spare ? NULL : prefix);
 	fdtab_add(vm->m.fds, vm->child.report_fd, FD_KEEP, "fork report");
 	fdtab_child(vm->m.fds);
+	fdtab_set(vm->m.fds, vm->child.report_fd, FD_CLOSE);
+	vm->hooks->child_forget(vm->hooks_arg);
 	barrier_child(vm->m.barrier);
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_lock(&vm->lock);
@@ -96,21 +98,32 @@ static int become_child(struct vm *vm, struct err *e)
 	kvm_abandon(vm->m.kvm);
 	vm->m.kvm = NULL;
 	vm->forks = NULL;
+	spares_forget(vm);
 	vm->entered_posted = vm->event_posted = false;
 	ret = loop_create(&vm->lock, &vm->m.loop, e);
-	if (ret)
-		return ret;
-	return vm->hooks->child_enter(vm->hooks_arg, &vm->child.spec, e);
+	if (!ret)
+		ret = vm_open_kvm(vm, e);
+	return ret ? ret : vm_prepare_all(vm, e);
 }
 
-static int rebuild(struct vm *vm, struct err *e)
+static int become(struct vm *vm, struct err *e)
 {
-	int ret;
+	int ret = vm->hooks->child_enter(vm->hooks_arg, &vm->child.spec, e);
 
+	if (ret)
+		return ret;
+	/* the threads jail themselves while we go on; they park until the guest may run */
+	if (!vm->child.spec.paused) {
+		vm->starting = true;
+		ret = vcpu_threads_start(vm, e);
+		if (ret)
+			return ret;
+	}
 	vm->id = vm->child.spec.id;
-	ret = vm_open_kvm(vm, e);
-	if (!ret)
-		ret = vm_adopt_all(vm, &vm->id, e);
+	explicit_bzero(vm->child.spec.id.entropy, sizeof(vm->child.spec.id.entropy));
+	vm->id.renew = true;
+	vm_random_identity(&vm->id);
+	ret = vm_adopt_all(vm, &vm->id, e);
 	if (!ret)
 		ret = vm->hooks->child_serve(vm->hooks_arg, e);
 	vm->stats.adopted_ns = time_mono_ns();
@@ -120,10 +133,12 @@ static int rebuild(struct vm *vm, struct err *e)
 static void child_main(struct vm *vm)
 {
 	struct err e;
-	int ret = become_child(vm, &e);
+	int ret = prepare(vm, &e);
 
+	if (!ret && vm->child.spare)
+		ret = spare_wait(vm, &e);
 	if (!ret)
-		ret = rebuild(vm, &e);
+		ret = become(vm, &e);
 	if (!ret && vm->agent)
 		ret = agent_set_identity(vm->agent, &vm->id, true, NULL, 0, vm->child.timeout_ms,
 					 on_identity, vm, &e);
@@ -133,8 +148,9 @@ static void child_main(struct vm *vm)
 		vm->state = VM_PAUSED;
 		report(vm, 0, "");
 	} else if (!ret) {
-		barrier_resume(vm->m.barrier); /* the count that barrier_child left */
 		ret = vm_go(vm, &e);
+		barrier_resume(vm->m.barrier); /* the count that barrier_child left */
+		__atomic_store_n(&vm->starting, false, __ATOMIC_RELEASE);
 	}
 	if (ret)
 		fail(vm, ret, e.msg);

@@ -9,9 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -21,6 +18,8 @@
 #include "event/grants.h"
 #include "event/loop.h"
 #include "fork/report.h"
+#include "fork/spare.h"
+#include "fork/spawn.h"
 #include "virtio/blk.h"
 #include "vm/vm_private.h"
 
@@ -43,56 +42,6 @@ struct fork_op {
 	struct fork_child c[];
 };
 
-/* Waits for a child's end, to reap it: outlives the request. */
-struct reaper {
-	struct vm *vm;
-	int pid, pidfd;
-	struct loop_io *io;
-	char name[VM_NAME_MAX + 1];
-};
-
-static void on_child_end(void *arg, int fd, unsigned int events)
-{
-	struct reaper *r = arg;
-	char grant[VM_NAME_MAX + 16];
-
-	(void)events;
-	waitpid(r->pid, NULL, WNOHANG);
-	loop_del_io(r->io);
-	fdtab_del(r->vm->m.fds, fd);
-	close(fd);
-	snprintf(grant, sizeof(grant), "pidfd/%s", r->name);
-	grants_drop(r->vm->m.grants, grant);
-	free(r);
-}
-
-/* Best effort: without a reaper the child is a zombie until we end. */
-static void reap_later(struct vm *vm, int pid, const char *name)
-{
-	struct reaper *r = calloc(1, sizeof(*r));
-	char grant[VM_NAME_MAX + 16];
-	struct err e;
-	int claim;
-
-	if (!r)
-		return;
-	*r = (struct reaper){ .vm = vm, .pid = pid };
-	snprintf(r->name, sizeof(r->name), "%s", name);
-	r->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (r->pidfd < 0) {
-		free(r);
-		return;
-	}
-	fdtab_add(vm->m.fds, r->pidfd, FD_CLOSE, "pidfd");
-	r->io = loop_add_io(vm->m.loop, r->pidfd, LOOP_READ, on_child_end, r);
-	claim = dup(r->pidfd);
-	if (claim >= 0) {
-		snprintf(grant, sizeof(grant), "pidfd/%s", name);
-		if (grants_put(vm->m.grants, grant, claim, &e))
-			log_warn("fork %s: %s", name, e.msg);
-	}
-}
-
 static void finish_op(struct fork_op *op)
 {
 	struct vm_child_result *res = calloc(op->n, sizeof(*res));
@@ -106,6 +55,7 @@ static void finish_op(struct fork_op *op)
 	for (size_t i = 0; i < op->n; i++)
 		res[i] = op->c[i].res;
 	op->done(op->arg, res, op->n, op->pause_ns);
+	spares_later(op->vm);
 	free(res);
 	free(op);
 }
@@ -159,42 +109,23 @@ static void on_timeout(void *arg)
 	}
 }
 
-/*
- * The children forked so far share the fate of the request's later ones only if asked; here each
- * has its own result. Returns in the parent; a child jumps to vm_run.
- */
+/* Each child has its own result: one that could not be made does not stop the others. */
 static void fork_one(struct vm *vm, struct fork_child *c, const struct vm_fork_request *rq,
 		     const struct vm_child_spec *spec)
 {
-	int pair[2], pid;
+	struct child_start start = { .spec = *spec, .wait = rq->wait, .timeout_ms = rq->timeout_ms };
+	struct err e;
 
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-		c->res.error = -errno;
-		snprintf(c->res.msg, sizeof(c->res.msg), "socketpair: %s", strerror(errno));
-		return;
+	if (spare_use(vm, spec, rq, &c->res.pid, &c->report_fd)) {
+		fdtab_add(vm->m.fds, c->report_fd, FD_CLOSE, "fork report");
+	} else {
+		c->res.error = child_spawn(vm, &start, &c->res.pid, &c->report_fd, &e);
+		if (c->res.error)
+			snprintf(c->res.msg, sizeof(c->res.msg), "%.255s", e.msg);
 	}
-	pid = fork();
-	if (pid == 0) {
-		vm->child = (struct child_start){ .spec = *spec,
-						  .report_fd = pair[1],
-						  .wait = rq->wait,
-						  .timeout_ms = rq->timeout_ms };
-		vm->stats = (struct vm_stats){ .forked_ns = time_mono_ns(),
-					       .fork_depth = vm->stats.fork_depth + 1 };
-		siglongjmp(vm->child_env, 1);
-	}
-	close(pair[1]);
-	if (pid < 0) {
-		c->res.error = -errno;
-		snprintf(c->res.msg, sizeof(c->res.msg), "fork: %s%s", strerror(errno),
-			 errno == ENOMEM ? " (vm.overcommit_memory=2 on this host?)" : "");
-		close(pair[0]);
-		return;
-	}
-	c->res.pid = pid;
-	c->report_fd = pair[0];
-	fdtab_add(vm->m.fds, c->report_fd, FD_CLOSE, "fork report");
-	vm->stats.forks++;
+	explicit_bzero(&start.spec, sizeof(start.spec)); /* the child's entropy */
+	if (!c->res.error)
+		vm->stats.forks++;
 }
 
 static int check_request(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
@@ -302,7 +233,7 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 			failed++;
 			continue;
 		}
-		reap_later(vm, c->res.pid, c->res.name);
+		child_reap(vm, c->res.pid, c->res.name);
 		c->io = loop_add_io(vm->m.loop, c->report_fd, LOOP_READ, on_report, c);
 	}
 	op->left -= failed;

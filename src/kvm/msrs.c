@@ -10,6 +10,7 @@
 #include "kvm/internal.h"
 #include "kvm/msrs.h"
 
+#define MSR_IA32_TSC 0x10
 #define MSR_IA32_TSC_DEADLINE 0x6e0
 #define MSR_KVM_WALL_CLOCK_OLD 0x11
 #define MSR_KVM_SYSTEM_TIME_OLD 0x12
@@ -186,4 +187,15 @@ int msrs_load(struct kvm_vcpu *v, const struct msr_table *t, struct err *e)
 			return err_sys(e, errno, "KVM_SET_MSRS of %u registers", rest.n);
 	}
 	return 0;
+}
+
+int kvm_vcpu_load_tsc(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e)
+{
+	struct msr_table t = { 0 };
+
+	for (uint32_t i = 0; i < s->msrs.n; i++)
+		if (s->msrs.e[i].index == MSR_IA32_TSC ||
+		    s->msrs.e[i].index == MSR_IA32_TSC_DEADLINE)
+			t.e[t.n++] = s->msrs.e[i];
+	return msrs_load(v, &t, e);
 }

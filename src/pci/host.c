@@ -242,5 +242,6 @@ const struct device_class pci_host_class = {
 	.resume = device_resume_nothing,
 	.check = host_check,
 	.commit = device_commit_copy,
+	.prepare = device_prepare_nothing,
 	.adopt = host_adopt,
 };

@@ -168,8 +168,10 @@ int vm_load(struct vm *vm, const char *state, const char *ram, bool seed, struct
 	}
 	if (!ret) {
 		vm->id.renew = true; /* a snapshot may be loaded many times */
-		ret = vm_adopt_all(vm, &vm->id, e);
+		ret = vm_prepare_all(vm, e);
 	}
+	if (!ret)
+		ret = vm_adopt_all(vm, &vm->id, e);
 	if (ret) {
 		vm_unbuild(vm);
 		vm->cfg = before;

@@ -289,6 +289,13 @@ static int renew_disk(struct vblk *d, struct err *e)
 	return r;
 }
 
+static int vblk_prepare(struct device *dev, struct err *e)
+{
+	struct vblk *d = (struct vblk *)dev;
+
+	return d->blk ? blk_prepare(d->blk, e) : 0;
+}
+
 static int vblk_adopt(struct device *dev, const struct identity *id, struct err *e)
 {
 	struct vblk *d = (struct vblk *)dev;
@@ -318,6 +325,7 @@ const struct device_class virtio_blk_class = {
 	.resume = vblk_resume,
 	.check = vblk_check,
 	.commit = vblk_commit,
+	.prepare = vblk_prepare,
 	.adopt = vblk_adopt,
 };
 

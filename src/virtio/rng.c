@@ -281,5 +281,6 @@ const struct device_class virtio_rng_class = {
 	.resume = rng_resume,
 	.check = rng_check,
 	.commit = rng_commit,
+	.prepare = device_prepare_nothing,
 	.adopt = rng_adopt,
 };

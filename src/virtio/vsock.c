@@ -439,6 +439,7 @@ const struct device_class virtio_vsock_class = {
 	.resume = vsock_resume,
 	.check = vsock_check,
 	.commit = vsock_commit,
+	.prepare = device_prepare_nothing,
 	.adopt = vsock_adopt,
 };
 

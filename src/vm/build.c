@@ -172,6 +172,17 @@ int vm_open_kvm(struct vm *vm, struct err *e)
 	return ret;
 }
 
+int vm_prepare_all(struct vm *vm, struct err *e)
+{
+	for (struct device *d = vm->devices; d; d = d->next) {
+		int ret = d->cls->prepare(d, e);
+
+		if (ret)
+			return err_wrap(e, ret, "%s", d->id);
+	}
+	return 0;
+}
+
 int vm_adopt_all(struct vm *vm, const struct identity *id, struct err *e)
 {
 	for (struct device *d = vm->devices; d; d = d->next) {

@@ -54,7 +54,7 @@ void vm_start_world(struct vm *vm)
 
 int vm_go(struct vm *vm, struct err *e)
 {
-	int ret = vcpu_threads_start(vm, e);
+	int ret = vm->threads[0] ? 0 : vcpu_threads_start(vm, e);
 
 	if (ret)
 		return ret;
@@ -166,6 +166,8 @@ int vm_start(struct vm *vm, struct err *e)
 	ret = vm_open_kvm(vm, e);
 	if (!ret)
 		ret = load_guest(vm, e);
+	if (!ret)
+		ret = vm_prepare_all(vm, e);
 	if (!ret)
 		ret = vm_adopt_all(vm, &vm->id, e);
 	if (!ret)

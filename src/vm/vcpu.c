@@ -113,6 +113,8 @@ static void parking(struct barrier_party *p)
 	struct err e;
 	int ret;
 
+	if (__atomic_load_n(&t->vm->starting, __ATOMIC_ACQUIRE))
+		return;
 	while ((ret = kvm_vcpu_settle(v->kv, &e)) > 0)
 		if (!handle_exit(t, kvm_vcpu_runpage(v->kv)))
 			break;
@@ -249,6 +251,19 @@ int vcpu_threads_start(struct vm *vm, struct err *e)
 		t->started = true;
 	}
 	return 0;
+}
+
+static void *nothing(void *arg)
+{
+	return arg;
+}
+
+void vcpu_threads_warm(void)
+{
+	pthread_t t;
+
+	if (!pthread_create(&t, NULL, nothing, NULL))
+		pthread_join(t, NULL);
 }
 
 void vcpu_threads_stop(struct vm *vm)

@@ -89,6 +89,11 @@ static int hook_nothing(void *arg, struct err *e)
 	return 0;
 }
 
+static void hook_forget_nothing(void *arg)
+{
+	(void)arg;
+}
+
 static void hook_ended(void *arg, enum vm_end how, const char *detail)
 {
 	(void)arg;
@@ -97,6 +102,7 @@ static void hook_ended(void *arg, enum vm_end how, const char *detail)
 }
 
 static const struct vm_hooks no_hooks = {
+	.child_forget = hook_forget_nothing,
 	.child_enter = hook_child_nothing,
 	.child_serve = hook_nothing,
 	.vcpu_enter = hook_nothing,

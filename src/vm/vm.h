@@ -22,6 +22,7 @@ struct vsock_mux;
 
 #define VM_MAX_DISKS 8
 #define VM_CMDLINE_MAX 2048
+#define VM_SPARES_MAX 64
 #define VM_FORK_MAX 256 /* children in one request */
 
 enum vm_state {
@@ -102,7 +103,7 @@ struct vm_child_result {
 	int pid;
 	int error; /* 0 or -errno; msg says why; the child is gone then */
 	char msg[256];
-	/* CLOCK_MONOTONIC: fork(2) returned in the child, devices adopted, first KVM_RUN entered,
+	/* CLOCK_MONOTONIC: fork(2) returned in the child (a spare: it learnt who it is), devices adopted, first KVM_RUN entered,
 	 * first exit from it, agent acknowledged (0: did not happen) */
 	uint64_t forked_ns, adopted_ns, entered_ns, first_exit_ns, ready_ns;
 };
@@ -121,6 +122,10 @@ struct vm_fork_request {
  * the fork(2)s; done comes later. In the child this function does not return to its caller: the
  * child goes on in its own main loop. */
 int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e);
+
+/* A seed: keeps n children forked and half adopted ahead of time, from its first fork on. Each costs the memory of
+ * a fork that never ran. */
+int vm_keep_spares(struct vm *vm, unsigned int n, struct err *e);
 
 /* ---- statistics ---- */
 

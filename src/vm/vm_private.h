@@ -49,8 +49,10 @@ struct vcpu_thread {
 
 /* What the process around the VM adds (control socket, jail). No optional member. */
 struct vm_hooks {
-	/* In a fork's child right after its inherited descriptors were closed: own directory,
-	 * uid, no capabilities. */
+	/* In a fork's child right after its inherited descriptors were closed: what was the parent's
+	 * (control, timers, exit record) is forgotten. */
+	void (*child_forget)(void *arg);
+	/* In a fork's child once it knows who it is: own directory, uid, no capabilities. */
 	int (*child_enter)(void *arg, const struct vm_child_spec *spec, struct err *e);
 	/* In a fork's child once its loop exists: the control sockets. */
 	int (*child_serve)(void *arg, struct err *e);
@@ -60,10 +62,18 @@ struct vm_hooks {
 	void (*ended)(void *arg, enum vm_end how, const char *detail);
 };
 
+/* A seed's children that are nobody yet (fork/spare.h). */
+struct spares {
+	struct spare *first;
+	unsigned int n, want;
+	struct loop_timer *timer;
+};
+
 /* A fork's child between fork(2) and its report. */
 struct child_start {
 	struct vm_child_spec spec;
 	int report_fd; /* to the parent, -1 when reported */
+	bool spare; /* the rest is not known yet */
 	bool wait; /* for the agent */
 	uint32_t timeout_ms;
 };
@@ -78,6 +88,7 @@ struct vm {
 	char cmdline[VM_CMDLINE_MAX];
 	struct device *devices, **devices_tail; /* in registry order */
 	struct vcpu_thread *threads[VM_MAX_VCPUS];
+	bool starting; /* vCPU threads exist and none has entered: there is nothing to save */
 	bool quit; /* vCPU threads: return at the next barrier */
 	struct device *vsock_dev, *power_dev;
 	struct agent *agent;
@@ -94,6 +105,7 @@ struct vm {
 	sigjmp_buf child_env; /* vm_run: where a fork's child comes out */
 	struct child_start child;
 	struct fork_op *forks;
+	struct spares spares;
 };
 
 /* ---- vm/vm.c ---- */
@@ -109,7 +121,9 @@ int vm_build(struct vm *vm, struct err *e);
 void vm_unbuild(struct vm *vm);
 /* The kernel side of RAM: a fresh KVM VM with its memory slots. */
 int vm_open_kvm(struct vm *vm, struct err *e);
-/* adopt of every device, then interrupt routes. */
+/* prepare of every device: it need not know yet who the VM is. */
+int vm_prepare_all(struct vm *vm, struct err *e);
+/* adopt of every (prepared) device, then interrupt routes. */
 int vm_adopt_all(struct vm *vm, const struct identity *id, struct err *e);
 struct device *vm_find_device(struct vm *vm, const char *class_name, const char *id);
 
@@ -123,7 +137,11 @@ void vm_start_world(struct vm *vm);
 int vm_go(struct vm *vm, struct err *e);
 /* ---- vm/vcpu.c ---- */
 
+/* Threads for all vCPUs. While the barrier is paused they only jail themselves and park. */
 int vcpu_threads_start(struct vm *vm, struct err *e);
+/* Makes and ends a thread, once in a seed: what a process's first thread costs (symbols, a stack) is
+ * inherited by its children then. Best effort. */
+void vcpu_threads_warm(void);
 /* With all threads parked: they end; joins them. */
 void vcpu_threads_stop(struct vm *vm);
 /* In a fork's child: the parent's threads do not exist here. */

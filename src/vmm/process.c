@@ -100,17 +100,22 @@ static int serve(struct process *p, struct err *e)
 	return control_open(p->vm, m->loop, m->fds, api, fd, &p->control, e);
 }
 
-static int child_enter(void *arg, const struct vm_child_spec *spec, struct err *e)
+static void child_forget(void *arg)
 {
 	struct process *p = arg;
-	int log, dir;
 
-	/* a timer and an answer of the parent's are not ours */
 	p->linger = NULL;
 	p->linger_ns = 0;
 	control_forget(p->control);
 	p->control = NULL;
 	p->exit_fd = -1;
+}
+
+static int child_enter(void *arg, const struct vm_child_spec *spec, struct err *e)
+{
+	struct process *p = arg;
+	int log, dir;
+
 	log = take(p, "log", NULL);
 	if (log >= 0) {
 		dup2(log, STDERR_FILENO);
@@ -142,6 +147,7 @@ static int vcpu_enter(void *arg, struct err *e)
 }
 
 static const struct vm_hooks process_hooks = {
+	.child_forget = child_forget,
 	.child_enter = child_enter,
 	.child_serve = child_serve,
 	.vcpu_enter = vcpu_enter,

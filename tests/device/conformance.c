@@ -254,7 +254,8 @@ static bool accepts(struct conf *c, struct conf *from, const struct wbuf *a)
 	if (c->row->carry)
 		c->row->carry(from, c);
 	for (unsigned int i = 0; i < c->fm.nr_devs; i++)
-		if (c->fm.dev[i]->cls->adopt(c->fm.dev[i], &same, &e))
+		if (c->fm.dev[i]->cls->prepare(c->fm.dev[i], &e) ||
+		    c->fm.dev[i]->cls->adopt(c->fm.dev[i], &same, &e))
 			return false;
 	BUG_ON(kvm_routes_commit(c->fm.m.kvm, &e));
 	return true;

@@ -116,6 +116,8 @@ void fm_adopt(struct fake_machine *fm, const struct identity *id)
 
 	pthread_mutex_lock(&fm->lock);
 	for (unsigned int i = 0; i < fm->nr_devs; i++)
+		must(fm->dev[i]->cls->prepare(fm->dev[i], &e), &e);
+	for (unsigned int i = 0; i < fm->nr_devs; i++)
 		must(fm->dev[i]->cls->adopt(fm->dev[i], id, &e), &e);
 	must(kvm_routes_commit(fm->m.kvm, &e), &e);
 	pthread_mutex_unlock(&fm->lock);

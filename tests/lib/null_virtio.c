@@ -142,5 +142,6 @@ const struct device_class null_virtio_class = {
 	.resume = null_resume,
 	.check = null_check,
 	.commit = null_commit,
+	.prepare = device_prepare_nothing,
 	.adopt = null_adopt,
 };

@@ -171,6 +171,11 @@ static int nothing_spec(void *arg, const struct vm_child_spec *spec, struct err 
 	return 0;
 }
 
+static void forget_nothing(void *arg)
+{
+	(void)arg;
+}
+
 static int nothing(void *arg, struct err *e)
 {
 	(void)arg;
@@ -200,6 +205,7 @@ static void ended(void *arg, enum vm_end how, const char *detail)
 }
 
 static const struct vm_hooks hooks = {
+	.child_forget = forget_nothing,
 	.child_enter = nothing_spec,
 	.child_serve = serve,
 	.vcpu_enter = nothing,

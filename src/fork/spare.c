@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Spare children: a list of sockets in the seed, and one message that makes a spare somebody. Both
+ * ends are the same program's, and no guest has run in either. See spare.h. Main thread.
+ */
+#include "fork/spare.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/time.h"
+#include "base/util.h"
+#include "event/fdtab.h"
+#include "event/grants.h"
+#include "event/loop.h"
+#include "fork/spawn.h"
+#include "vm/vm_private.h"
+
+#define QUIET_NS (30 * NS_PER_MS) /* whoever was just forked goes first */
+#define GRANT_SHORT 64
+
+struct spare {
+	struct vm *vm;
+	struct spare *next;
+	int pid, sock;
+	struct loop_io *io; /* hears of its end */
+};
+
+/* What a spare is told; the names' descriptors travel with it. Sent up to the last name. */
+struct message {
+	struct vm_child_spec spec;
+	uint32_t timeout_ms;
+	bool wait;
+	uint32_t n;
+	char names[FD_PASS_MAX][GRANT_SHORT];
+};
+
+static void drop(struct spare *s)
+{
+	struct spare **pp = &s->vm->spares.first;
+
+	while (*pp != s)
+		pp = &(*pp)->next;
+	*pp = s->next;
+	s->vm->spares.n--;
+	loop_del_io(s->io);
+	fdtab_del(s->vm->m.fds, s->sock);
+	free(s);
+}
+
+/* A spare says nothing before it is used: it has died. The next fork makes another. */
+static void on_spare(void *arg, int fd, unsigned int events)
+{
+	struct spare *s = arg;
+	struct vm *vm = s->vm;
+
+	(void)events;
+	log_warn("a spare child (pid %d) died", s->pid);
+	child_reap(vm, s->pid, NULL);
+	drop(s);
+	close(fd);
+}
+
+static int add(struct vm *vm, struct err *e)
+{
+	struct child_start start = { .spare = true };
+	struct spare *s = calloc(1, sizeof(*s));
+	int ret;
+
+	if (!s)
+		return err_set(e, ENOMEM, "spare: out of memory");
+	s->vm = vm;
+	ret = child_spawn(vm, &start, &s->pid, &s->sock, e);
+	if (ret) {
+		free(s);
+		return ret;
+	}
+	s->io = loop_add_io(vm->m.loop, s->sock, LOOP_READ, on_spare, s);
+	s->next = vm->spares.first;
+	vm->spares.first = s;
+	vm->spares.n++;
+	return 0;
+}
+
+/* One at a time, so that a request never waits for more than one fork(2). */
+static void refill(void *arg)
+{
+	struct vm *vm = arg;
+	struct err e;
+
+	if (vm->spares.n >= vm->spares.want || vm->forks)
+		return;
+	if (add(vm, &e)) {
+		log_warn("%s", e.msg);
+		return;
+	}
+	loop_set_timer(vm->spares.timer, NS_PER_MS);
+}
+
+int vm_keep_spares(struct vm *vm, unsigned int n, struct err *e)
+{
+	if (vm->state != VM_SEED)
+		return err_set(e, EINVAL, "spares: only a seed has spare children");
+	if (n > VM_SPARES_MAX)
+		return err_set(e, EINVAL, "spares: 0 to %d", VM_SPARES_MAX);
+	if (!vm->spares.timer)
+		vm->spares.timer = loop_add_timer(vm->m.loop, refill, vm);
+	if (!vm->spares.timer)
+		return err_set(e, ENOMEM, "spares: out of memory");
+	vm->spares.want = n;
+	vcpu_threads_warm();
+	return 0;
+}
+
+void spares_later(struct vm *vm)
+{
+	if (vm->spares.n < vm->spares.want)
+		loop_set_timer(vm->spares.timer, QUIET_NS);
+}
+
+struct parcel {
+	struct message msg;
+	int fds[FD_PASS_MAX];
+	bool fits;
+};
+
+static bool pack(void *arg, const char *name, int fd)
+{
+	struct parcel *p = arg;
+
+	p->fits = p->msg.n < FD_PASS_MAX && strlen(name) < GRANT_SHORT;
+	if (!p->fits)
+		return false;
+	snprintf(p->msg.names[p->msg.n], GRANT_SHORT, "%s", name);
+	p->fds[p->msg.n++] = fd;
+	return true;
+}
+
+bool spare_use(struct vm *vm, const struct vm_child_spec *spec, const struct vm_fork_request *rq,
+	       int *pid, int *report_fd)
+{
+	char prefix[VM_NAME_MAX + 16];
+	struct parcel p = { .fits = true };
+	bool sent = false;
+	size_t bytes;
+
+	if (!vm->spares.first)
+		return false;
+	p.msg.spec = *spec;
+	p.msg.timeout_ms = rq->timeout_ms;
+	p.msg.wait = rq->wait;
+	snprintf(prefix, sizeof(prefix), "child/%s/", spec->id.name);
+	grants_each(vm->m.grants, prefix, pack, &p);
+	bytes = offsetof(struct message, names) + p.msg.n * sizeof(p.msg.names[0]);
+	while (p.fits && !sent && vm->spares.first) {
+		struct spare *s = vm->spares.first;
+
+		*pid = s->pid;
+		*report_fd = s->sock;
+		drop(s);
+		sent = fd_send(*report_fd, &p.msg, bytes, p.fds, p.msg.n) == 0;
+		if (!sent) {
+			close(*report_fd);
+			child_reap(vm, *pid, NULL);
+		}
+	}
+	explicit_bzero(&p.msg.spec, sizeof(p.msg.spec)); /* the child's entropy */
+	return sent;
+}
+
+void spares_forget(struct vm *vm)
+{
+	while (vm->spares.first) {
+		struct spare *s = vm->spares.first;
+
+		vm->spares.first = s->next;
+		free(s);
+	}
+	vm->spares = (struct spares){ 0 };
+}
+
+int spare_wait(struct vm *vm, struct err *e)
+{
+	struct message msg;
+	int fds[FD_PASS_MAX];
+	size_t nfds = 0;
+	ssize_t n = fd_recv(vm->child.report_fd, &msg, sizeof(msg), fds, FD_PASS_MAX, &nfds);
+	int ret = 0;
+
+	if (n <= 0)
+		_exit(VM_END_KILLED); /* the seed has ended; nobody knows of us */
+	vm->stats.forked_ns = time_mono_ns();
+	BUG_ON((size_t)n != offsetof(struct message, names) + nfds * sizeof(msg.names[0]) ||
+	       msg.n != nfds);
+	for (size_t i = 0; i < nfds; i++) {
+		if (ret)
+			close(fds[i]);
+		else
+			ret = grants_put(vm->m.grants, msg.names[i], fds[i], e);
+	}
+	vm->child.spec = msg.spec;
+	vm->child.wait = msg.wait;
+	vm->child.timeout_ms = msg.timeout_ms;
+	explicit_bzero(&msg.spec, sizeof(msg.spec));
+	return ret;
+}

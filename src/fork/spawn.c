@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fork(2) and waitpid(2) of VM processes. See spawn.h. Main thread.
+ */
+#include "fork/spawn.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/time.h"
+#include "event/fdtab.h"
+#include "event/grants.h"
+#include "event/loop.h"
+
+/* Waits for a child's end: outlives the request that made it. */
+struct reaper {
+	struct vm *vm;
+	int pid, pidfd;
+	struct loop_io *io;
+	char grant[VM_NAME_MAX + 16]; /* its pidfd's name, "" for none */
+};
+
+static void on_child_end(void *arg, int fd, unsigned int events)
+{
+	struct reaper *r = arg;
+
+	(void)events;
+	waitpid(r->pid, NULL, WNOHANG);
+	loop_del_io(r->io);
+	fdtab_del(r->vm->m.fds, fd);
+	close(fd);
+	if (r->grant[0])
+		grants_drop(r->vm->m.grants, r->grant);
+	free(r);
+}
+
+void child_reap(struct vm *vm, int pid, const char *name)
+{
+	struct reaper *r = calloc(1, sizeof(*r));
+	struct err e;
+	int claim;
+
+	if (!r)
+		return;
+	*r = (struct reaper){ .vm = vm, .pid = pid };
+	r->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (r->pidfd < 0) {
+		free(r);
+		return;
+	}
+	fdtab_add(vm->m.fds, r->pidfd, FD_CLOSE, "pidfd");
+	r->io = loop_add_io(vm->m.loop, r->pidfd, LOOP_READ, on_child_end, r);
+	if (!name)
+		return;
+	snprintf(r->grant, sizeof(r->grant), "pidfd/%s", name);
+	claim = dup(r->pidfd);
+	if (claim >= 0 && grants_put(vm->m.grants, r->grant, claim, &e))
+		log_warn("fork %s: %s", name, e.msg);
+}
+
+int child_spawn(struct vm *vm, const struct child_start *start, int *pid, int *report_fd,
+		struct err *e)
+{
+	int pair[2], ret;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_sys(e, errno, "fork: socketpair");
+	ret = fork();
+	if (ret == 0) {
+		vm->child = *start;
+		vm->child.report_fd = pair[1];
+		vm->stats = (struct vm_stats){ .forked_ns = time_mono_ns(),
+					       .fork_depth = vm->stats.fork_depth + 1 };
+		siglongjmp(vm->child_env, 1);
+	}
+	close(pair[1]);
+	if (ret < 0) {
+		ret = errno;
+		close(pair[0]);
+		return err_sys(e, ret, "fork%s",
+			       ret == ENOMEM ? " (vm.overcommit_memory=2 on this host?)" : "");
+	}
+	*pid = ret;
+	*report_fd = pair[0];
+	fdtab_add(vm->m.fds, pair[0], FD_CLOSE, "fork report");
+	return 0;
+}
