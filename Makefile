@@ -8,7 +8,7 @@ B := build/$(VARIANT)
 PREFIX ?= /usr/local
 VERSION := 0.1.0
 
-PKGS := libevent_core libevent_extra jansson libseccomp libcap-ng liburing libcrypto libzstd liblzma zlib
+PKGS := libevent_core libevent_extra jansson libseccomp libcap-ng liburing nettle libzstd liblzma zlib
 # The packages come by apt on the first run (`make deps`), so pkg-config is asked when a recipe runs.
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS))
 PKG_LIBS = $(shell pkg-config --libs $(PKGS))
@@ -134,7 +134,7 @@ bench: deps
 
 ## deps           install what the project needs, by apt package name (root; does nothing when all is there)
 DEPS := gcc make pkg-config musl-tools linux-libc-dev libevent-dev libjansson-dev libseccomp-dev \
-	libcap-ng-dev liburing-dev libssl-dev libzstd-dev liblzma-dev zlib1g-dev libcmocka-dev clang \
+	libcap-ng-dev liburing-dev nettle-dev libzstd-dev liblzma-dev zlib1g-dev libcmocka-dev clang \
 	libclang-rt-14-dev \
 	qemu-system-x86 qemu-utils busybox-static mmdebstrap e2fsprogs cpio kmod xz-utils zstd \
 	acpica-tools python3 socat lz4

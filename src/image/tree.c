@@ -9,7 +9,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
-#include <openssl/evp.h>
+#include <nettle/sha2.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -257,7 +257,7 @@ int tree_disk_usage(const char *path, uint64_t *bytes, struct err *e)
 }
 
 /* Feeds the file to the hash; what is a hole is not read but fed as zeros. */
-static int hash_file(EVP_MD_CTX *ctx, int fd, uint64_t size, char *buf)
+static int hash_file(struct sha256_ctx *ctx, int fd, uint64_t size, char *buf)
 {
 	uint64_t off = 0, data = 0, end = 0;
 	int r;
@@ -282,8 +282,7 @@ static int hash_file(EVP_MD_CTX *ctx, int fd, uint64_t size, char *buf)
 			r = fd_pread_full(fd, buf, n, off);
 		if (r)
 			return r;
-		if (EVP_DigestUpdate(ctx, buf, n) != 1)
-			return -EIO;
+		sha256_update(ctx, n, (const uint8_t *)buf);
 		off += n;
 	}
 	return 0;
@@ -293,22 +292,21 @@ int tree_sha256(const char *path, char hex[65], struct err *e)
 {
 	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	cleanup_free char *buf = malloc(COPY_CHUNK);
-	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-	unsigned char sum[EVP_MAX_MD_SIZE];
+	uint8_t sum[SHA256_DIGEST_SIZE];
+	struct sha256_ctx ctx;
 	struct stat st;
-	unsigned n = 0;
 	int r = -ENOMEM;
+
+	sha256_init(&ctx);
 
 	if (fd < 0 || fstat(fd, &st))
 		r = -errno;
-	else if (ctx && buf && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1)
-		r = hash_file(ctx, fd, (uint64_t)st.st_size, buf);
-	if (!r && EVP_DigestFinal_ex(ctx, sum, &n) != 1)
-		r = -EIO;
-	EVP_MD_CTX_free(ctx);
+	else if (buf)
+		r = hash_file(&ctx, fd, (uint64_t)st.st_size, buf);
 	if (r)
 		return err_sys(e, -r, "hash %s", path);
-	for (unsigned i = 0; i < 32; i++)
-		snprintf(hex + (size_t)i * 2, 3, "%02x", sum[i]);
+	sha256_digest(&ctx, sizeof(sum), sum);
+	for (size_t i = 0; i < sizeof(sum); i++)
+		snprintf(hex + i * 2, 3, "%02x", sum[i]);
 	return 0;
 }

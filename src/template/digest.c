@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * SHA-256 of files and bytes, by OpenSSL. See digest.h.
+ * SHA-256 of files and bytes, by nettle: no table of algorithms to load at each start. See digest.h.
  */
 #include "template/digest.h"
 
 #include <errno.h>
-#include <openssl/evp.h>
+#include <nettle/sha2.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,34 +20,20 @@
 #define BLOCK 65536u
 #define READ_BYTES (1u << 20)
 
-static int finish(EVP_MD_CTX *md, char hex[DIGEST_HEX + 1], struct err *e)
+static void finish(struct sha256_ctx *md, char hex[DIGEST_HEX + 1])
 {
-	unsigned char out[EVP_MAX_MD_SIZE];
-	unsigned int n = 0;
+	uint8_t out[SHA256_DIGEST_SIZE];
 
-	if (EVP_DigestFinal_ex(md, out, &n) != 1 || n * 2 != DIGEST_HEX)
-		return err_set(e, EIO, "sha256 failed");
-	for (unsigned int i = 0; i < n; i++)
+	sha256_digest(md, sizeof(out), out);
+	for (size_t i = 0; i < sizeof(out); i++)
 		snprintf(hex + 2 * i, 3, "%02x", out[i]);
-	return 0;
 }
 
-static EVP_MD_CTX *begin(struct err *e)
-{
-	EVP_MD_CTX *md = EVP_MD_CTX_new();
-
-	if (md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1)
-		return md;
-	EVP_MD_CTX_free(md);
-	err_set(e, ENOMEM, "sha256: out of memory");
-	return NULL;
-}
-
-static void hash_u64(EVP_MD_CTX *md, uint64_t v)
+static void hash_u64(struct sha256_ctx *md, uint64_t v)
 {
 	le64 b = le64_put(v);
 
-	EVP_DigestUpdate(md, &b, sizeof(b));
+	sha256_update(md, sizeof(b), (const uint8_t *)&b);
 }
 
 static bool all_zero(const uint8_t *p, size_t n)
@@ -56,7 +42,8 @@ static bool all_zero(const uint8_t *p, size_t n)
 }
 
 /* [off, off + n) of the file, n a multiple of BLOCK but for the last; buf has READ_BYTES. */
-static int add_range(EVP_MD_CTX *md, int fd, uint64_t off, uint64_t end, uint8_t *buf, struct err *e)
+static int add_range(struct sha256_ctx *md, int fd, uint64_t off, uint64_t end, uint8_t *buf,
+		     struct err *e)
 {
 	while (off < end) {
 		size_t n = (size_t)MIN(end - off, (uint64_t)READ_BYTES);
@@ -70,14 +57,14 @@ static int add_range(EVP_MD_CTX *md, int fd, uint64_t off, uint64_t end, uint8_t
 			if (all_zero(buf + at, BLOCK))
 				continue;
 			hash_u64(md, (off + at) / BLOCK);
-			EVP_DigestUpdate(md, buf + at, BLOCK);
+			sha256_update(md, BLOCK, buf + at);
 		}
 		off += n;
 	}
 	return 0;
 }
 
-static int sparse(EVP_MD_CTX *md, int fd, uint64_t size, uint8_t *buf, struct err *e)
+static int sparse(struct sha256_ctx *md, int fd, uint64_t size, uint8_t *buf, struct err *e)
 {
 	uint64_t off = 0;
 
@@ -105,7 +92,7 @@ static int sparse(EVP_MD_CTX *md, int fd, uint64_t size, uint8_t *buf, struct er
 	return 0;
 }
 
-static int plain(EVP_MD_CTX *md, int fd, uint64_t size, uint8_t *buf, struct err *e)
+static int plain(struct sha256_ctx *md, int fd, uint64_t size, uint8_t *buf, struct err *e)
 {
 	for (uint64_t off = 0; off < size;) {
 		size_t n = (size_t)MIN(size - off, (uint64_t)READ_BYTES);
@@ -113,17 +100,17 @@ static int plain(EVP_MD_CTX *md, int fd, uint64_t size, uint8_t *buf, struct err
 
 		if (r)
 			return err_sys(e, -r, "read at %llu", (unsigned long long)off);
-		EVP_DigestUpdate(md, buf, n);
+		sha256_update(md, n, buf);
 		off += n;
 	}
 	return 0;
 }
 
 static int digest_file(int fd, char hex[DIGEST_HEX + 1], struct err *e,
-		       int (*fn)(EVP_MD_CTX *, int, uint64_t, uint8_t *, struct err *))
+		       int (*fn)(struct sha256_ctx *, int, uint64_t, uint8_t *, struct err *))
 {
 	cleanup_free uint8_t *buf = malloc(READ_BYTES);
-	EVP_MD_CTX *md;
+	struct sha256_ctx md;
 	struct stat st;
 	int r;
 
@@ -131,13 +118,10 @@ static int digest_file(int fd, char hex[DIGEST_HEX + 1], struct err *e,
 		return err_set(e, ENOMEM, "sha256: out of memory");
 	if (fstat(fd, &st))
 		return err_sys(e, errno, "stat");
-	md = begin(e);
-	if (!md)
-		return -ENOMEM;
-	r = fn(md, fd, (uint64_t)st.st_size, buf, e);
+	sha256_init(&md);
+	r = fn(&md, fd, (uint64_t)st.st_size, buf, e);
 	if (!r)
-		r = finish(md, hex, e);
-	EVP_MD_CTX_free(md);
+		finish(&md, hex);
 	return r;
 }
 
@@ -151,17 +135,13 @@ int digest_plain(int fd, char hex[DIGEST_HEX + 1], struct err *e)
 	return digest_file(fd, hex, e, plain);
 }
 
-int digest_bytes(const void *p, size_t n, char hex[DIGEST_HEX + 1], struct err *e)
+void digest_bytes(const void *p, size_t n, char hex[DIGEST_HEX + 1])
 {
-	EVP_MD_CTX *md = begin(e);
-	int r;
+	struct sha256_ctx md;
 
-	if (!md)
-		return -ENOMEM;
-	EVP_DigestUpdate(md, p, n);
-	r = finish(md, hex, e);
-	EVP_MD_CTX_free(md);
-	return r;
+	sha256_init(&md);
+	sha256_update(&md, n, p);
+	finish(&md, hex);
 }
 
 bool digest_ok(const char *hex)
