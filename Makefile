@@ -8,14 +8,14 @@ B := build/$(VARIANT)
 PREFIX ?= /usr/local
 VERSION := 0.1.0
 
-PKGS := libevent_core libevent_extra jansson libseccomp libcap-ng liburing nettle libzstd liblzma zlib
+PKGS := libevent_core jansson libseccomp libcap-ng liburing nettle libzstd liblzma zlib
 # The packages come by apt on the first run (`make deps`), so pkg-config is asked when a recipe runs.
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS))
 PKG_LIBS = $(shell pkg-config --libs $(PKGS))
-# The program as released has everything but libc inside: a command is a process start, and the dynamic
-# linker with its relocations was two thirds of one.
-PROG_LIBS_release = -Wl,-z,pack-relative-relocs -Wl,-Bstatic $(PKG_LIBS) -Wl,-Bdynamic
-PROG_LIBS = $(or $(PROG_LIBS_$(VARIANT)),$(PKG_LIBS))
+PROG_LIBS = $(PKG_LIBS)
+# The program as released is one static file: a command is a process start, and the dynamic linker with its
+# relocations was most of one. (The linker warns of name lookups in libevent and libcap-ng that nobody calls.)
+PROG_LDFLAGS_release = -static-pie -Wl,-z,pack-relative-relocs -Wl,--no-warnings
 
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef \
 	-Wformat=2 -Werror
@@ -57,7 +57,7 @@ help:
 ## all            build clone and the guest programs (VARIANT=release|debug|asan|tsan)
 ifneq ($(wildcard src/cli/main.c),)
 $(B)/clone: $(B)/src/cli/main.o $(LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $(B)/src/cli/main.o $(LIB) $(PROG_LIBS)
+	$(CC) $(LDFLAGS_ALL) $(PROG_LDFLAGS_$(VARIANT)) -o $@ $(B)/src/cli/main.o $(LIB) $(PROG_LIBS)
 else
 $(B)/clone: $(LIB)
 endif
@@ -94,7 +94,7 @@ $(B)/tests/%: $(B)/tests/unit/%.o $(TEST_LIB) $(LIB)
 
 $(B)/bench/%: $(B)/tests/bench/%.o $(TEST_LIB) $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) -o $@ $< $(TEST_LIB) $(LIB) $(PROG_LIBS)
+	$(CC) $(LDFLAGS_ALL) $(PROG_LDFLAGS_$(VARIANT)) -o $@ $< $(TEST_LIB) $(LIB) $(PROG_LIBS)
 
 ## unit           run the unit tests
 .PHONY: unit

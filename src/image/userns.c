@@ -49,14 +49,29 @@ static int find_range(const char *file, const char *user, unsigned id, unsigned 
 		       user, user);
 }
 
+/* Our name in /etc/passwd. Not getpwuid: a static program has no other places to look in, and
+ * /etc/subuid may give the number instead. */
+static void own_name(char *buf, size_t n)
+{
+	FILE *f = fopen("/etc/passwd", "re");
+	struct passwd *pw = NULL;
+
+	while (f && (pw = fgetpwent(f)) && pw->pw_uid != getuid())
+		;
+	snprintf(buf, n, "%s", pw ? pw->pw_name : "?");
+	if (f)
+		fclose(f);
+}
+
 static int map_many(pid_t pid, struct err *e)
 {
 	static const struct {
 		const char *file, *program;
 	} kind[] = { { "/etc/subuid", "newuidmap" }, { "/etc/subgid", "newgidmap" } };
-	const struct passwd *pw = getpwuid(getuid());
-	const char *user = pw ? pw->pw_name : "?";
+	char user[64];
 	int r = 0;
+
+	own_name(user, sizeof(user));
 
 	for (size_t i = 0; !r && i < ARRAY_SIZE(kind); i++) {
 		char num[4][16];
