@@ -14,7 +14,7 @@
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "cli/exec.h"
+#include "cli/exec_cmd.h"
 
 const char cmd_exec_usage[] =
 	"[-i] [-t] [-e KEY=VALUE]... [-w DIR] [-u USER] [--timeout DURATION]\n"
@@ -32,8 +32,6 @@ const char cmd_exec_usage[] =
 	"126\n"
 	"cannot be executed, 127 not found.\n";
 
-#define ENV_MAX 256
-
 /* What a person or a program may send us is for the command; job control stays here. */
 static int catch_for_guest(bool tty)
 {
@@ -50,52 +48,76 @@ static int catch_for_guest(bool tty)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-struct parsed {
-	struct exec_args a;
-	const char *env[ENV_MAX + 1];
-	size_t nenv;
-	const char *vm;
-};
+void exec_cmd_init(struct exec_cmd *x)
+{
+	*x = (struct exec_cmd){ .a = { .connect_ms = 30000,
+				       .in_fd = STDIN_FILENO,
+				       .out_fd = STDOUT_FILENO,
+				       .err_fd = STDERR_FILENO,
+				       .signal_fd = -1 } };
+}
 
-static int parse_option(struct parsed *p, int opt, struct err *e)
+int exec_cmd_option(struct exec_cmd *x, int opt, struct err *e)
 {
 	switch (opt) {
 	case 'i':
-		p->a.input = true;
+		x->a.input = true;
 		return 0;
 	case 't':
-		p->a.tty = true;
+		x->a.tty = true;
 		return 0;
 	case 'e':
 		if (*optarg == '=' || !strchr(optarg, '='))
 			return err_set(e, EINVAL, "-e %s: must be KEY=VALUE", optarg);
-		if (p->nenv == ENV_MAX)
-			return err_set(e, EINVAL, "-e: at most %d variables", ENV_MAX);
-		p->env[p->nenv++] = optarg;
+		if (x->nenv == EXEC_ENV_MAX)
+			return err_set(e, EINVAL, "-e: at most %d variables", EXEC_ENV_MAX);
+		x->env[x->nenv++] = optarg;
 		return 0;
 	case 'w':
-		p->a.cwd = optarg;
+		x->a.cwd = optarg;
 		return 0;
 	case 'u':
-		p->a.user = optarg;
+		x->a.user = optarg;
 		return 0;
-	case 'T':
-		return cli_parse_duration(optarg, &p->a.timeout_ms, e);
-	case 'W':
-		return cli_parse_duration(optarg, &p->a.connect_ms, e);
 	default:
 		return -ENOSYS;
 	}
 }
 
-static int parse_args(struct parsed *p, int argc, char **argv)
+int exec_cmd_run(struct exec_cmd *x, const struct vmdir *d, char *const *argv)
+{
+	struct err e = { "" };
+	int r;
+
+	x->a.argv = (const char *const *)argv;
+	x->a.env = x->env;
+	if (x->a.signal_fd < 0)
+		x->a.signal_fd = catch_for_guest(x->a.tty);
+	r = exec_run(d, &x->a, &e);
+	if (r == -EINTR)
+		return CLI_SIGNAL + cli_signal_of(x->a.signal_fd);
+	if (r < 0) {
+		cli_fail(&e);
+		return CLI_EXEC_FAILED;
+	}
+	if ((r == CLI_EXEC_CANNOT || r == CLI_EXEC_NOT_FOUND) && e.msg[0])
+		cli_fail(&e);
+	return r;
+}
+
+static int parse_option(struct exec_cmd *x, int opt, struct err *e)
+{
+	if (opt == 'T')
+		return cli_parse_duration(optarg, &x->a.timeout_ms, e);
+	if (opt == 'W')
+		return cli_parse_duration(optarg, &x->a.connect_ms, e);
+	return exec_cmd_option(x, opt, e);
+}
+
+static int parse_args(struct exec_cmd *x, int argc, char **argv, const char **vm)
 {
 	static const struct option opts[] = {
-		{ "interactive", no_argument, NULL, 'i' },
-		{ "tty", no_argument, NULL, 't' },
-		{ "env", required_argument, NULL, 'e' },
-		{ "workdir", required_argument, NULL, 'w' },
-		{ "user", required_argument, NULL, 'u' },
+		EXEC_CMD_OPTIONS,
 		{ "timeout", required_argument, NULL, 'T' },
 		{ "wait", required_argument, NULL, 'W' },
 		{ NULL, 0, NULL, 0 },
@@ -104,8 +126,8 @@ static int parse_args(struct parsed *p, int argc, char **argv)
 	int opt;
 
 	opterr = 0;
-	while ((opt = getopt_long(argc, argv, "+ite:w:u:", opts, NULL)) != -1) {
-		int r = parse_option(p, opt, &e);
+	while ((opt = getopt_long(argc, argv, "+" EXEC_CMD_LETTERS, opts, NULL)) != -1) {
+		int r = parse_option(x, opt, &e);
 
 		if (r == -ENOSYS)
 			return cli_bad_option("exec", argv);
@@ -114,40 +136,34 @@ static int parse_args(struct parsed *p, int argc, char **argv)
 	}
 	if (optind >= argc)
 		return cli_usage("exec", "which VM?");
-	p->vm = argv[optind++];
+	*vm = argv[optind++];
 	if (optind < argc && !strcmp(argv[optind], "--"))
 		optind++;
 	if (optind >= argc)
 		return cli_usage("exec", "which command?");
-	p->a.argv = (const char *const *)(argv + optind);
-	p->a.env = p->env;
 	return CLI_OK;
 }
 
 int cmd_exec(int argc, char **argv)
 {
-	struct parsed p = { .a = { .connect_ms = 30000,
-				   .in_fd = STDIN_FILENO,
-				   .out_fd = STDOUT_FILENO,
-				   .err_fd = STDERR_FILENO } };
+	const char *vm = NULL;
+	struct exec_cmd x;
 	struct vmdir d;
 	struct err e;
-	int r = parse_args(&p, argc, argv);
+	int r;
 
+	exec_cmd_init(&x);
+	r = parse_args(&x, argc, argv, &vm);
 	if (r)
 		return r;
-	p.a.signal_fd = catch_for_guest(p.a.tty);
-	r = vmdir_open(PLACE_VM, p.vm, &d, &e);
-	if (!r)
-		r = exec_run(&d, &p.a, &e);
-	vmdir_close(&d);
-	if (r == -EINTR)
-		return CLI_SIGNAL + cli_signal_of(p.a.signal_fd);
-	if (r < 0) {
+	/* from here on, what is sent to us is the command's, however long it takes to start */
+	x.a.signal_fd = catch_for_guest(x.a.tty);
+	if (vmdir_open(PLACE_VM, vm, &d, &e)) {
 		cli_fail(&e);
-		return CLI_EXEC_FAILED;
+		r = CLI_EXEC_FAILED;
+	} else {
+		r = exec_cmd_run(&x, &d, argv + optind);
 	}
-	if ((r == CLI_EXEC_CANNOT || r == CLI_EXEC_NOT_FOUND) && e.msg[0])
-		cli_fail(&e);
+	vmdir_close(&d);
 	return r;
 }

@@ -12,7 +12,9 @@
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/exec_cmd.h"
 #include "cli/forkreq.h"
+#include "cli/procid.h"
 #include "cli/seed.h"
 #include "control/json.h"
 
@@ -20,23 +22,30 @@
 
 const char cmd_fork_usage[] =
 	"TEMPLATE|VM [-n N] [--name NAME] [--no-wait] [--timeout DURATION] [-o json]\n"
+	"       clone fork TEMPLATE|VM [--name NAME] [--rm] [--timeout DURATION] [-i] [-t]\n"
+	"            [-e KEY=VALUE]... [-w DIR] [-u USER] -- COMMAND [ARGUMENT]...\n"
 	"\n"
 	"  -n, --count N     how many (default 1)\n"
 	"      --name NAME   of the fork; with -n NAME-1 to NAME-N. Default: SOURCE-xxxx\n"
 	"      --no-wait     return before the guests have acknowledged who they are\n"
 	"      --timeout D   how long a guest has for that; default 30s\n"
+	"      --rm          remove the fork when COMMAND has ended\n"
+	"  -i -t -e -w -u    of COMMAND, as in clone exec\n"
 	"\n"
 	"A template of that name is preferred to a VM of that name. A VM that is forked goes on; its\n"
 	"forks begin at the same instant, with an identity, a disk and sockets of their own. Prints\n"
-	"the names of those that are ready; exit 1 when one is not.\n";
+	"the names of those that are ready; exit 1 when one is not.\n"
+	"With a COMMAND, runs it in the one fork and exits as clone exec does.\n";
 
 struct fork_args {
 	const char *source, *name;
 	uint64_t n, timeout_ms;
-	bool no_wait, json, counted;
+	bool no_wait, json, counted, rm;
+	char **command; /* NULL: none */
+	struct exec_cmd exec;
 };
 
-enum { O_NAME = 1000, O_NO_WAIT, O_TIMEOUT };
+enum { O_NAME = 1000, O_NO_WAIT, O_TIMEOUT, O_RM };
 
 static int parse_option(struct fork_args *a, int opt, struct err *e)
 {
@@ -58,9 +67,40 @@ static int parse_option(struct fork_args *a, int opt, struct err *e)
 	case O_TIMEOUT:
 		r = cli_parse_duration(optarg, &a->timeout_ms, e);
 		return r ? err_wrap(e, r, "--timeout") : 0;
+	case O_RM:
+		a->rm = true;
+		return 0;
 	default:
-		return -ENOSYS;
+		return exec_cmd_option(&a->exec, opt, e);
 	}
+}
+
+/* "--" ends our arguments; what follows is the command's. */
+static int cut_command(struct fork_args *a, int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++) {
+		if (strcmp(argv[i], "--") != 0)
+			continue;
+		a->command = argv + i + 1;
+		return i;
+	}
+	return argc;
+}
+
+static int check_args(const struct fork_args *a)
+{
+	if (!a->command) {
+		if (a->rm || a->exec.nenv || a->exec.a.input || a->exec.a.tty || a->exec.a.cwd ||
+		    a->exec.a.user)
+			return cli_usage("fork", "--rm, -i, -t, -e, -w and -u need `-- COMMAND`");
+		return CLI_OK;
+	}
+	if (!a->command[0])
+		return cli_usage("fork", "which command?");
+	if (a->n != 1 || a->no_wait || a->json)
+		return cli_usage("fork", "a command runs in one fork, when it is ready: no -n, "
+					 "--no-wait or -o");
+	return CLI_OK;
 }
 
 static int parse_args(struct fork_args *a, int argc, char **argv)
@@ -71,13 +111,16 @@ static int parse_args(struct fork_args *a, int argc, char **argv)
 		{ "name", required_argument, NULL, O_NAME },
 		{ "no-wait", no_argument, NULL, O_NO_WAIT },
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
+		{ "rm", no_argument, NULL, O_RM },
+		EXEC_CMD_OPTIONS,
 		{ NULL, 0, NULL, 0 },
 	};
 	struct err e;
 	int opt;
 
 	opterr = 0;
-	while ((opt = getopt_long(argc, argv, "n:o:", opts, NULL)) != -1) {
+	argc = cut_command(a, argc, argv);
+	while ((opt = getopt_long(argc, argv, "n:o:" EXEC_CMD_LETTERS, opts, NULL)) != -1) {
 		int r = parse_option(a, opt, &e);
 
 		if (r == -ENOSYS)
@@ -90,7 +133,7 @@ static int parse_args(struct fork_args *a, int argc, char **argv)
 	if (optind + 1 != argc)
 		return cli_usage("fork", "give one template or VM");
 	a->source = argv[optind];
-	return CLI_OK;
+	return check_args(a);
 }
 
 /* NAME for one, NAME-1 to NAME-N for -n. */
@@ -177,8 +220,32 @@ static int print(const struct fork_args *a, const struct fork_child_info *c, uin
 	return failed ? CLI_FAIL : r;
 }
 
-static int fork_from(const struct fork_args *a, const struct fork_source *src, int signals,
-		     struct err *e)
+/* The command in the one fork; its exit code. */
+static int run_command(struct fork_args *a, const struct fork_child_info *c)
+{
+	struct vmdir d;
+	struct err e;
+	int r;
+
+	if (!c->ok) {
+		fprintf(stderr, "clone: fork %s: %s\n", c->name, c->why);
+		return CLI_EXEC_FAILED;
+	}
+	if (!a->name && !a->rm)
+		fprintf(stderr, "clone: the fork's name is %s\n", c->name);
+	if (vmdir_open(PLACE_VM, c->name, &d, &e)) {
+		cli_fail(&e);
+		return CLI_EXEC_FAILED;
+	}
+	r = exec_cmd_run(&a->exec, &d, a->command);
+	/* it may be gone already: the command was perhaps "poweroff" */
+	if (a->rm && ((vmdir_alive(&d) && vm_kill(&d, -1, &e)) || vmdir_remove(&d, &e)))
+		cli_fail(&e);
+	vmdir_close(&d);
+	return r;
+}
+
+static int fork_from(struct fork_args *a, const struct fork_source *src, int signals, struct err *e)
 {
 	struct fork_child_info *c = name_children(a, e);
 	uint64_t pause_ns = 0;
@@ -188,14 +255,14 @@ static int fork_from(const struct fork_args *a, const struct fork_source *src, i
 		return -EINVAL;
 	r = fork_request(src, c, a->n, !a->no_wait, a->timeout_ms, signals, &pause_ns, e);
 	if (!r)
-		r = print(a, c, pause_ns);
+		r = a->command ? run_command(a, c) : print(a, c, pause_ns);
 	else
 		err_wrap(e, r, "fork %s", a->source);
 	fork_child_info_free(c, a->n);
 	return r;
 }
 
-static int fork_template(const struct fork_args *a, int signals, struct err *e)
+static int fork_template(struct fork_args *a, int signals, struct err *e)
 {
 	struct template *t = calloc(1, sizeof(*t));
 	cleanup_json json_t *info = NULL;
@@ -218,7 +285,7 @@ static int fork_template(const struct fork_args *a, int signals, struct err *e)
 	return r;
 }
 
-static int fork_vm(const struct fork_args *a, int signals, struct err *e)
+static int fork_vm(struct fork_args *a, int signals, struct err *e)
 {
 	cleanup_json json_t *info = NULL;
 	struct fork_source src;
@@ -243,9 +310,11 @@ static int fork_vm(const struct fork_args *a, int signals, struct err *e)
 int cmd_fork(int argc, char **argv)
 {
 	struct fork_args a = { .n = 1, .timeout_ms = 30000 };
-	int signals, r = parse_args(&a, argc, argv);
+	int signals, r;
 	struct err e;
 
+	exec_cmd_init(&a.exec);
+	r = parse_args(&a, argc, argv);
 	if (r)
 		return r;
 	r = cli_name_check("fork", a.source, &e);
@@ -258,5 +327,7 @@ int cmd_fork(int argc, char **argv)
 	r = fork_template(&a, signals, &e);
 	if (r == -ENOENT)
 		r = fork_vm(&a, signals, &e);
-	return r < 0 ? cli_fail(&e) : r;
+	if (r < 0)
+		cli_fail(&e);
+	return r >= 0 ? r : a.command ? CLI_EXEC_FAILED : CLI_FAIL;
 }

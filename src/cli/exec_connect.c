@@ -64,6 +64,17 @@ static int learn(const struct vmdir *d, struct client *c, uint64_t timeout_ms,
 	}
 }
 
+/* What there is of a line, and nothing behind its end. Bytes, 0 at end of stream, -errno. */
+static ssize_t recv_line(int sock, char *buf, size_t cap)
+{
+	ssize_t n = recv(sock, buf, cap, MSG_DONTWAIT | MSG_PEEK);
+	const char *end = n > 0 ? memchr(buf, '\n', (size_t)n) : NULL;
+
+	if (n > 0)
+		n = recv(sock, buf, end ? (size_t)(end - buf) + 1 : (size_t)n, MSG_DONTWAIT);
+	return n < 0 ? -errno : n;
+}
+
 /* "CONNECT port\n", then one line of answer; the agent says nothing before we do. */
 static int dial(const struct vmdir *d, int sock, int signal_fd, struct err *e)
 {
@@ -83,13 +94,14 @@ static int dial(const struct vmdir *d, int sock, int signal_fd, struct err *e)
 				       d->name);
 		if (r)
 			return err_sys(e, -r, "%s: vsock socket", d->name);
-		got = recv(sock, line + n, 1, MSG_DONTWAIT);
-		if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		got = recv_line(sock, line + n, sizeof(line) - 1 - n);
+		if (got == -EAGAIN || got == -EINTR)
 			continue;
 		if (got <= 0)
 			return err_set(e, ECONNREFUSED,
 				       "%s: the guest's agent refused the connection", d->name);
-		if (line[n++] == '\n')
+		n += (size_t)got;
+		if (line[n - 1] == '\n')
 			break;
 	}
 	line[n] = '\0';

@@ -72,12 +72,23 @@ static int grant_disks(struct vmproc *p, const struct template *t, struct err *e
 	return 0;
 }
 
+/* Anonymous ones, for those who ask. */
+static bool host_has_huge_pages(void)
+{
+	cleanup_close int fd =
+		open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY | O_CLOEXEC);
+	char text[64] = "";
+
+	return fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 &&
+	       (strstr(text, "[always]") || strstr(text, "[madvise]"));
+}
+
 static int load(struct vmproc *p, const struct template *t, struct err *e)
 {
 	cleanup_json json_t *body =
-		json_pack("{s:s, s:{s:s, s:s}, s:b, s:i}", "snapshot_path", "state", "mem_backend",
-			  "backend_type", "File", "backend_path", "ram", "seed", 1, "spares",
-			  SEED_SPARES);
+		json_pack("{s:s, s:{s:s, s:s}, s:b, s:i, s:b}", "snapshot_path", "state",
+			  "mem_backend", "backend_type", "File", "backend_path", "ram", "seed", 1,
+			  "spares", SEED_SPARES, "huge_pages", host_has_huge_pages());
 	int r = grant_file(p, "state", template_file_open(t, TEMPLATE_STATE, e), e);
 
 	if (!r)

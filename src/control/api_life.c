@@ -85,7 +85,7 @@ int api_put_snapshot_create(struct api_call *call, json_t **reply, struct err *e
 struct load_body {
 	const char *snapshot_path;
 	json_t *mem_backend;
-	bool resume_vm, seed;
+	bool resume_vm, seed, huge_pages;
 	uint64_t spares;
 };
 
@@ -100,6 +100,7 @@ int api_put_snapshot_load(struct api_call *call, json_t **reply, struct err *e)
 		JSON_FIELD(struct load_body, mem_backend, WANT_OBJECT, true, 0, 0),
 		JSON_FIELD(struct load_body, resume_vm, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct load_body, seed, WANT_BOOL, false, 0, 0),
+		JSON_FIELD(struct load_body, huge_pages, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct load_body, spares, WANT_UINT, false, 0, VM_SPARES_MAX),
 	};
 	static const struct json_field backend_tab[] = {
@@ -108,6 +109,7 @@ int api_put_snapshot_load(struct api_call *call, json_t **reply, struct err *e)
 	};
 	struct backend_body m = { 0 };
 	struct load_body b = { 0 };
+	struct vm_seed seed;
 	int r = json_fields(call->body, tab, ARRAY_SIZE(tab), &b, e);
 
 	(void)reply;
@@ -119,11 +121,10 @@ int api_put_snapshot_load(struct api_call *call, json_t **reply, struct err *e)
 		return err_set(e, EINVAL, "mem_backend: backend_type: only File is supported");
 	if (b.seed && b.resume_vm)
 		return err_set(e, EINVAL, "resume_vm: a seed never runs");
-	if (b.spares && !b.seed)
-		return err_set(e, EINVAL, "spares: only a seed has spare children");
-	r = vm_load(call->vm, b.snapshot_path, m.backend_path, b.seed, e);
-	if (!r && b.seed)
-		r = vm_keep_spares(call->vm, (unsigned int)b.spares, e);
+	if ((b.spares || b.huge_pages) && !b.seed)
+		return err_set(e, EINVAL, "spares and huge_pages are a seed's");
+	seed = (struct vm_seed){ .spares = (unsigned int)b.spares, .huge_pages = b.huge_pages };
+	r = vm_load(call->vm, b.snapshot_path, m.backend_path, b.seed ? &seed : NULL, e);
 	if (!r && b.resume_vm)
 		r = vm_resume(call->vm, e);
 	return r;

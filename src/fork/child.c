@@ -20,6 +20,7 @@
 #include "fork/report.h"
 #include "fork/spare.h"
 #include "kvm/kvm.h"
+#include "mem/gmem.h"
 #include "vm/vm_private.h"
 
 static void report(struct vm *vm, int error, const char *msg)
@@ -99,6 +100,8 @@ static int prepare(struct vm *vm, struct err *e)
 	vm->m.kvm = NULL;
 	vm->forks = NULL;
 	spares_forget(vm);
+	gmem_huge_end(vm->m.mem);
+	vm->seed_ram_fd = -1;
 	vm->entered_posted = vm->event_posted = false;
 	ret = loop_create(&vm->lock, &vm->m.loop, e);
 	if (!ret)

@@ -19,9 +19,10 @@
 #include "event/grants.h"
 #include "event/loop.h"
 #include "fork/spawn.h"
+#include "mem/gmem.h"
 #include "vm/vm_private.h"
 
-#define QUIET_NS (30 * NS_PER_MS) /* whoever was just forked goes first */
+#define QUIET_NS (200 * NS_PER_MS) /* whoever was just forked goes first */
 #define GRANT_SHORT 64
 
 struct spare {
@@ -87,39 +88,47 @@ static int add(struct vm *vm, struct err *e)
 	return 0;
 }
 
-/* One at a time, so that a request never waits for more than one fork(2). */
-static void refill(void *arg)
+static void huge_step(struct vm *vm)
+{
+	struct err e;
+	int r = gmem_huge_step(vm->m.mem, &e);
+
+	if (r > 0)
+		return;
+	if (r < 0)
+		log_warn("%s", e.msg);
+	fdtab_del(vm->m.fds, vm->seed_ram_fd);
+	close(take_fd(&vm->seed_ram_fd));
+}
+
+/* One block or one child at a time, so that a request never waits for more. */
+static void work(void *arg)
 {
 	struct vm *vm = arg;
 	struct err e;
 
-	if (vm->spares.n >= vm->spares.want || vm->forks)
+	if (vm->forks)
 		return;
-	if (add(vm, &e)) {
+	if (vm->seed_ram_fd >= 0) {
+		huge_step(vm);
+	} else if (vm->spares.n >= vm->spares.want) {
+		return;
+	} else if (add(vm, &e)) {
 		log_warn("%s", e.msg);
 		return;
 	}
 	loop_set_timer(vm->spares.timer, NS_PER_MS);
 }
 
-int vm_keep_spares(struct vm *vm, unsigned int n, struct err *e)
-{
-	if (vm->state != VM_SEED)
-		return err_set(e, EINVAL, "spares: only a seed has spare children");
-	if (n > VM_SPARES_MAX)
-		return err_set(e, EINVAL, "spares: 0 to %d", VM_SPARES_MAX);
-	if (!vm->spares.timer)
-		vm->spares.timer = loop_add_timer(vm->m.loop, refill, vm);
-	if (!vm->spares.timer)
-		return err_set(e, ENOMEM, "spares: out of memory");
-	vm->spares.want = n;
-	vcpu_threads_warm();
-	return 0;
-}
-
 void spares_later(struct vm *vm)
 {
-	if (vm->spares.n < vm->spares.want)
+	if (vm->state != VM_SEED)
+		return;
+	if (!vm->spares.timer) {
+		vm->spares.timer = loop_add_timer(vm->m.loop, work, vm);
+		vcpu_threads_warm();
+	}
+	if (vm->spares.timer)
 		loop_set_timer(vm->spares.timer, QUIET_NS);
 }
 

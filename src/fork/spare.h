@@ -18,7 +18,8 @@
  */
 bool spare_use(struct vm *vm, const struct vm_child_spec *spec, const struct vm_fork_request *rq,
 	       int *pid, int *report_fd);
-/* Parent: makes those that are missing, when nothing was asked for a moment. */
+/* Parent: a fork is done. When nothing is asked for a moment, a seed makes its huge pages and the spares that are
+ * missing (struct vm_seed). */
 void spares_later(struct vm *vm);
 /* Child: the parent's spares are not ours. */
 void spares_forget(struct vm *vm);

@@ -81,6 +81,7 @@ void gmem_destroy(struct gmem *gm)
 		return;
 	for (size_t i = 0; i < gm->n; i++)
 		munmap(gm->r[i].map, gm->r[i].map_len);
+	gmem_huge_end(gm);
 	free(gm->dirty);
 	free(gm);
 }

@@ -80,6 +80,17 @@ bool gmem_valid(const struct gmem *gm, gpa_t gpa, uint64_t n);
 int gmem_map_file(struct gmem *gm, int fd, const struct gmem_extent *ext, size_t n, struct err *e);
 
 /*
+ * A seed's RAM, mapped from these extents of fd: begin a plan of making huge pages (2 MiB) of what the file mostly
+ * fills, for the children to share. Each gmem_huge_step makes one block: 1, 0 when there is none left,
+ * -errno when the host has no memory or no huge pages for it (RAM is whole in any case, the plan has ended).
+ * fd stays the caller's and open until then. gmem_huge_end: in a child, the plan is not ours.
+ */
+int gmem_huge_begin(struct gmem *gm, int fd, const struct gmem_extent *ext, size_t n,
+		    struct err *e);
+int gmem_huge_step(struct gmem *gm, struct err *e);
+void gmem_huge_end(struct gmem *gm);
+
+/*
  * Finds what must be stored: pages that are not all zero, ascending, with gaps shorter than
  * merge_bytes swallowed, at most max extents (the smallest gaps are merged further to fit).
  * Never faults in pages that were never touched. *out is malloc'd, the caller's.

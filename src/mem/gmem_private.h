@@ -19,6 +19,7 @@ struct gmem {
 	size_t n;
 	unsigned int pins;
 	bool file_backed; /* some of it is a template's file */
+	struct gmem_huge *huge; /* a seed's plan of huge pages (gmem_huge.c), or NULL */
 	uint64_t *dirty; /* a bit a page of RAM, or NULL while nobody asks */
 };
 

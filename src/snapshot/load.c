@@ -106,7 +106,7 @@ static int load_devices(struct vm *vm, const struct snap_file *f, struct err *e)
 	return ret;
 }
 
-static int load_ram(struct vm *vm, const struct snap_file *f, int ram_fd, struct err *e)
+static int load_ram(struct vm *vm, const struct snap_file *f, int ram_fd, bool huge, struct err *e)
 {
 	struct ram_record *rec = calloc(1, sizeof(*rec));
 	int ret;
@@ -120,11 +120,13 @@ static int load_ram(struct vm *vm, const struct snap_file *f, int ram_fd, struct
 			      (unsigned long long)vm->cfg.mem_bytes);
 	if (!ret)
 		ret = gmem_map_file(vm->m.mem, ram_fd, rec->extents, rec->nr_extents, e);
+	if (!ret && huge)
+		ret = gmem_huge_begin(vm->m.mem, ram_fd, rec->extents, rec->nr_extents, e);
 	free(rec);
 	return ret;
 }
 
-static int load_all(struct vm *vm, int state_fd, int ram_fd, struct err *e)
+static int load_all(struct vm *vm, int state_fd, int ram_fd, bool huge, struct err *e)
 {
 	struct snap_file f;
 	int ret = snap_open(state_fd, &f, e);
@@ -139,14 +141,15 @@ static int load_all(struct vm *vm, int state_fd, int ram_fd, struct err *e)
 	if (!ret)
 		ret = vm_open_kvm(vm, e); /* checks compare with what this host can do */
 	if (!ret)
-		ret = load_ram(vm, &f, ram_fd, e);
+		ret = load_ram(vm, &f, ram_fd, huge, e);
 	if (!ret)
 		ret = load_devices(vm, &f, e);
 	snap_close(&f);
 	return ret;
 }
 
-int vm_load(struct vm *vm, const char *state, const char *ram, bool seed, struct err *e)
+int vm_load(struct vm *vm, const char *state, const char *ram, const struct vm_seed *seed,
+	    struct err *e)
 {
 	struct machine_cfg before = vm->cfg;
 	int state_fd, ram_fd, ret;
@@ -159,10 +162,12 @@ int vm_load(struct vm *vm, const char *state, const char *ram, bool seed, struct
 	ram_fd = grants_take(vm->m.grants, ram, e);
 	ret = ram_fd < 0 ? ram_fd : 0;
 	if (!ret)
-		ret = load_all(vm, state_fd, ram_fd, e);
+		ret = load_all(vm, state_fd, ram_fd, seed && seed->huge_pages, e);
 	fdtab_del(vm->m.fds, state_fd);
 	close(state_fd);
-	if (ram_fd >= 0) {
+	if (!ret && seed && seed->huge_pages) {
+		vm->seed_ram_fd = take_fd(&ram_fd);
+	} else if (ram_fd >= 0) {
 		fdtab_del(vm->m.fds, ram_fd);
 		close(ram_fd);
 	}
@@ -180,5 +185,7 @@ int vm_load(struct vm *vm, const char *state, const char *ram, bool seed, struct
 	/* nothing runs: this pause cannot fail, and vm_resume or the child's start undoes it */
 	BUG_ON(barrier_pause(vm->m.barrier, 0, e));
 	vm->state = seed ? VM_SEED : VM_PAUSED;
+	if (seed)
+		vm->spares.want = seed->spares;
 	return 0;
 }

@@ -22,6 +22,8 @@
 #include "kvm/kvm.h"
 #include "vm/vm_private.h"
 
+#define STACK_BYTES (256u << 10)
+
 static struct dev_vcpu *vcpu_of(struct vcpu_thread *t)
 {
 	return (struct dev_vcpu *)(void *)t->dev;
@@ -224,6 +226,19 @@ static void *thread_main(void *arg)
 	return NULL;
 }
 
+/* The stack is small: one of the usual 8 MiB may get a huge page at its first touch. */
+static int create_thread(pthread_t *tid, void *(*fn)(void *), void *arg)
+{
+	pthread_attr_t attr;
+	int ret;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	ret = pthread_create(tid, &attr, fn, arg);
+	pthread_attr_destroy(&attr);
+	return ret;
+}
+
 int vcpu_threads_start(struct vm *vm, struct err *e)
 {
 	int ret;
@@ -243,7 +258,7 @@ int vcpu_threads_start(struct vm *vm, struct err *e)
 		vm->threads[i] = t;
 		/* joined before it runs, so that no pause can miss it */
 		barrier_join(vm->m.barrier, &t->party);
-		ret = pthread_create(&t->tid, NULL, thread_main, t);
+		ret = create_thread(&t->tid, thread_main, t);
 		if (ret) {
 			barrier_leave(vm->m.barrier, &t->party);
 			return err_sys(e, ret, "vcpu/%u: starting its thread", i);
@@ -262,7 +277,7 @@ void vcpu_threads_warm(void)
 {
 	pthread_t t;
 
-	if (!pthread_create(&t, NULL, nothing, NULL))
+	if (!create_thread(&t, nothing, NULL))
 		pthread_join(t, NULL);
 }
 

@@ -137,7 +137,7 @@ int vm_create(const char *name, struct vm **out, struct err *e)
 		return err_set(e, EINVAL, "vm: the name has 1 to %d characters", VM_NAME_MAX);
 	}
 	pthread_mutex_init(&vm->lock, NULL);
-	vm->kvm_fd = vm->kernel_fd = vm->initrd_fd = vm->child.report_fd = -1;
+	vm->kvm_fd = vm->kernel_fd = vm->initrd_fd = vm->seed_ram_fd = vm->child.report_fd = -1;
 	vm->devices_tail = &vm->devices;
 	vm->hooks = &no_hooks;
 	vm->cfg.vcpus = 1;
@@ -186,6 +186,7 @@ void vm_destroy(struct vm *vm)
 		close_own(vm, &vm->kvm_fd);
 		close_own(vm, &vm->kernel_fd);
 		close_own(vm, &vm->initrd_fd);
+		close_own(vm, &vm->seed_ram_fd);
 	}
 	if (vm->m.loop)
 		loop_destroy(vm->m.loop);

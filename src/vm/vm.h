@@ -83,12 +83,21 @@ void vm_end(struct vm *vm, enum vm_end how, const char *detail);
  * running VM is paused for it and goes on afterwards. -EIO/-ENOSPC say which file; the VM lives on.
  */
 int vm_snapshot(struct vm *vm, const char *state, const char *ram, struct err *e);
+/* What a seed does for its children when nothing is asked of it, from its first fork on. */
+struct vm_seed {
+	/* children forked and half adopted ahead of time; each costs what a fork that never ran does */
+	unsigned int spares; /* 0 to VM_SPARES_MAX */
+	/* what the template's file mostly fills moves into huge pages (for hosts that have them) */
+	bool huge_pages;
+};
+
 /*
  * Loads a snapshot into a VM_CONFIGURING vm: granted descriptors `state`, `ram`, each disk's
- * "disk/ID/base" and "disk/ID/layer" (and, unless seed, "disk/ID/data"). The VM is paused
- * afterwards, or a seed.
+ * "disk/ID/base" and "disk/ID/layer" (and, unless a seed, "disk/ID/data"). The VM is paused
+ * afterwards, or a seed (seed not NULL).
  */
-int vm_load(struct vm *vm, const char *state, const char *ram, bool seed, struct err *e);
+int vm_load(struct vm *vm, const char *state, const char *ram, const struct vm_seed *seed,
+	    struct err *e);
 
 /* ---- fork ---- */
 
@@ -122,10 +131,6 @@ struct vm_fork_request {
  * the fork(2)s; done comes later. In the child this function does not return to its caller: the
  * child goes on in its own main loop. */
 int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e);
-
-/* A seed: keeps n children forked and half adopted ahead of time, from its first fork on. Each costs the memory of
- * a fork that never ran. */
-int vm_keep_spares(struct vm *vm, unsigned int n, struct err *e);
 
 /* ---- statistics ---- */
 

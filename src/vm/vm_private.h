@@ -85,6 +85,7 @@ struct vm {
 	struct identity id;
 	struct machine_cfg cfg;
 	int kvm_fd, kernel_fd, initrd_fd;
+	int seed_ram_fd; /* a seed's, while huge pages are made of it; else -1 */
 	char cmdline[VM_CMDLINE_MAX];
 	struct device *devices, **devices_tail; /* in registry order */
 	struct vcpu_thread *threads[VM_MAX_VCPUS];

@@ -25,9 +25,9 @@
 #include "tests/lib/tiny_kernel.h"
 #include "vm/vm.h"
 
-#define SAMPLES 200
+#define SAMPLES 100
 #define WARMUP 5
-#define APART_US 60000
+#define APART_US 250000
 #define STEP_MS 30000
 
 static _Noreturn void die(const char *what, const struct err *e)
