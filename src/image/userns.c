@@ -54,10 +54,11 @@ static int find_range(const char *file, const char *user, unsigned id, unsigned 
 static void own_name(char *buf, size_t n)
 {
 	FILE *f = fopen("/etc/passwd", "re");
-	struct passwd *pw = NULL;
+	struct passwd line, *pw = NULL;
+	char text[1024];
 
-	while (f && (pw = fgetpwent(f)) && pw->pw_uid != getuid())
-		;
+	while (f && !fgetpwent_r(f, &line, text, sizeof(text), &pw) && pw->pw_uid != getuid())
+		pw = NULL;
 	snprintf(buf, n, "%s", pw ? pw->pw_name : "?");
 	if (f)
 		fclose(f);
@@ -72,7 +73,6 @@ static int map_many(pid_t pid, struct err *e)
 	int r = 0;
 
 	own_name(user, sizeof(user));
-
 	for (size_t i = 0; !r && i < ARRAY_SIZE(kind); i++) {
 		char num[4][16];
 		const char *argv[] = { kind[i].program, num[0], "0", num[1], "1", "1", num[2],

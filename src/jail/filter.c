@@ -65,7 +65,7 @@ static const struct rule rules[] = {
 	R(dup3, MAIN, "a child's own log"),
 	R(mmap, BOTH, "memory; rings; malloc of a thread"),
 	R(munmap, BOTH, "as mmap"),
-	R(mremap, BOTH, "realloc"),
+	R(mremap, BOTH, "realloc; a seed's huge pages"),
 	R(mprotect, BOTH, "malloc, thread stacks"),
 	R(madvise, BOTH, "discard; thread stacks at their end"),
 	R(mincore, MAIN, "which RAM was never touched"),

@@ -226,11 +226,6 @@ static int receive_boot(int sock, struct process *p, json_t **out, struct err *e
 		ret = grants_put(vm_grants(p->vm), s ? s : "", fds[i], e);
 		if (ret)
 			goto out;
-		if (s && !strncmp(s, "hold/", 5)) {
-			/* kept open by this VM and all its descendants: a lock */
-			fdtab_set(vm_machine(p->vm)->fds, grants_take(vm_grants(p->vm), s, e),
-				  FD_KEEP);
-		}
 	}
 out:
 	while (taken < nfds)

@@ -186,6 +186,56 @@ def test_fork__no_wait_execs_only_after_reconciling(w):
     w.drop(vm)
 
 
+def test_fork__runs_a_command_in_the_fork(w):
+    t = template(w)
+    r = w.clone("fork", t, "--name", "tool", "-e", "A=b c", "-w", "/tmp", "-i", "--", "/bin/sh", "-c",
+                "echo $A; pwd; hostname; cat; echo e >&2; exit 9", stdin=b"from here")
+    same((r.out, r.err, r.code), ("b c\n/tmp\ntool\nfrom here", "e\n", 9), "streams and code")
+    progress(w, "tool")  # it lives on
+    w.drop("tool")
+    r = w.clone("fork", t, "--rm", "--", "cat", "/tmp/count")
+    same((r.code, r.err), (0, ""), "code and stderr")
+    check(int(r.out) > 0, "it is no fork of a template that counts")
+    same(w.clone("fork", t, "--rm", "--", "/no/such/file").code, 127, "missing command")
+    same(w.clone("fork", t, "--rm", "--", "poweroff").code != 2, True, "a fork that ends by itself")
+    check(not [n for n in w.names() if n.startswith(t)], "--rm left something")
+    w.refused("fork", t, "-n", "2", "--", "true", says="one fork", code=2)
+    w.refused("fork", t, "--rm", says="COMMAND", code=2)
+    w.refused("fork", "nosuch", "--", "true", says="no template", code=125)
+
+
+def spares(w, t):
+    """The children of the template's seed that are no VM yet."""
+    with open(f"{w.run_dir}/seeds/{t}/vm.json", encoding="utf-8") as f:
+        pid = json.load(f)["pid"]
+    vms = {v.get("pid") for v in w.names().values()}
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as f:
+        return [int(p) for p in f.read().split() if int(p) not in vms]
+
+
+def test_fork__a_spare_waits_without_the_guest_growing_older(w):
+    t = template(w)
+    age = "cut -d' ' -f1 /proc/uptime; dmesg | grep -ci 'stall\\|lockup\\|backwards'; true"
+    (first,) = fork(w, t, "young")
+    until(lambda: len(spares(w, t)) == 2, "spare children")
+    time.sleep(8)
+    start = time.monotonic()
+    ready = spares(w, t)
+    (late,) = fork(w, t, "late")
+    up, bad = w.sh(late, age).split()
+    took = time.monotonic() - start
+    check(w.pid(late) in ready, "the fork is not one of the spares that waited")
+    born = float(w.sh(first, "cut -d' ' -f1 /proc/uptime"))
+    check(float(up) < born and float(up) < float(born) - 4 + took,
+          f"the late fork is {up} s old, an early one {born} s: it aged while it waited")
+    same(bad, "0", "complaints of the late fork's kernel")
+    now = int(w.sh(late, "date +%s"))
+    check(abs(now - time.time()) < 30, f"its clock is off by {now - time.time()} s")
+    progress(w, late)
+    w.sh(late, "usleep 100000; sleep 1")  # timers run
+    w.drop(first, late)
+
+
 def test_fork__children_outlive_a_killed_seed(w):
     t = template(w)
     vms = fork(w, t, "orphan", 2)
