@@ -54,7 +54,7 @@ static void drop(struct spare *s)
 	free(s);
 }
 
-/* A spare says nothing before it is used: it has died. The next fork makes another. */
+/* A spare says nothing before it is used: it has died. */
 static void on_spare(void *arg, int fd, unsigned int events)
 {
 	struct spare *s = arg;
@@ -62,6 +62,7 @@ static void on_spare(void *arg, int fd, unsigned int events)
 
 	(void)events;
 	log_warn("a spare child (pid %d) died", s->pid);
+	vm->spares.died = true;
 	child_reap(vm, s->pid, NULL);
 	drop(s);
 	close(fd);
@@ -111,7 +112,7 @@ static void work(void *arg)
 		return;
 	if (vm->seed_ram_fd >= 0) {
 		huge_step(vm);
-	} else if (vm->spares.n >= vm->spares.want) {
+	} else if (vm->spares.n >= vm->spares.want || vm->spares.died) {
 		return;
 	} else if (add(vm, &e)) {
 		log_warn("%s", e.msg);
@@ -128,6 +129,7 @@ void spares_later(struct vm *vm)
 		vm->spares.timer = loop_add_timer(vm->m.loop, work, vm);
 		vcpu_threads_warm();
 	}
+	vm->spares.died = false;
 	if (vm->spares.timer)
 		loop_set_timer(vm->spares.timer, QUIET_NS);
 }

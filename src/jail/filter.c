@@ -68,6 +68,7 @@ static const struct rule rules[] = {
 	R(mremap, BOTH, "realloc; a seed's huge pages"),
 	R(mprotect, BOTH, "malloc, thread stacks"),
 	R(madvise, BOTH, "discard; thread stacks at their end"),
+	R(fadvise64, MAIN, "a seed's huge pages: the file's are not needed any more"),
 	R(mincore, MAIN, "which RAM was never touched"),
 	R(brk, BOTH, "malloc"),
 	R(sysinfo, MAIN, "is anything swapped out"),

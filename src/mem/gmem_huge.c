@@ -7,6 +7,7 @@
  * says no to huge pages: a first touch of a hole would cost each child 2 MiB. Main thread.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,10 +18,12 @@
 #include "mem/gmem_private.h"
 
 #define BLOCK MIB(2)
+#define BLOCKS_MAX 256u /* 512 MiB: these pages, unlike the file's, the host cannot drop */
 
 struct gmem_huge {
 	int fd;
 	uint64_t at; /* the next block, by RAM offset */
+	unsigned int made;
 	size_t n, first; /* extents; those before first end before `at` */
 	struct gmem_extent ext[];
 };
@@ -105,18 +108,22 @@ int gmem_huge_step(struct gmem *gm, struct err *e)
 
 	if (!h)
 		return 0;
-	for (; h->at + BLOCK <= gm->size; h->at += BLOCK) {
+	for (; h->made < BLOCKS_MAX && h->at + BLOCK <= gm->size; h->at += BLOCK) {
 		char *hva = gmem_offset_ptr(gm, h->at, BLOCK);
 		int r;
 
 		if (!hva || data_in(h, h->at) < BLOCK / 2)
 			continue;
 		r = make_block(h, h->at, hva, e);
+		if (r) {
+			gmem_huge_end(gm);
+			return r;
+		}
+		/* once is enough: the page cache need not have it too */
+		(void)posix_fadvise(h->fd, (off_t)h->at, BLOCK, POSIX_FADV_DONTNEED);
 		h->at += BLOCK;
-		if (!r)
-			return 1;
-		gmem_huge_end(gm);
-		return r;
+		h->made++;
+		return 1;
 	}
 	gmem_huge_end(gm);
 	return 0;

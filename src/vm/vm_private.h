@@ -66,6 +66,7 @@ struct vm_hooks {
 struct spares {
 	struct spare *first;
 	unsigned int n, want;
+	bool died; /* one did by itself: no more until the next fork, lest we make them for ever */
 	struct loop_timer *timer;
 };
 
