@@ -2,6 +2,7 @@
 """Templates and forks: every fork is a machine of its own that goes on, with its own identity."""
 import json
 import os
+import socket
 import subprocess
 import time
 
@@ -300,4 +301,26 @@ def test_fork__of_debian_is_debian(w):
         w.sh(vm, "systemd-run --wait -q true && journalctl -n1 >/dev/null")
     distinct([w.sh(vm, "cat /etc/machine-id") for vm in vms], "machine-id")
     distinct([w.sh(vm, "cat /proc/sys/kernel/random/uuid") for vm in vms], "random")
+    for vm in vms[:2]:
+        calls_the_host(w, vm)
     w.drop(*vms)
+
+
+def calls_the_host(w, vm):
+    """A guest's connection to CID 2 arrives at vsock.sock_PORT of its own directory, both ways."""
+    path = f"{w.run_dir}/vms/{vm}/vsock.sock_5000"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        os.chmod(path, 0o660)  # the directory makes its group the VM's
+        server.listen()
+        server.settimeout(WAIT)
+        p = w.popen("exec", vm, "--", "perl", "-e",
+                    "socket(S, 40, 1, 0) or die $!; connect(S, pack('S S L L C x3', 40, 0, 5000, 2, 0)) or die $!;"
+                    "syswrite(S, 'it is ' . `hostname`); sysread(S, $x, 99) or die $!; print $x; exit 3",
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        conn, _ = server.accept()
+        with conn:
+            same(conn.recv(99).decode(), f"it is {vm}\n", "what the guest says to the host")
+            conn.sendall(b"welcome")
+        same((p.communicate(timeout=WAIT)[0], p.returncode), (b"welcome", 3), "what the host says to the guest")
+    os.unlink(path)
