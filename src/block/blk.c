@@ -125,6 +125,7 @@ int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk *
 	}
 	b->read_only = cfg->read_only;
 	b->base_fd = base_fd;
+	b->reader_fd = -1;
 	b->ov.cur = NO_LAYER;
 	b->ios = calloc(BLK_IOS, sizeof(*b->ios));
 	if (!b->ios)
@@ -161,6 +162,48 @@ static void close_ring(struct blk *b)
 	b->ring = NULL;
 }
 
+/* Records fd whether or not it is known already. */
+static void record(struct fdtab *fds, int fd, enum fd_fate fate, const char *who)
+{
+	fdtab_del(fds, fd);
+	fdtab_add(fds, fd, fate, who);
+}
+
+static void drop_reader(struct blk *b)
+{
+	if (b->reader_fd < 0)
+		return;
+	if (b->fds)
+		fdtab_del(b->fds, b->reader_fd);
+	close(take_fd(&b->reader_fd));
+}
+
+void blk_set_reader(struct blk *b, int reader_fd)
+{
+	struct stat st;
+
+	if (b->ov.cur == NO_LAYER || blk_check_mode(reader_fd, O_RDONLY, "data file", NULL) ||
+	    fstat(reader_fd, &st) || st.st_dev != b->data_dev || st.st_ino != b->data_ino) {
+		close(reader_fd);
+		return;
+	}
+	drop_reader(b);
+	b->reader_fd = reader_fd;
+	if (b->fds)
+		record(b->fds, reader_fd, FD_CLOSE, "disk data reader");
+}
+
+/* The file behind a layer that nobody writes any more. */
+static void use_reader(struct blk *b, unsigned int layer)
+{
+	if (layer == NO_LAYER || b->reader_fd < 0)
+		return;
+	if (b->fds)
+		fdtab_del(b->fds, b->ov.layers[layer].fd);
+	close(b->ov.layers[layer].fd);
+	b->ov.layers[layer].fd = take_fd(&b->reader_fd);
+}
+
 void blk_destroy(struct blk *b)
 {
 	if (!b)
@@ -172,6 +215,7 @@ void blk_destroy(struct blk *b)
 			fdtab_del(b->fds, b->base_fd);
 		close(b->base_fd);
 	}
+	drop_reader(b);
 	overlay_fini(&b->ov);
 	free(b->ios);
 	free(b);
@@ -198,13 +242,6 @@ static void on_eventfd(void *arg, int fd, unsigned int events)
 	(void)fd;
 	(void)events;
 	blk_poll(arg);
-}
-
-/* Records fd whether or not it is known already. */
-static void record(struct fdtab *fds, int fd, enum fd_fate fate, const char *who)
-{
-	fdtab_del(fds, fd);
-	fdtab_add(fds, fd, fate, who);
 }
 
 static void record_files(struct blk *b)
@@ -235,6 +272,7 @@ static int take_child_file(struct blk *b, int data_fd, struct err *e)
 			       "before the fork",
 			       (unsigned long long)b->ov.layers[b->ov.cur].live);
 	overlay_forget_current(&b->ov);
+	b->reader_fd = -1;
 	r = set_data(b, data, e);
 	if (!r)
 		take_fd(&data);
@@ -349,6 +387,7 @@ int blk_rotate(struct blk *b, int data_fd, struct err *e)
 	if (r)
 		return r;
 	take_fd(&data);
+	use_reader(b, old);
 	if (b->fds)
 		record_files(b);
 	return 0;

@@ -100,6 +100,11 @@ int blk_prepare(struct blk *b, struct err *e);
  */
 int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, struct err *e);
 /*
+ * reader_fd (owned) is the current data file opened read-only: when it becomes a layer, this takes its place, so
+ * that children cannot write what they share. Another file's is closed.
+ */
+void blk_set_reader(struct blk *b, int reader_fd);
+/*
  * In a parent before fork(2), quiesced: the current data file becomes a layer (FD_KEEP) and
  * data_fd (owned, also on failure) takes what is written from now on. When nothing was written the
  * current file stays and data_fd is closed. To bound descriptors in long lines of descent, beyond

@@ -58,8 +58,16 @@ static int put_disk(struct vmproc *p, const struct launch_disk *d, struct err *e
 	int r = grant(p, d->path, open_input("disk", d->path, e), e);
 
 	if (!r && !d->read_only) {
+		int data = launch_overlay(e);
+		int reader = data < 0 ? data : launch_overlay_reader(data, e);
+
 		snprintf(name, sizeof(name), "disk/%s/data", d->id);
-		r = grant(p, name, launch_overlay(e), e);
+		r = grant(p, name, data, e);
+		snprintf(name, sizeof(name), "disk/%s/data-ro", d->id);
+		if (!r)
+			r = grant(p, name, reader, e);
+		else if (reader >= 0)
+			close(reader);
 	}
 	if (r)
 		return r;

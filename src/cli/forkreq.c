@@ -18,7 +18,7 @@
 #include "control/client.h"
 #include "control/json.h"
 
-#define GRANTS_PER_CHILD (2 + HOST_FDS + LAUNCH_DISKS)
+#define GRANTS_PER_CHILD (2 + HOST_FDS + 2 * LAUNCH_DISKS)
 
 struct session {
 	const struct fork_source *src;
@@ -76,12 +76,17 @@ static int add_overlays(const struct session *s, struct bundle *b, const char *p
 
 		if (!id || json_is_true(json_object_get(d, "read_only")))
 			continue;
-		if (b->n == GRANTS_PER_CHILD)
+		if (b->n + 2 > GRANTS_PER_CHILD)
 			return err_set(e, EINVAL, "more disks than a VM can have");
 		fd = launch_overlay(e);
 		if (fd < 0)
 			return fd;
 		snprintf(what, sizeof(what), "disk/%.32s/data", id);
+		add(b, prefix, what, fd, true);
+		fd = launch_overlay_reader(fd, e);
+		if (fd < 0)
+			return fd;
+		snprintf(what, sizeof(what), "disk/%.32s/data-ro", id);
 		add(b, prefix, what, fd, true);
 	}
 	return 0;

@@ -79,6 +79,16 @@ int launch_kvm(struct err *e)
 	return err_sys(e, errno, "/dev/kvm");
 }
 
+int launch_overlay_reader(int overlay, struct err *e)
+{
+	char path[32];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", overlay);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? err_sys(e, errno, "overlay file, for reading") : fd;
+}
+
 /* An unnamed file that dies with its last user; memory where the file system cannot do that. */
 int launch_overlay(struct err *e)
 {

@@ -65,6 +65,8 @@ int launch_wait_agent(struct vmproc *p, uint64_t timeout_ms, struct err *e);
 
 /* An empty unnamed file for what a VM writes to a disk. The fd, or -errno. */
 int launch_overlay(struct err *e);
+/* The same file (which stays the caller's), read-only. */
+int launch_overlay_reader(int overlay, struct err *e);
 int launch_kvm(struct err *e);
 
 /* The listening sockets and files of a VM's directory; also a fork's child's ("child/NAME/...").

@@ -148,6 +148,7 @@ static int rotate_disks(struct vm *vm, struct err *e)
 {
 	for (uint32_t i = 0; i < vm->cfg.nr_disks; i++) {
 		const struct disk_cfg *d = &vm->cfg.disks[i];
+		struct device *dev = vm_find_device(vm, "virtio-blk", d->id);
 		char name[GRANT_NAME_MAX];
 		int fd, ret;
 
@@ -157,9 +158,15 @@ static int rotate_disks(struct vm *vm, struct err *e)
 		fd = grants_take(vm->m.grants, name, e);
 		if (fd < 0)
 			return err_wrap(e, fd, "fork");
-		ret = virtio_blk_rotate(vm_find_device(vm, "virtio-blk", d->id), fd, e);
+		ret = virtio_blk_rotate(dev, fd, e);
 		if (ret)
 			return err_wrap(e, ret, "fork: %s", d->id);
+		snprintf(name, sizeof(name), "parent/disk/%s/data-ro", d->id);
+		fd = grants_take(vm->m.grants, name, NULL);
+		if (fd >= 0) {
+			fdtab_del(vm->m.fds, fd);
+			virtio_blk_set_reader(dev, fd);
+		}
 	}
 	return 0;
 }
@@ -205,6 +212,7 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 		ret = vm_stop_world(vm, e);
 	if (!ret) {
 		ret = rotate_disks(vm, e);
+		grants_drop(vm->m.grants, "parent/");
 		if (ret && live)
 			vm_start_world(vm);
 	}

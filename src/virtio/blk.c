@@ -233,6 +233,15 @@ static int take(struct vblk *d, const char *what, struct err *e)
 	return fd;
 }
 
+/* Optional: without it, children share a descriptor that could write. */
+static void take_reader(struct vblk *d)
+{
+	int fd = d->cfg.read_only ? -1 : take(d, "data-ro", NULL);
+
+	if (fd >= 0)
+		blk_set_reader(d->blk, fd);
+}
+
 /* The first adopt of this machine's line: the disk itself. */
 static int make_disk(struct vblk *d, struct err *e)
 {
@@ -271,6 +280,7 @@ static int make_disk(struct vblk *d, struct err *e)
 	}
 	blk_on_batch(b, vblk_on_batch, d);
 	d->blk = b;
+	take_reader(d);
 	d->writable = data >= 0;
 	return 0;
 }
@@ -286,6 +296,8 @@ static int renew_disk(struct vblk *d, struct err *e)
 	}
 	r = blk_adopt(d->blk, d->v.dev.m->loop, d->v.dev.m->fds, data, e);
 	d->writable = !r && data >= 0;
+	if (!r)
+		take_reader(d);
 	return r;
 }
 
@@ -328,6 +340,11 @@ const struct device_class virtio_blk_class = {
 	.prepare = vblk_prepare,
 	.adopt = vblk_adopt,
 };
+
+void virtio_blk_set_reader(struct device *dev, int reader_fd)
+{
+	blk_set_reader(((struct vblk *)dev)->blk, reader_fd);
+}
 
 int virtio_blk_rotate(struct device *dev, int data_fd, struct err *e)
 {

@@ -147,6 +147,18 @@ def test_fork__five_gigabytes_of_sparse_memory(w):
         w.drop(vm)
 
 
+def writable_overlays(pid):
+    """Of the files that VMs of one line write to: their own and, read-only, what they share."""
+    n = 0
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        if "overlay" not in os.readlink(f"/proc/{pid}/fd/{fd}"):
+            continue
+        with open(f"/proc/{pid}/fdinfo/{fd}", encoding="utf-8") as f:
+            flags = int(next(line for line in f if line.startswith("flags:")).split()[1], 8)
+        n += flags & os.O_ACCMODE != os.O_RDONLY
+    return n
+
+
 def test_fork__of_a_running_vm_parent_and_child_go_on(w):
     (vm,) = fork(w, template(w), "live")
     before = progress(w, vm)
@@ -162,6 +174,8 @@ def test_fork__of_a_running_vm_parent_and_child_go_on(w):
     progress(w, vm)
     (grandkid,) = fork(w, kids[0], "grandkid")
     same(w.sh(grandkid, "cat /root/before"), kids[0], "the grandchild's disk")
+    for one in (*kids, grandkid):
+        same(writable_overlays(w.pid(one)), 1, f"overlay files that {one} could write to")
     w.drop(vm)  # children outlive their parent
     for one in (*kids, grandkid):
         progress(w, one)

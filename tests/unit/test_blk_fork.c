@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "block/blk_int.h"
 #include "tests/lib/disk.h"
 
 static bool child_ok(pid_t pid)
@@ -27,6 +28,27 @@ static bool child_ok(pid_t pid)
 	int st;
 
 	return waitpid(pid, &st, 0) == pid && WIFEXITED(st) && WEXITSTATUS(st) == 0;
+}
+
+static int opened_again(int fd)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* As the parent of a fork does: what was written becomes a layer, read through a descriptor that cannot write. */
+static int rotate(struct disk *d, struct err *e)
+{
+	int data = disk_file(), reader = opened_again(data);
+	int r = blk_rotate(d->blk, data, e);
+
+	if (r)
+		close(reader);
+	else
+		blk_set_reader(d->blk, reader);
+	return r;
 }
 
 /*
@@ -44,7 +66,7 @@ static bool live(struct disk *d, unsigned int depth, unsigned int rounds)
 		ok = disk_storm(d, 1 + (unsigned int)disk_random(d, 24));
 		if (!depth || n == ARRAY_SIZE(kids) || disk_random(d, 3))
 			continue;
-		if (blk_rotate(d->blk, disk_file(), &e)) {
+		if (rotate(d, &e)) {
 			fprintf(stderr, "rotate: %s\n", e.msg);
 			return false;
 		}
@@ -74,6 +96,41 @@ static void test_blk_fork__parents_and_children_diverge_and_match_their_models(v
 	}
 }
 
+static int mode_of(int fd)
+{
+	return fcntl(fd, F_GETFL) & O_ACCMODE;
+}
+
+static void test_blk_fork__children_cannot_write_what_they_share(void **state)
+{
+	struct overlay *o;
+	struct disk d;
+	struct err e;
+
+	(void)state;
+	disk_open(&d, MIB(1), MIB(1), 17);
+	o = &d.blk->ov;
+	blk_set_reader(d.blk, opened_again(o->layers[o->cur].fd));
+	for (unsigned int gen = 0; gen < 3; gen++) {
+		assert_true(disk_storm(&d, 20));
+		assert_int_equal(rotate(&d, &e), 0);
+		for (unsigned int i = 0; i < o->cap_layers; i++)
+			if (o->layers[i].fd >= 0)
+				assert_int_equal(mode_of(o->layers[i].fd),
+						 i == o->cur ? O_RDWR : O_RDONLY);
+		assert_true(disk_matches(&d));
+	}
+	/* nothing was written: the file stays current, and its reader its reader */
+	assert_int_equal(rotate(&d, &e), 0);
+	assert_true(d.blk->reader_fd >= 0);
+	assert_true(disk_storm(&d, 20));
+	assert_int_equal(rotate(&d, &e), 0);
+	assert_true(disk_matches(&d));
+	/* another file's is refused */
+	blk_set_reader(d.blk, opened_again(STDIN_FILENO));
+	disk_close(&d);
+}
+
 static bool descend(struct disk *d, unsigned int depth)
 {
 	struct blk_stats st;
@@ -89,7 +146,7 @@ static bool descend(struct disk *d, unsigned int depth)
 	}
 	if (!depth)
 		return true;
-	if (blk_rotate(d->blk, disk_file(), &e))
+	if (rotate(d, &e))
 		return false;
 	pid = fork();
 	if (pid == 0)
@@ -240,6 +297,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(
 			test_blk_fork__parents_and_children_diverge_and_match_their_models),
+		cmocka_unit_test(test_blk_fork__children_cannot_write_what_they_share),
 		cmocka_unit_test(test_blk_fork__ninety_generations_deep),
 		cmocka_unit_test(test_blk_fork__many_children_of_one_moment),
 		cmocka_unit_test(test_blk_fork__child_of_an_unrotated_parent_is_refused),
