@@ -283,8 +283,14 @@ void vcpu_threads_warm(void)
 
 void vcpu_threads_stop(struct vm *vm)
 {
+	int ret;
+
+	pthread_mutex_unlock(&vm->lock);
+	ret = barrier_pause(vm->m.barrier, VM_PAUSE_TIMEOUT_MS, NULL);
+	pthread_mutex_lock(&vm->lock);
+	BUG_ON(ret);
 	vm->quit = true;
-	barrier_resume(vm->m.barrier);
+	barrier_release(vm->m.barrier);
 	for (unsigned int i = 0; i < VM_MAX_VCPUS; i++) {
 		if (!vm->threads[i])
 			continue;

@@ -143,7 +143,8 @@ int vcpu_threads_start(struct vm *vm, struct err *e);
 /* Makes and ends a thread, once in a seed: what a process's first thread costs (symbols, a stack) is
  * inherited by its children then. Best effort. */
 void vcpu_threads_warm(void);
-/* With all threads parked: they end; joins them. */
+/* Ends all threads, parked or not, and joins them: no pause is left. The device lock is given up
+ * while they park. */
 void vcpu_threads_stop(struct vm *vm);
 /* In a fork's child: the parent's threads do not exist here. */
 void vcpu_threads_forget(struct vm *vm);
