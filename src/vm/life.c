@@ -32,6 +32,11 @@ int vm_stop_world(struct vm *vm, struct err *e)
 	pthread_mutex_lock(&vm->lock);
 	if (ret)
 		return ret;
+	ret = vcpu_threads_saved(vm, e);
+	if (ret) {
+		barrier_resume(vm->m.barrier);
+		return ret;
+	}
 	for (d = vm->devices; d; d = d->next) {
 		ret = d->cls->quiesce(d, e);
 		if (!ret)
