@@ -343,6 +343,17 @@ int pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*fn)(void *)
 	return next(t, attr, fn, arg);
 }
 
+/* AddressSanitizer's, on each new thread, and it ends the process without. */
+int pthread_getattr_np(pthread_t t, pthread_attr_t *attr)
+{
+	int ret;
+	NEXT(int, pthread_getattr_np, pthread_t, pthread_attr_t *);
+	inject_hold();
+	ret = next(t, attr);
+	inject_release();
+	return ret;
+}
+
 pid_t fork(void)
 {
 	pid_t pid;
