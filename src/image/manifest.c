@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "base/util.h"
+#include "control/json.h"
 #include "image/store.h"
 #include "image/tree.h"
 
@@ -187,7 +188,7 @@ int manifest_write(const char *dir, const struct image *img, struct err *e)
 	if (j && !json_object_set_new(j, "format", json_integer(MANIFEST_FORMAT)) &&
 	    !put_all(j, fields, ARRAY_SIZE(fields), img) &&
 	    !put_all(d, digests, ARRAY_SIZE(digests), img) && !json_object_set(j, "sha256", d))
-		text = json_dumps(j, JSON_INDENT(2));
+		text = json_text(j, JSON_INDENT(2));
 	json_decref(d);
 	json_decref(j);
 	if (text)
