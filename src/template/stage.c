@@ -96,7 +96,8 @@ static int write_manifest(struct template_stage *s, struct template *t, struct e
 	int r;
 
 	if (!text)
-		return err_set(e, EINVAL, "manifest: a value is not valid UTF-8");
+		return err_set(e, ENOMEM,
+			       "manifest: out of memory, or a value is not valid UTF-8");
 	if (strlen(text) > MANIFEST_MAX)
 		return err_set(e, E2BIG, "manifest: more than %u bytes", MANIFEST_MAX);
 	digest_bytes(text, strlen(text), t->sha256);
