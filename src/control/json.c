@@ -35,7 +35,9 @@ json_t *json_object_from(const char *text, size_t n, struct err *e)
 		for (char *p = je.text; *p; p++)
 			if (*p < ' ' || *p > '~')
 				*p = '?';
-		err_set(e, EINVAL, "invalid JSON at line %d: %s", je.line, je.text);
+		/* jansson has no words for it when it has no memory */
+		err_set(e, EINVAL, "invalid JSON at line %d: %s", je.line,
+			je.text[0] ? je.text : "out of memory");
 		return NULL;
 	}
 	if (!json_is_object(j)) {

@@ -104,7 +104,8 @@ static int parse(const char *text, struct image *img, struct err *e)
 	int r;
 
 	if (!j)
-		return err_set(e, EBADMSG, "image.json: line %d: %s", je.line, je.text);
+		return err_set(e, EBADMSG, "image.json: line %d: %s", je.line,
+			       je.text[0] ? je.text : "out of memory");
 	if (json_integer_value(json_object_get(j, "format")) != MANIFEST_FORMAT)
 		r = err_set(e, EBADMSG, "image.json: not of format %d: made by another version of clone",
 			    MANIFEST_FORMAT);
