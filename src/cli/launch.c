@@ -164,7 +164,7 @@ static int send_boot(struct vmproc *p, int boot, const struct host_fds *h, int k
 		json_array_append_new(names, json_string(host_fd_names[i]));
 		fds[n++] = h->fd[i];
 	}
-	text = json_dumps(msg, JSON_COMPACT);
+	text = json_text(msg, JSON_COMPACT);
 	if (!text)
 		return err_set(e, ENOMEM, "out of memory");
 	r = fd_send(boot, text, strlen(text), fds, n);

@@ -182,7 +182,7 @@ int client_request(struct client *c, const char *method, const char *path, const
 		   uint64_t timeout_ms, json_t **reply, struct err *e)
 {
 	uint64_t deadline = time_mono_ns() + timeout_ms * NS_PER_MS;
-	cleanup_free char *json = body ? json_dumps(body, JSON_COMPACT) : strdup("");
+	cleanup_free char *json = body ? json_text(body, JSON_COMPACT) : strdup("");
 	cleanup_free char *text = NULL;
 	struct http_head h;
 	int n, r;
@@ -217,7 +217,7 @@ int client_fdsock(int dirfd, struct err *e)
 /* Sends one message and waits for its answer; *fd receives a descriptor that came with it. */
 static int fd_exchange(int sock, json_t *msg, const int *fds, size_t n, int *fd, struct err *e)
 {
-	cleanup_free char *text = json_dumps(msg, JSON_COMPACT);
+	cleanup_free char *text = json_text(msg, JSON_COMPACT);
 	cleanup_json json_t *reply = NULL;
 	const char *why;
 	char buf[2048];

@@ -50,7 +50,7 @@ static const struct resource resources[] = {
 
 void api_answer(struct http_request *rq, json_t *reply)
 {
-	char *text = reply ? json_dumps(reply, JSON_COMPACT) : NULL;
+	char *text = reply ? json_text(reply, JSON_COMPACT) : NULL;
 	struct err e;
 
 	if (reply && !text) {
@@ -72,7 +72,7 @@ void api_refuse(struct http_request *rq, const struct err *e)
 	if (!j)
 		j = json_pack("{s:s}", "fault_message",
 			      "the request failed; the reason is not text");
-	text = j ? json_dumps(j, JSON_ENSURE_ASCII) : NULL;
+	text = j ? json_text(j, JSON_ENSURE_ASCII) : NULL;
 	http_reply(rq, 400, text ? text : "{}", text ? strlen(text) : 2);
 	free(text);
 	json_decref(j);

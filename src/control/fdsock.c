@@ -180,7 +180,7 @@ static void fdconn_io(void *arg, int sock, unsigned int events)
 		if (fds[i] >= 0)
 			close(fds[i]);
 	reply = r ? json_pack("{s:s}", "error", e.msg) : json_pack("{s:b}", "ok", 1);
-	text = reply ? json_dumps(reply, JSON_COMPACT | JSON_ENSURE_ASCII) : NULL;
+	text = reply ? json_text(reply, JSON_COMPACT | JSON_ENSURE_ASCII) : NULL;
 	/* A client that does not read its short answers is not worth a queue. */
 	if (!text || fd_send(sock, text, strlen(text), &out, out >= 0))
 		fdconn_free(c);

@@ -12,8 +12,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/fd.h"
 #include "base/util.h"
+
+#define TEXT_MAX (64u << 20)
 
 bool json_id_ok(const char *s, size_t max)
 {
@@ -32,7 +35,9 @@ json_t *json_object_from(const char *text, size_t n, struct err *e)
 		for (char *p = je.text; *p; p++)
 			if (*p < ' ' || *p > '~')
 				*p = '?';
-		err_set(e, EINVAL, "invalid JSON at line %d: %s", je.line, je.text);
+		/* jansson has no words for it when it has no memory */
+		err_set(e, EINVAL, "invalid JSON at line %d: %s", je.line,
+			je.text[0] ? je.text : "out of memory");
 		return NULL;
 	}
 	if (!json_is_object(j)) {
@@ -189,10 +194,33 @@ int json_read_file(int dirfd, const char *name, size_t max, json_t **out, struct
 	return 0;
 }
 
+static int append(const char *text, size_t n, void *arg)
+{
+	struct wbuf *w = arg;
+
+	wbuf_bytes(w, text, n);
+	return w->bad ? -1 : 0;
+}
+
+char *json_text(const json_t *j, size_t flags)
+{
+	struct wbuf w;
+
+	wbuf_init(&w, TEXT_MAX);
+	if (!j || json_dump_callback(j, append, &w, flags))
+		w.bad = true;
+	wbuf_u8(&w, 0);
+	if (w.bad) {
+		wbuf_fini(&w);
+		return NULL;
+	}
+	return (char *)w.data;
+}
+
 int json_write_file(int dirfd, const char *name, unsigned int mode, const json_t *obj,
 		    struct err *e)
 {
-	cleanup_free char *text = json_dumps(obj, JSON_INDENT(2) | JSON_SORT_KEYS);
+	cleanup_free char *text = json_text(obj, JSON_INDENT(2) | JSON_SORT_KEYS);
 	cleanup_close int fd = -1;
 	char tmp[256];
 	int r;

@@ -54,6 +54,12 @@ int json_fields(const json_t *obj, const struct json_field *tab, size_t n, void 
 /* true for 1 to max bytes of [A-Za-z0-9_]. */
 bool json_id_ok(const char *s, size_t max);
 
+/*
+ * The value as text, the caller's to free; flags as json_dumps has them. NULL: no value, no memory, or more than
+ * 64 MiB. In the place of json_dumps, which leaves a key out when there is no memory for it.
+ */
+char *json_text(const json_t *j, size_t flags);
+
 /* Reads a whole file of at most `max` bytes as one JSON object. -errno, -EBADMSG. */
 int json_read_file(int dirfd, const char *name, size_t max, json_t **out, struct err *e);
 /* Writes obj to dirfd/name: a temporary file first, fsynced, renamed over the old one. */

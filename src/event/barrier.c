@@ -146,6 +146,14 @@ void barrier_resume(struct barrier *b)
 	pthread_mutex_unlock(&b->lock);
 }
 
+void barrier_release(struct barrier *b)
+{
+	pthread_mutex_lock(&b->lock);
+	__atomic_store_n(&b->paused, 0, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&b->go_on);
+	pthread_mutex_unlock(&b->lock);
+}
+
 void barrier_child(struct barrier *b)
 {
 	init_sync(b);

@@ -38,6 +38,8 @@ void barrier_check(struct barrier *b, struct barrier_party *p);
  * names how many did not come. Nests: a second pause counts. */
 int barrier_pause(struct barrier *b, int timeout_ms, struct err *e);
 void barrier_resume(struct barrier *b);
+/* Ends all pauses. */
+void barrier_release(struct barrier *b);
 /* In a fork's child: there are no parties any more and the locks are fresh; still paused, once. */
 void barrier_child(struct barrier *b);
 

@@ -162,6 +162,8 @@ static int put_modules(struct cpio *c, const struct module_list *l, struct err *
 		wbuf_bytes(&list, path + strlen("modules/"), strlen(path) - strlen("modules/"));
 		wbuf_u8(&list, '\n');
 	}
+	if (!r && list.bad)
+		r = err_set(e, ENOMEM, "modules/list: out of memory");
 	if (!r)
 		r = cpio_file(c, "modules/list", 0600, list.data, list.len, e);
 	wbuf_fini(&ko);

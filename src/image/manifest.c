@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "base/util.h"
+#include "control/json.h"
 #include "image/store.h"
 #include "image/tree.h"
 
@@ -103,7 +104,8 @@ static int parse(const char *text, struct image *img, struct err *e)
 	int r;
 
 	if (!j)
-		return err_set(e, EBADMSG, "image.json: line %d: %s", je.line, je.text);
+		return err_set(e, EBADMSG, "image.json: line %d: %s", je.line,
+			       je.text[0] ? je.text : "out of memory");
 	if (json_integer_value(json_object_get(j, "format")) != MANIFEST_FORMAT)
 		r = err_set(e, EBADMSG, "image.json: not of format %d: made by another version of clone",
 			    MANIFEST_FORMAT);
@@ -187,7 +189,7 @@ int manifest_write(const char *dir, const struct image *img, struct err *e)
 	if (j && !json_object_set_new(j, "format", json_integer(MANIFEST_FORMAT)) &&
 	    !put_all(j, fields, ARRAY_SIZE(fields), img) &&
 	    !put_all(d, digests, ARRAY_SIZE(digests), img) && !json_object_set(j, "sha256", d))
-		text = json_dumps(j, JSON_INDENT(2));
+		text = json_text(j, JSON_INDENT(2));
 	json_decref(d);
 	json_decref(j);
 	if (text)

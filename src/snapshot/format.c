@@ -41,7 +41,8 @@ static void put_name(struct wbuf *w, const char *s)
 
 struct wbuf *snap_begin(struct snap_writer *s, const char *name, const char *id, uint32_t version)
 {
-	BUG_ON(s->len_at);
+	BUG_ON(s->open);
+	s->open = true;
 	s->begin = s->w.len;
 	wbuf_u32(&s->w, REC_MAGIC);
 	put_name(&s->w, name);
@@ -54,12 +55,12 @@ struct wbuf *snap_begin(struct snap_writer *s, const char *name, const char *id,
 
 void snap_end(struct snap_writer *s)
 {
-	BUG_ON(!s->len_at);
+	BUG_ON(!s->open);
+	s->open = false;
 	if (!s->w.bad) {
 		wbuf_patch_u32(&s->w, s->len_at, (uint32_t)(s->w.len - s->len_at - 4));
 		wbuf_u32(&s->w, crc32c(0, s->w.data + s->begin, s->w.len - s->begin));
 	}
-	s->len_at = 0;
 	s->records++;
 }
 

@@ -26,6 +26,7 @@ struct snap_writer {
 	struct wbuf w;
 	uint32_t records;
 	size_t begin, len_at; /* of the open record */
+	bool open;
 };
 
 void snap_writer_init(struct snap_writer *s);

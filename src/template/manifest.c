@@ -36,30 +36,40 @@ static json_t *disk_json(const struct template *t, const struct template_disk *d
 			      "base_ino", (json_int_t)d->base_ino, "base_mtime_ns",
 			      (json_int_t)d->base_mtime_ns, "base_sha256", d->base_sha256);
 
-	if (j && d->layer >= 0)
-		json_object_set_new(j, "layer", json_string(t->files[d->layer].name));
+	if (j && d->layer >= 0 &&
+	    json_object_set_new(j, "layer", json_string(t->files[d->layer].name))) {
+		json_decref(j);
+		return NULL;
+	}
 	return j;
+}
+
+static json_t *file_json(const struct template_file *f)
+{
+	return json_pack("{s:s, s:I, s:s}", "name", f->name, "size_bytes",
+			 (json_int_t)f->size_bytes, "sha256", f->sha256);
 }
 
 json_t *manifest_to_json(const struct template *t)
 {
-	json_t *disks = json_array(), *files = json_array();
+	cleanup_json json_t *disks = json_array();
+	cleanup_json json_t *files = json_array();
+	int r = 0;
 
-	for (size_t i = 0; i < t->ndisks; i++)
-		json_array_append_new(disks, disk_json(t, &t->disks[i]));
-	for (size_t i = 0; i < t->nfiles; i++)
-		json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", t->files[i].name,
-						       "size_bytes",
-						       (json_int_t)t->files[i].size_bytes, "sha256",
-						       t->files[i].sha256));
-	return json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:i, s:b, s:o, s:o}", "version",
+	for (size_t i = 0; i < t->ndisks && !r; i++)
+		r = json_array_append_new(disks, disk_json(t, &t->disks[i]));
+	for (size_t i = 0; i < t->nfiles && !r; i++)
+		r = json_array_append_new(files, file_json(&t->files[i]));
+	if (r)
+		return NULL;
+	return json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:i, s:b, s:O, s:O}", "version",
 			 TEMPLATE_VERSION, "name", t->name, "created", t->created, "clone_version",
 			 t->clone_version, "image", t->image, "cpu", t->cpu, "memory_bytes",
 			 (json_int_t)t->mem_bytes, "vcpus", (int)t->vcpus, "agent", t->agent,
 			 "disks", disks, "files", files);
 }
 
-struct file_json {
+struct file_fields {
 	const char *name, *sha256;
 	uint64_t size_bytes;
 };
@@ -67,11 +77,11 @@ struct file_json {
 static int read_file(const json_t *j, struct template_file *f, struct err *e)
 {
 	static const struct json_field tab[] = {
-		JSON_FIELD(struct file_json, name, WANT_STRING, true, 1, sizeof(f->name) - 1),
-		JSON_FIELD(struct file_json, sha256, WANT_STRING, true, DIGEST_HEX, DIGEST_HEX),
-		JSON_FIELD(struct file_json, size_bytes, WANT_UINT, true, 0, INT64_MAX),
+		JSON_FIELD(struct file_fields, name, WANT_STRING, true, 1, sizeof(f->name) - 1),
+		JSON_FIELD(struct file_fields, sha256, WANT_STRING, true, DIGEST_HEX, DIGEST_HEX),
+		JSON_FIELD(struct file_fields, size_bytes, WANT_UINT, true, 0, INT64_MAX),
 	};
-	struct file_json v = { 0 };
+	struct file_fields v = { 0 };
 	int r = json_fields(j, tab, ARRAY_SIZE(tab), &v, e);
 
 	if (r)

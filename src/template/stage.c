@@ -91,12 +91,13 @@ static int write_file(struct template_stage *s, const char *name, const char *te
 static int write_manifest(struct template_stage *s, struct template *t, struct err *e)
 {
 	cleanup_json json_t *j = manifest_to_json(t);
-	cleanup_free char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
+	cleanup_free char *text = j ? json_text(j, JSON_INDENT(2)) : NULL;
 	char digest[DIGEST_HEX + 2];
 	int r;
 
 	if (!text)
-		return err_set(e, EINVAL, "manifest: a value is not valid UTF-8");
+		return err_set(e, ENOMEM,
+			       "manifest: out of memory, or a value is not valid UTF-8");
 	if (strlen(text) > MANIFEST_MAX)
 		return err_set(e, E2BIG, "manifest: more than %u bytes", MANIFEST_MAX);
 	digest_bytes(text, strlen(text), t->sha256);

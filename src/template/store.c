@@ -225,6 +225,23 @@ static int by_name(const void *a, const void *b)
 	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+static int add_name(const char *name, char ***v, size_t *n, size_t *cap, struct err *e)
+{
+	size_t more = *cap * 2 + 16;
+	char **w = *n == *cap ? realloc(*v, more * sizeof(**v)) : *v;
+
+	if (!w)
+		return err_set(e, ENOMEM, "list of templates: out of memory");
+	if (*n == *cap)
+		*cap = more;
+	*v = w;
+	w[*n] = strdup(name);
+	if (!w[*n])
+		return err_set(e, ENOMEM, "list of templates: out of memory");
+	++*n;
+	return 0;
+}
+
 int template_list(char ***names, size_t *count, struct err *e)
 {
 	char path[PATH_MAX];
@@ -232,31 +249,28 @@ int template_list(char ***names, size_t *count, struct err *e)
 	size_t n = 0, cap = 0;
 	struct dirent *de;
 	char **v = NULL;
+	int ret = 0;
 	DIR *list;
 
 	if (parent < 0)
 		return parent;
 	template_sweep(parent);
 	list = fdopendir(parent);
-	while (list && (de = readdir(list))) {
-		char *copy, **w;
-
-		if (!template_name_ok(de->d_name))
-			continue;
-		copy = strdup(de->d_name);
-		w = n == cap ? realloc(v, (cap = cap * 2 + 16) * sizeof(*v)) : v;
-		if (w)
-			v = w;
-		if (!copy || !w) {
-			free(copy);
-			break; /* a list cut short beats none: nothing depends on it */
-		}
-		v[n++] = copy;
-	}
-	if (list)
-		closedir(list);
-	else
+	if (!list) {
+		ret = err_sys(e, errno, "%s", path);
 		close(parent);
+		return ret;
+	}
+	while (!ret && (de = readdir(list)))
+		if (template_name_ok(de->d_name))
+			ret = add_name(de->d_name, &v, &n, &cap, e);
+	closedir(list);
+	if (ret) {
+		while (n)
+			free(v[--n]);
+		free(v);
+		return ret;
+	}
 	if (n)
 		qsort(v, n, sizeof(*v), by_name);
 	*names = v;

@@ -32,6 +32,11 @@ int vm_stop_world(struct vm *vm, struct err *e)
 	pthread_mutex_lock(&vm->lock);
 	if (ret)
 		return ret;
+	ret = vcpu_threads_saved(vm, e);
+	if (ret) {
+		barrier_resume(vm->m.barrier);
+		return ret;
+	}
 	for (d = vm->devices; d; d = d->next) {
 		ret = d->cls->quiesce(d, e);
 		if (!ret)
@@ -103,6 +108,8 @@ static int give_identity(struct vm *vm, struct err *e)
 
 int vm_resume(struct vm *vm, struct err *e)
 {
+	int ret;
+
 	if (vm->state == VM_RUNNING)
 		return 0;
 	if (vm->state != VM_PAUSED)
@@ -114,13 +121,23 @@ int vm_resume(struct vm *vm, struct err *e)
 	}
 	/* loaded or forked, and never run in this process yet */
 	if (!vm->identity_given) {
-		int ret = give_identity(vm, e);
-
+		ret = give_identity(vm, e);
 		if (ret)
 			return ret;
+		vm->identity_given = true;
 	}
-	barrier_resume(vm->m.barrier);
-	return vm_go(vm, e);
+	/* the threads park at once, so that none has run if one of them cannot be made */
+	vm->starting = true;
+	ret = vcpu_threads_start(vm, e);
+	if (ret) {
+		vcpu_threads_stop(vm);
+		BUG_ON(barrier_pause(vm->m.barrier, 0, NULL)); /* nothing runs */
+	} else {
+		ret = vm_go(vm, e);
+		barrier_resume(vm->m.barrier);
+	}
+	__atomic_store_n(&vm->starting, false, __ATOMIC_RELEASE);
+	return ret;
 }
 
 /* Kernel, tables and the vCPUs' first state: guest RAM as firmware would leave it. */
@@ -175,10 +192,7 @@ int vm_start(struct vm *vm, struct err *e)
 	if (!ret)
 		ret = vm_go(vm, e);
 	if (ret) {
-		if (vm->threads[0]) {
-			(void)barrier_pause(vm->m.barrier, VM_PAUSE_TIMEOUT_MS, NULL);
-			vcpu_threads_stop(vm);
-		}
+		vcpu_threads_stop(vm);
 		vm_unbuild(vm);
 		return err_wrap(e, ret, "start");
 	}

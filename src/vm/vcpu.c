@@ -112,20 +112,17 @@ static void parking(struct barrier_party *p)
 {
 	struct vcpu_thread *t = container_of(p, struct vcpu_thread, party);
 	struct dev_vcpu *v = vcpu_of(t);
-	struct err e;
 	int ret;
 
+	t->save_ret = 0;
 	if (__atomic_load_n(&t->vm->starting, __ATOMIC_ACQUIRE))
 		return;
-	while ((ret = kvm_vcpu_settle(v->kv, &e)) > 0)
+	while ((ret = kvm_vcpu_settle(v->kv, &t->save_err)) > 0)
 		if (!handle_exit(t, kvm_vcpu_runpage(v->kv)))
 			break;
 	if (ret >= 0)
-		ret = kvm_vcpu_save(v->kv, &v->state, &e);
-	if (ret) {
-		log_warn("%s: saving its state: %s", t->dev->id, e.msg);
-		t->vm->m.event(&t->vm->m, VM_EVENT_FATAL, "a vCPU's state cannot be read");
-	}
+		ret = kvm_vcpu_save(v->kv, &v->state, &t->save_err);
+	t->save_ret = MIN(ret, 0);
 }
 
 static void on_entered(void *arg)
@@ -281,10 +278,28 @@ void vcpu_threads_warm(void)
 		pthread_join(t, NULL);
 }
 
+int vcpu_threads_saved(struct vm *vm, struct err *e)
+{
+	for (unsigned int i = 0; i < VM_MAX_VCPUS && vm->threads[i]; i++) {
+		const struct vcpu_thread *t = vm->threads[i];
+
+		if (t->save_ret)
+			return err_set(e, -t->save_ret, "saving %s: %s", t->dev->id,
+				       t->save_err.msg);
+	}
+	return 0;
+}
+
 void vcpu_threads_stop(struct vm *vm)
 {
+	int ret;
+
+	pthread_mutex_unlock(&vm->lock);
+	ret = barrier_pause(vm->m.barrier, VM_PAUSE_TIMEOUT_MS, NULL);
+	pthread_mutex_lock(&vm->lock);
+	BUG_ON(ret);
 	vm->quit = true;
-	barrier_resume(vm->m.barrier);
+	barrier_release(vm->m.barrier);
 	for (unsigned int i = 0; i < VM_MAX_VCPUS; i++) {
 		if (!vm->threads[i])
 			continue;

@@ -180,7 +180,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->threads[0] && (vm->state == VM_RUNNING || vm->state == VM_ENDED))
 		(void)vm_stop_world(vm, &e);
 	if (vm->threads[0])
-		vcpu_threads_stop(vm);
+		vcpu_threads_stop(vm); /* also when its world could not be stopped */
 	vm_unbuild(vm);
 	if (vm->m.fds) {
 		close_own(vm, &vm->kvm_fd);

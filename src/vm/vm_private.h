@@ -44,6 +44,8 @@ struct vcpu_thread {
 	struct barrier_party party;
 	pthread_t tid;
 	bool started;
+	int save_ret; /* its state could not be saved when it parked last; save_err says why */
+	struct err save_err;
 	uint64_t exits, exits_mmio, exits_pio;
 };
 
@@ -144,7 +146,10 @@ int vcpu_threads_start(struct vm *vm, struct err *e);
 /* Makes and ends a thread, once in a seed: what a process's first thread costs (symbols, a stack) is
  * inherited by its children then. Best effort. */
 void vcpu_threads_warm(void);
-/* With all threads parked: they end; joins them. */
+/* With all threads parked: the first error of theirs, if a state could not be saved. */
+int vcpu_threads_saved(struct vm *vm, struct err *e);
+/* Ends all threads, parked or not, and joins them: no pause is left. The device lock is given up
+ * while they park. */
 void vcpu_threads_stop(struct vm *vm);
 /* In a fork's child: the parent's threads do not exist here. */
 void vcpu_threads_forget(struct vm *vm);

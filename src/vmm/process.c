@@ -18,6 +18,7 @@
 #include "base/time.h"
 #include "base/util.h"
 #include "control/control.h"
+#include "control/json.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
@@ -60,7 +61,7 @@ static void on_ended(void *arg, enum vm_end how, const char *detail)
 	struct process *p = arg;
 	json_t *rec = json_pack("{s:s, s:s, s:i}", "reason", end_name(how), "detail", detail, "code",
 				(int)how);
-	char *text = rec ? json_dumps(rec, JSON_COMPACT) : NULL;
+	char *text = rec ? json_text(rec, JSON_COMPACT) : NULL;
 
 	if (how == VM_END_ERROR)
 		log_warn("the VM ended: %s", detail);
@@ -282,7 +283,7 @@ static int start(int sock, struct process *p, struct err *e)
 static void answer(int sock, const struct err *e)
 {
 	json_t *msg = e ? json_pack("{s:s}", "error", e->msg) : json_pack("{s:b}", "ok", 1);
-	char *text = json_dumps(msg, JSON_COMPACT);
+	char *text = json_text(msg, JSON_COMPACT);
 
 	if (text)
 		(void)fd_send(sock, text, strlen(text), NULL, 0);

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A machine that can be swept. See machine.h.
+ */
+#include "tests/inject/machine.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "event/fdtab.h"
+#include "event/grants.h"
+#include "mem/gmem.h"
+#include "tests/inject/sweep.h"
+#include "tests/lib/tiny_kernel.h"
+
+static void on_kick(int sig)
+{
+	(void)sig;
+}
+
+static int listener(void)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+
+	if (bind(fd, (void *)&sun, sizeof(sun.sun_family)) || listen(fd, 8)) /* autobind */
+		sweep_fail("no listening socket");
+	return fd;
+}
+
+int machine_base(void)
+{
+	int rw = memfd_create("base", MFD_CLOEXEC), fd;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", rw);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (ftruncate(rw, 1 << 20) < 0 || fd < 0)
+		sweep_fail("no base image");
+	close(rw);
+	return fd;
+}
+
+int machine_grant(struct vm *vm, const char *prefix, const char *name, int fd, struct err *e)
+{
+	char full[256];
+
+	if (fd < 0)
+		sweep_fail("no descriptor for %s", name);
+	snprintf(full, sizeof(full), "%s%s", prefix, name);
+	return grants_put(vm->m.grants, full, fd, e);
+}
+
+int machine_grants(struct vm *vm, const char *prefix, struct err *e)
+{
+	static const struct {
+		const char *name;
+		bool socket;
+	} what[] = { { "vsock", true },
+		     { "console", true },
+		     { "console-log", false },
+		     { "disk/root/data", false } };
+	int ret = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(what) && !ret; i++) {
+		int fd;
+
+		inject_hold();
+		fd = what[i].socket ? listener() : memfd_create(what[i].name, MFD_CLOEXEC);
+		inject_release();
+		ret = machine_grant(vm, prefix, what[i].name, fd, e);
+	}
+	return ret;
+}
+
+int machine_create(struct vm **out, struct err *e)
+{
+	struct sigaction kick = { .sa_handler = on_kick };
+	struct vm *vm;
+	int ret;
+
+	sigaction(SIGUSR1, &kick, NULL);
+	ret = vm_create("tiny", &vm, e);
+	if (ret)
+		return ret;
+	*out = vm;
+	pthread_mutex_lock(&vm->lock);
+	inject_hold();
+	vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	inject_release();
+	fdtab_add(vm->m.fds, vm->kvm_fd, FD_KEEP, "kvm");
+	return machine_grants(vm, "", e);
+}
+
+int machine_start(unsigned int vcpus, struct vm **out, struct err *e)
+{
+	int ret = machine_create(out, e), kernel, base;
+	struct vm *vm = *out;
+
+	if (ret)
+		return ret;
+	inject_hold();
+	kernel = tiny_kernel_counter();
+	base = machine_base();
+	inject_release();
+	ret = machine_grant(vm, "", "kernel", kernel, e);
+	if (ret) {
+		close(base);
+		return ret;
+	}
+	ret = machine_grant(vm, "", "base", base, e);
+	if (!ret)
+		ret = vm_set_machine(vm, vcpus, MACHINE_MEM, e);
+	if (!ret)
+		ret = vm_set_boot(vm, "kernel", NULL, "", e);
+	if (!ret)
+		ret = vm_add_disk(vm, "root", "base", false, e);
+	if (!ret)
+		ret = vm_set_vsock(vm, 3, e);
+	if (!ret)
+		ret = vm_set_entropy(vm, e);
+	return ret ? ret : vm_start(vm, e);
+}
+
+void machine_end(struct vm *vm)
+{
+	vm_destroy(vm);
+}
+
+uint64_t machine_counter(struct vm *vm)
+{
+	uint64_t v = 0;
+
+	gmem_read(vm->m.mem, TINY_COUNTER_GPA, &v, sizeof(v));
+	return v;
+}
+
+void machine_must_go_on(struct vm *vm)
+{
+	uint64_t before = machine_counter(vm);
+
+	pthread_mutex_unlock(&vm->lock);
+	for (int i = 0; i < 20000 && machine_counter(vm) == before; i++)
+		usleep(500);
+	pthread_mutex_lock(&vm->lock);
+	if (machine_counter(vm) == before)
+		sweep_fail("the guest does not go on");
+}
