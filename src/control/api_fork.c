@@ -10,6 +10,7 @@
 
 #include "agent/agent.h"
 #include "control/api.h"
+#include "fork/fork.h"
 #include "vm/vm.h"
 
 static void to_hex(const uint8_t *p, size_t n, char *out)

@@ -8,6 +8,7 @@
 
 #include "control/api.h"
 #include "event/grants.h"
+#include "snapshot/snapshot.h"
 #include "vm/vm.h"
 
 struct action_body {

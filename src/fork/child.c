@@ -17,6 +17,7 @@
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
+#include "fork/fork.h"
 #include "fork/report.h"
 #include "fork/spare.h"
 #include "kvm/kvm.h"

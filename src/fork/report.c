@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "fork/fork.h"
 #include "base/buf.h"
 #include "base/util.h"
 

@@ -5,6 +5,7 @@
 #ifndef CLONE_FORK_REPORT_H
 #define CLONE_FORK_REPORT_H
 
+#include "fork/fork.h"
 #include "vm/vm.h"
 
 /* The child's side: one write; the fd stays open. */

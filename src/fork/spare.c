@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fork/fork.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"

@@ -9,6 +9,8 @@
 
 #include <stdbool.h>
 
+#include "fork/fork.h"
+#include "snapshot/snapshot.h"
 #include "vm/vm.h"
 
 /*

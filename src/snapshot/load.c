@@ -16,6 +16,7 @@
 #include "mem/gmem.h"
 #include "snapshot/format.h"
 #include "snapshot/records.h"
+#include "snapshot/snapshot.h"
 #include "vm/vm_private.h"
 
 static int decode(const struct snap_file *f, const char *name, const char *id, uint32_t version,

@@ -17,6 +17,7 @@
 #include "mem/gmem.h"
 #include "snapshot/format.h"
 #include "snapshot/records.h"
+#include "snapshot/snapshot.h"
 #include "virtio/blk.h"
 #include "vm/vm_private.h"
 

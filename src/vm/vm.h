@@ -22,8 +22,6 @@ struct vsock_mux;
 
 #define VM_MAX_DISKS 8
 #define VM_CMDLINE_MAX 2048
-#define VM_SPARES_MAX 64
-#define VM_FORK_MAX 256 /* children in one request */
 
 enum vm_state {
 	VM_CONFIGURING, /* "Not started" */
@@ -76,61 +74,14 @@ int vm_power_button(struct vm *vm, struct err *e);
 /* Ends the VM: the loop stops, the exit record is written. */
 void vm_end(struct vm *vm, enum vm_end how, const char *detail);
 
-/* ---- snapshot ---- */
+/* ---- forks (fork/fork.h) ---- */
 
-/*
- * Writes state, RAM and each disk's layer to the granted descriptors (layers: "layer/ID"). A
- * running VM is paused for it and goes on afterwards. -EIO/-ENOSPC say which file; the VM lives on.
- */
-int vm_snapshot(struct vm *vm, const char *state, const char *ram, struct err *e);
-/* What a seed does for its children when nothing is asked of it, from its first fork on. */
-struct vm_seed {
-	/* children forked and half adopted ahead of time; each costs what a fork that never ran does */
-	unsigned int spares; /* 0 to VM_SPARES_MAX */
-	/* what the template's file mostly fills moves into huge pages (for hosts that have them) */
-	bool huge_pages;
-};
-
-/*
- * Loads a snapshot into a VM_CONFIGURING vm: granted descriptors `state`, `ram`, each disk's
- * "disk/ID/base" and "disk/ID/layer" (and, unless a seed, "disk/ID/data"). The VM is paused
- * afterwards, or a seed (seed not NULL).
- */
-int vm_load(struct vm *vm, const char *state, const char *ram, const struct vm_seed *seed,
-	    struct err *e);
-
-/* ---- fork ---- */
-
+/* Who a child is to be. */
 struct vm_child_spec {
 	struct identity id; /* renew is set by vm_fork */
 	uint32_t uid, gid; /* 0: keep the parent's */
 	bool paused; /* stays paused after adopt */
 };
-
-struct vm_child_result {
-	char name[VM_NAME_MAX + 1];
-	int pid;
-	int error; /* 0 or -errno; msg says why; the child is gone then */
-	char msg[256];
-	/* CLOCK_MONOTONIC: fork(2) returned in the child (a spare: it learnt who it is), devices adopted, first KVM_RUN entered,
-	 * first exit from it, agent acknowledged (0: did not happen) */
-	uint64_t forked_ns, adopted_ns, entered_ns, first_exit_ns, ready_ns;
-};
-
-struct vm_fork_request {
-	const struct vm_child_spec *specs; /* copied */
-	size_t n;
-	bool wait; /* for the agent's acknowledgement in each child (if the template had an agent) */
-	uint32_t timeout_ms;
-	/* Called once on main in the parent, when every child is ready or failed. Pidfds of the living
-	 * are in vm_grants as "pidfd/NAME" for the caller to claim. */
-	void (*done)(void *arg, const struct vm_child_result *res, size_t n, uint64_t pause_ns);
-	void *arg;
-};
-/* Each child's descriptors were granted as "child/NAME/<what>" (see doc/control.md). Returns after
- * the fork(2)s; done comes later. In the child this function does not return to its caller: the
- * child goes on in its own main loop. */
-int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e);
 
 /* ---- statistics ---- */
 

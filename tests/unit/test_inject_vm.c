@@ -18,6 +18,7 @@
 
 #include "base/util.h"
 #include "event/grants.h"
+#include "snapshot/snapshot.h"
 #include "tests/inject/machine.h"
 #include "tests/inject/sweep.h"
 

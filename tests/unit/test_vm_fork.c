@@ -26,6 +26,7 @@
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
+#include "fork/fork.h"
 #include "mem/gmem.h"
 #include "tests/lib/tiny_kernel.h"
 #include "vm/vm.h"
