@@ -30,14 +30,19 @@ struct reaper {
 static void on_child_end(void *arg, int fd, unsigned int events)
 {
 	struct reaper *r = arg;
+	struct err e;
+	int claim;
 
 	(void)events;
 	waitpid(r->pid, NULL, WNOHANG);
 	loop_del_io(r->io);
 	fdtab_del(r->vm->m.fds, fd);
 	close(fd);
-	if (r->grant[0])
-		grants_drop(r->vm->m.grants, r->grant);
+	claim = r->grant[0] ? grants_take(r->vm->m.grants, r->grant, &e) : -1;
+	if (claim >= 0) {
+		fdtab_del(r->vm->m.fds, claim);
+		close(claim);
+	}
 	free(r);
 }
 
