@@ -227,7 +227,8 @@ static void after(void *arg, int ret)
 			sweep_fail("%s: error %d without a story", r->name, r->error);
 		if (r->error == -ETIMEDOUT)
 			sweep_fail("%s failed by waiting only", r->name);
-		if (!sweep_now->hit)
+		/* it is to say why: it did not if it crashed */
+		if (!sweep_now->hit || strstr(r->msg, "died before"))
 			sweep_fail("%s: %s", r->name, r->msg);
 	}
 	if (c->shared->gone_on != ready)
