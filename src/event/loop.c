@@ -172,12 +172,13 @@ static void on_io(evutil_socket_t fd, short what, void *arg)
 	pthread_mutex_unlock(lock);
 }
 
-void loop_set_io(struct loop_io *io, unsigned int events)
+/* 0, or -1 when there is no memory (here or in the kernel's epoll set). */
+static int watch(struct loop_io *io, unsigned int events)
 {
 	short what = EV_PERSIST;
 
 	if (events == io->events)
-		return;
+		return 0;
 	io->events = events;
 	if (events & LOOP_READ)
 		what |= EV_READ;
@@ -185,9 +186,15 @@ void loop_set_io(struct loop_io *io, unsigned int events)
 		what |= EV_WRITE;
 	event_del(io->ev);
 	if (!events)
-		return;
+		return 0;
 	event_assign(io->ev, io->loop->base, io->fd, what, on_io, io);
-	event_add(io->ev, NULL);
+	return event_add(io->ev, NULL);
+}
+
+void loop_set_io(struct loop_io *io, unsigned int events)
+{
+	/* a few bytes of the kernel's: without them whoever waits for this would wait for ever */
+	BUG_ON(watch(io, events));
 }
 
 struct loop_io *loop_add_io(struct loop *l, int fd, unsigned int events, loop_io_fn fn, void *arg)
@@ -202,7 +209,10 @@ struct loop_io *loop_add_io(struct loop *l, int fd, unsigned int events, loop_io
 		free(io);
 		return NULL;
 	}
-	loop_set_io(io, events);
+	if (watch(io, events)) {
+		loop_del_io(io);
+		return NULL;
+	}
 	return io;
 }
 
@@ -247,8 +257,8 @@ void loop_set_timer(struct loop_timer *t, uint64_t ns)
 			      .tv_usec = (suseconds_t)(ns % 1000000000u / 1000u) };
 
 	event_del(t->ev);
-	if (ns)
-		event_add(t->ev, &tv);
+	/* a few bytes: a timer that silently never comes is worse than an end */
+	BUG_ON(ns && event_add(t->ev, &tv));
 }
 
 void loop_del_timer(struct loop_timer *t)

@@ -40,24 +40,23 @@ struct fork_op {
 	struct loop_timer *timer;
 	void (*done)(void *arg, const struct vm_child_result *res, size_t n, uint64_t pause_ns);
 	void *arg;
+	struct vm_child_result *res; /* for done: had before there is anybody to lose */
 	struct fork_child c[];
 };
 
 static void finish_op(struct fork_op *op)
 {
-	struct vm_child_result *res = calloc(op->n, sizeof(*res));
 	struct fork_op **pp = &op->vm->forks;
 
 	while (*pp != op)
 		pp = &(*pp)->next;
 	*pp = op->next;
 	loop_del_timer(op->timer);
-	BUG_ON(!res);
 	for (size_t i = 0; i < op->n; i++)
-		res[i] = op->c[i].res;
-	op->done(op->arg, res, op->n, op->pause_ns);
+		op->res[i] = op->c[i].res;
+	op->done(op->arg, op->res, op->n, op->pause_ns);
 	spares_later(op->vm);
-	free(res);
+	free(op->res);
 	free(op);
 }
 
@@ -178,8 +177,10 @@ static struct fork_op *op_new(struct vm *vm, const struct vm_fork_request *rq)
 
 	if (!op)
 		return NULL;
-	op->timer = loop_add_timer(vm->m.loop, on_timeout, op);
+	op->res = calloc(rq->n, sizeof(*op->res));
+	op->timer = op->res ? loop_add_timer(vm->m.loop, on_timeout, op) : NULL;
 	if (!op->timer) {
+		free(op->res);
 		free(op);
 		return NULL;
 	}
@@ -193,6 +194,27 @@ static struct fork_op *op_new(struct vm *vm, const struct vm_fork_request *rq)
 		snprintf(op->c[i].res.name, sizeof(op->c[i].res.name), "%s", rq->specs[i].id.name);
 	}
 	return op;
+}
+
+/* A child that we cannot hear of has failed: it is killed, because a fork fails closed. */
+static int listen_to(struct vm *vm, struct fork_child *c)
+{
+	struct err e;
+	int ret = child_reap(vm, c->res.pid, c->res.name, &e);
+
+	if (!ret) {
+		c->io = loop_add_io(vm->m.loop, c->report_fd, LOOP_READ, on_report, c);
+		if (c->io)
+			return 0;
+		kill(c->res.pid, SIGKILL);
+		ret = err_set(&e, ENOMEM, "fork: out of memory");
+	}
+	c->res.error = ret;
+	snprintf(c->res.msg, sizeof(c->res.msg), "%.255s", e.msg);
+	fdtab_del(vm->m.fds, c->report_fd);
+	close(c->report_fd);
+	c->report_fd = -1;
+	return ret;
 }
 
 int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
@@ -219,6 +241,7 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 	}
 	if (ret) {
 		loop_del_timer(op->timer);
+		free(op->res);
 		free(op);
 		return ret;
 	}
@@ -238,12 +261,8 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 		/* the child has its own copies of its descriptors now */
 		snprintf(prefix, sizeof(prefix), "child/%s/", c->res.name);
 		grants_drop(vm->m.grants, prefix);
-		if (c->report_fd < 0) {
+		if (c->report_fd < 0 || listen_to(vm, c))
 			failed++;
-			continue;
-		}
-		child_reap(vm, c->res.pid, c->res.name);
-		c->io = loop_add_io(vm->m.loop, c->report_fd, LOOP_READ, on_report, c);
 	}
 	op->left -= failed;
 	loop_set_timer(op->timer, rq->timeout_ms * NS_PER_MS);

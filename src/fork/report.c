@@ -11,26 +11,29 @@
 
 #include "fork/fork.h"
 #include "base/buf.h"
+#include "base/endian.h"
 #include "base/util.h"
 
 #define REPORT_MAX 512
 
 int report_send(int fd, const struct vm_child_result *r)
 {
-	struct wbuf w;
-	ssize_t n;
+	const uint64_t clocks[] = { r->forked_ns, r->adopted_ns, r->entered_ns, r->first_exit_ns,
+				    r->ready_ns };
+	le32 error = le32_put((uint32_t)-r->error);
+	size_t len = strnlen(r->msg, sizeof(r->msg) - 1), at = sizeof(error);
+	char buf[sizeof(error) + sizeof(clocks) + sizeof(r->msg)];
 
-	wbuf_init(&w, REPORT_MAX);
-	wbuf_u32(&w, (uint32_t)-r->error);
-	wbuf_u64(&w, r->forked_ns);
-	wbuf_u64(&w, r->adopted_ns);
-	wbuf_u64(&w, r->entered_ns);
-	wbuf_u64(&w, r->first_exit_ns);
-	wbuf_u64(&w, r->ready_ns);
-	wbuf_bytes(&w, r->msg, strnlen(r->msg, sizeof(r->msg) - 1));
-	n = w.bad ? -1 : send(fd, w.data, w.len, MSG_NOSIGNAL);
-	wbuf_fini(&w);
-	return n < 0 ? -EPIPE : 0;
+	/* not in a wbuf: that there is no memory may be what is to be said */
+	memcpy(buf, &error, sizeof(error));
+	for (size_t i = 0; i < ARRAY_SIZE(clocks); i++, at += sizeof(le64)) {
+		le64 v = le64_put(clocks[i]);
+
+		memcpy(buf + at, &v, sizeof(v));
+	}
+	memcpy(buf + at, r->msg, len);
+	_Static_assert(sizeof(buf) <= REPORT_MAX, "it is read in one piece");
+	return send(fd, buf, at + len, MSG_NOSIGNAL) < 0 ? -EPIPE : 0;
 }
 
 int report_recv(int fd, struct vm_child_result *r)

@@ -60,11 +60,12 @@ static void on_spare(void *arg, int fd, unsigned int events)
 {
 	struct spare *s = arg;
 	struct vm *vm = s->vm;
+	struct err e;
 
 	(void)events;
 	log_warn("a spare child (pid %d) died", s->pid);
 	vm->spares.died = true;
-	child_reap(vm, s->pid, NULL);
+	(void)child_reap(vm, s->pid, NULL, &e); /* one way or the other it is */
 	drop(s);
 	close(fd);
 }
@@ -84,6 +85,14 @@ static int add(struct vm *vm, struct err *e)
 		return ret;
 	}
 	s->io = loop_add_io(vm->m.loop, s->sock, LOOP_READ, on_spare, s);
+	if (!s->io) {
+		/* it ends when its socket does */
+		fdtab_del(vm->m.fds, s->sock);
+		close(s->sock);
+		(void)child_reap(vm, s->pid, NULL, e);
+		free(s);
+		return err_set(e, ENOMEM, "spare: out of memory");
+	}
 	s->next = vm->spares.first;
 	vm->spares.first = s;
 	vm->spares.n++;
@@ -159,6 +168,7 @@ bool spare_use(struct vm *vm, const struct vm_child_spec *spec, const struct vm_
 	char prefix[VM_NAME_MAX + 16];
 	struct parcel p = { .fits = true };
 	bool sent = false;
+	struct err e;
 	size_t bytes;
 
 	if (!vm->spares.first)
@@ -178,7 +188,7 @@ bool spare_use(struct vm *vm, const struct vm_child_spec *spec, const struct vm_
 		sent = fd_send(*report_fd, &p.msg, bytes, p.fds, p.msg.n) == 0;
 		if (!sent) {
 			close(*report_fd);
-			child_reap(vm, *pid, NULL);
+			(void)child_reap(vm, *pid, NULL, &e);
 		}
 	}
 	explicit_bzero(&p.msg.spec, sizeof(p.msg.spec)); /* the child's entropy */

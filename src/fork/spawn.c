@@ -5,6 +5,7 @@
 #include "fork/spawn.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/log.h"
 #include "base/time.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
@@ -30,39 +30,71 @@ struct reaper {
 static void on_child_end(void *arg, int fd, unsigned int events)
 {
 	struct reaper *r = arg;
+	struct err e;
+	int claim;
 
 	(void)events;
 	waitpid(r->pid, NULL, WNOHANG);
 	loop_del_io(r->io);
 	fdtab_del(r->vm->m.fds, fd);
 	close(fd);
-	if (r->grant[0])
-		grants_drop(r->vm->m.grants, r->grant);
+	claim = r->grant[0] ? grants_take(r->vm->m.grants, r->grant, &e) : -1;
+	if (claim >= 0) {
+		fdtab_del(r->vm->m.fds, claim);
+		close(claim);
+	}
 	free(r);
 }
 
-void child_reap(struct vm *vm, int pid, const char *name)
+/* Its pidfd, whose owner is r, under the child's name, for the caller to claim. */
+static int grant_pidfd(struct reaper *r, const char *name, struct err *e)
+{
+	int claim = dup(r->pidfd);
+
+	if (claim < 0)
+		return err_sys(e, errno, "fork: its pidfd");
+	snprintf(r->grant, sizeof(r->grant), "pidfd/%s", name);
+	return grants_put(r->vm->m.grants, r->grant, claim, e);
+}
+
+static int watch_end(struct vm *vm, int pid, const char *name, struct err *e)
 {
 	struct reaper *r = calloc(1, sizeof(*r));
-	struct err e;
-	int claim;
+	int ret;
 
 	if (!r)
-		return;
+		return err_set(e, ENOMEM, "fork: out of memory");
 	*r = (struct reaper){ .vm = vm, .pid = pid };
 	r->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (r->pidfd < 0) {
+		ret = err_sys(e, errno, "fork: pidfd_open");
 		free(r);
-		return;
+		return ret;
 	}
 	fdtab_add(vm->m.fds, r->pidfd, FD_CLOSE, "pidfd");
 	r->io = loop_add_io(vm->m.loop, r->pidfd, LOOP_READ, on_child_end, r);
-	if (!name)
-		return;
-	snprintf(r->grant, sizeof(r->grant), "pidfd/%s", name);
-	claim = dup(r->pidfd);
-	if (claim >= 0 && grants_put(vm->m.grants, r->grant, claim, &e))
-		log_warn("fork %s: %s", name, e.msg);
+	ret = r->io ? 0 : err_set(e, ENOMEM, "fork: out of memory");
+	if (!ret && name)
+		ret = grant_pidfd(r, name, e);
+	if (ret) {
+		loop_del_io(r->io);
+		fdtab_del(vm->m.fds, r->pidfd);
+		close(r->pidfd);
+		free(r);
+	}
+	return ret;
+}
+
+int child_reap(struct vm *vm, int pid, const char *name, struct err *e)
+{
+	int ret = watch_end(vm, pid, name, e);
+
+	if (!ret)
+		return 0;
+	kill(pid, SIGKILL);
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	return ret;
 }
 
 int child_spawn(struct vm *vm, const struct child_start *start, int *pid, int *report_fd,

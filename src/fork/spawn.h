@@ -15,7 +15,7 @@
 int child_spawn(struct vm *vm, const struct child_start *start, int *pid, int *report_fd,
 		struct err *e);
 /* Reaps the child when it ends, whatever becomes of its fork; name (NULL: nobody yet) also grants its pidfd as
- * "pidfd/NAME" until then. Best effort: without, the child is a zombie until we end. */
-void child_reap(struct vm *vm, int pid, const char *name);
+ * "pidfd/NAME" until then. -errno: neither can be, and the child has been killed and reaped. */
+int child_reap(struct vm *vm, int pid, const char *name, struct err *e);
 
 #endif
