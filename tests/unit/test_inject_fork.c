@@ -20,6 +20,7 @@
 #include "base/time.h"
 #include "base/util.h"
 #include "event/grants.h"
+#include "fork/fork.h"
 #include "event/loop.h"
 #include "tests/inject/machine.h"
 #include "tests/inject/sweep.h"
