@@ -100,6 +100,7 @@ static int prepare(struct vm *vm, struct err *e)
 	kvm_abandon(vm->m.kvm);
 	vm->m.kvm = NULL;
 	vm->forks = NULL;
+	vm->reapers = NULL;
 	spares_forget(vm);
 	gmem_huge_end(vm->m.mem);
 	vm->seed_ram_fd = -1;

@@ -22,39 +22,67 @@
 /* Waits for a child's end: outlives the request that made it. */
 struct reaper {
 	struct vm *vm;
+	struct reaper *next;
 	int pid, pidfd;
 	struct loop_io *io;
 	char grant[VM_NAME_MAX + 16]; /* its pidfd's name, "" for none */
 };
 
+static void drop_grant(struct reaper *r)
+{
+	int claim = r->grant[0] ? grants_take(r->vm->m.grants, r->grant, NULL) : -1;
+
+	r->grant[0] = '\0';
+	if (claim < 0)
+		return;
+	fdtab_del(r->vm->m.fds, claim);
+	close(claim);
+}
+
+static void reaper_free(struct reaper *r)
+{
+	drop_grant(r);
+	loop_del_io(r->io);
+	fdtab_del(r->vm->m.fds, r->pidfd);
+	close(r->pidfd);
+	free(r);
+}
+
 static void on_child_end(void *arg, int fd, unsigned int events)
 {
-	struct reaper *r = arg;
-	struct err e;
-	int claim;
+	struct reaper *r = arg, **pp = &r->vm->reapers;
 
 	(void)events;
+	(void)fd;
 	waitpid(r->pid, NULL, WNOHANG);
-	loop_del_io(r->io);
-	fdtab_del(r->vm->m.fds, fd);
-	close(fd);
-	claim = r->grant[0] ? grants_take(r->vm->m.grants, r->grant, &e) : -1;
-	if (claim >= 0) {
-		fdtab_del(r->vm->m.fds, claim);
-		close(claim);
-	}
-	free(r);
+	while (*pp != r)
+		pp = &(*pp)->next;
+	*pp = r->next;
+	reaper_free(r);
+}
+
+/* A child of that name before this one is dead, or the name would not be free: its pidfd goes. */
+static void free_name(struct vm *vm, const char *grant)
+{
+	for (struct reaper *r = vm->reapers; r; r = r->next)
+		if (!strcmp(r->grant, grant))
+			drop_grant(r);
 }
 
 /* Its pidfd, whose owner is r, under the child's name, for the caller to claim. */
 static int grant_pidfd(struct reaper *r, const char *name, struct err *e)
 {
-	int claim = dup(r->pidfd);
+	int claim = dup(r->pidfd), ret;
+	char grant[sizeof(r->grant)];
 
 	if (claim < 0)
 		return err_sys(e, errno, "fork: its pidfd");
-	snprintf(r->grant, sizeof(r->grant), "pidfd/%s", name);
-	return grants_put(r->vm->m.grants, r->grant, claim, e);
+	snprintf(grant, sizeof(grant), "pidfd/%s", name);
+	free_name(r->vm, grant);
+	ret = grants_put(r->vm->m.grants, grant, claim, e);
+	if (!ret)
+		memcpy(r->grant, grant, sizeof(grant));
+	return ret;
 }
 
 static int watch_end(struct vm *vm, int pid, const char *name, struct err *e)
@@ -77,12 +105,12 @@ static int watch_end(struct vm *vm, int pid, const char *name, struct err *e)
 	if (!ret && name)
 		ret = grant_pidfd(r, name, e);
 	if (ret) {
-		loop_del_io(r->io);
-		fdtab_del(vm->m.fds, r->pidfd);
-		close(r->pidfd);
-		free(r);
+		reaper_free(r);
+		return ret;
 	}
-	return ret;
+	r->next = vm->reapers;
+	vm->reapers = r;
+	return 0;
 }
 
 int child_reap(struct vm *vm, int pid, const char *name, struct err *e)

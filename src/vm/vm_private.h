@@ -109,6 +109,7 @@ struct vm {
 	sigjmp_buf child_env; /* vm_run: where a fork's child comes out */
 	struct child_start child;
 	struct fork_op *forks;
+	struct reaper *reapers; /* of children (fork/spawn.c) */
 	struct spares spares;
 };
 
