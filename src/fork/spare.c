@@ -6,9 +6,11 @@
 #include "fork/spare.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fork/fork.h"
@@ -193,6 +195,21 @@ bool spare_use(struct vm *vm, const struct vm_child_spec *spec, const struct vm_
 	}
 	explicit_bzero(&p.msg.spec, sizeof(p.msg.spec)); /* the child's entropy */
 	return sent;
+}
+
+void spares_end(struct vm *vm)
+{
+	while (vm->spares.first) {
+		int pid = vm->spares.first->pid, sock = vm->spares.first->sock;
+
+		drop(vm->spares.first);
+		close(sock);
+		kill(pid, SIGKILL);
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
+	loop_del_timer(vm->spares.timer);
+	vm->spares.timer = NULL;
 }
 
 void spares_forget(struct vm *vm)

@@ -181,6 +181,7 @@ void vm_destroy(struct vm *vm)
 		(void)vm_stop_world(vm, &e);
 	if (vm->threads[0])
 		vcpu_threads_stop(vm); /* also when its world could not be stopped */
+	spares_end(vm);
 	vm_unbuild(vm);
 	if (vm->m.fds) {
 		close_own(vm, &vm->kvm_fd);

@@ -161,6 +161,8 @@ void vcpu_threads_forget(struct vm *vm);
 int vm_run(struct vm *vm, struct err *e);
 /* vCPU 0 of a child is about to enter the guest (main). */
 void fork_child_entered(struct vm *vm);
+/* A seed is destroyed: its spares end with it. */
+void spares_end(struct vm *vm);
 /* The VM has ended; a child that has not reported yet says why. */
 void fork_child_ended(struct vm *vm, const char *detail);
 

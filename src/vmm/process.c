@@ -274,8 +274,9 @@ static int start(int sock, struct process *p, struct err *e)
 	if (!ret && linger > 0 && p->jail.seed) {
 		p->linger_ns = (uint64_t)linger * NS_PER_MS;
 		p->linger = loop_add_timer(vm_machine(p->vm)->loop, on_linger, p);
-		if (p->linger)
-			loop_set_timer(p->linger, p->linger_ns);
+		if (!p->linger)
+			return err_set(e, ENOMEM, "a seed that cannot end when idle: out of memory");
+		loop_set_timer(p->linger, p->linger_ns);
 	}
 	return ret;
 }

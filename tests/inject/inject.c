@@ -30,10 +30,11 @@
 
 static struct {
 	unsigned int left, left_child; /* calls until the one that fails; 0: not armed */
-	unsigned int held;
 	bool failed;
 	struct injected *out, *out_child;
 } inject;
+
+static __thread unsigned int held;
 
 void __lsan_disable(void) __attribute__((weak));
 void __lsan_enable(void) __attribute__((weak));
@@ -43,7 +44,7 @@ static bool due(const char *call, unsigned long arg)
 	struct injected *o = inject.out;
 	unsigned int n = __atomic_load_n(&inject.left, __ATOMIC_RELAXED);
 
-	if (!n || __atomic_load_n(&inject.held, __ATOMIC_RELAXED))
+	if (!n || held)
 		return false;
 	while (!__atomic_compare_exchange_n(&inject.left, &n, n - 1, false, __ATOMIC_SEQ_CST,
 					    __ATOMIC_RELAXED))
@@ -91,12 +92,12 @@ bool inject_disarm(void)
 
 void inject_hold(void)
 {
-	__atomic_add_fetch(&inject.held, 1, __ATOMIC_SEQ_CST);
+	held++;
 }
 
 void inject_release(void)
 {
-	__atomic_sub_fetch(&inject.held, 1, __ATOMIC_SEQ_CST);
+	held--;
 }
 
 /* The definition behind ours. Found at the first call: before that nothing of this file has run. */
@@ -360,11 +361,11 @@ pid_t fork(void)
 	NEXT(pid_t, fork, void);
 	FAIL(0, EAGAIN, -1);
 	pid = next();
-	if (pid)
-		return pid;
-	inject_disarm();
-	if (inject.left_child)
-		inject_arm(inject.left_child, inject.out_child);
+	if (!pid) {
+		inject_disarm();
+		if (inject.left_child)
+			inject_arm(inject.left_child, inject.out_child);
+	}
 	inject.left_child = 0;
-	return 0;
+	return pid;
 }

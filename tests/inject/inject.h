@@ -31,7 +31,7 @@ void inject_arm(unsigned int nth, struct injected *out);
 void inject_arm_child(unsigned int nth, struct injected *out);
 /* No call fails any more. true: one did. */
 bool inject_disarm(void);
-/* What the test itself calls does not count; nests. */
+/* What this thread calls from here on does not count: the test's own calls. Nests. */
 void inject_hold(void);
 void inject_release(void);
 

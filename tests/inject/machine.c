@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -127,6 +128,63 @@ int machine_start(unsigned int vcpus, struct vm **out, struct err *e)
 	if (!ret)
 		ret = vm_set_entropy(vm, e);
 	return ret ? ret : vm_start(vm, e);
+}
+
+/* Again from the start, with an offset of its own: several processes use the one file. */
+static int again(int fd, int flags)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	fd = open(path, flags | O_CLOEXEC);
+	if (fd < 0)
+		sweep_fail("%s cannot be opened again", path);
+	return fd;
+}
+
+void machine_grant_files(struct vm *vm, const struct machine_files *f, bool load, bool seed)
+{
+	int flags = load ? O_RDONLY : O_RDWR;
+	struct err e;
+	int ret = machine_grant(vm, "", "state", again(f->state, flags), &e);
+
+	if (!ret)
+		ret = machine_grant(vm, "", "ram", again(f->ram, flags), &e);
+	if (!ret)
+		ret = machine_grant(vm, "", load ? "disk/root/layer" : "layer/root",
+				    again(f->layer, flags), &e);
+	if (!ret && load)
+		ret = machine_grant(vm, "", "disk/root/base", machine_base(), &e);
+	if (seed)
+		grants_drop(vm->m.grants, "disk/root/data");
+	if (ret)
+		sweep_fail("set-up: %s", e.msg);
+}
+
+bool machine_save(unsigned int vcpus, struct machine_files *f)
+{
+	struct vm *vm = NULL;
+	int status;
+	struct err e;
+	pid_t pid;
+
+	f->state = memfd_create("state", MFD_CLOEXEC);
+	f->ram = memfd_create("ram", MFD_CLOEXEC);
+	f->layer = memfd_create("layer", MFD_CLOEXEC);
+	pid = fork();
+	if (!pid) {
+		int ret = machine_start(vcpus, &vm, &e);
+
+		if (!ret) {
+			machine_must_go_on(vm);
+			machine_grant_files(vm, f, false, false);
+			ret = vm_snapshot(vm, "state", "ram", &e);
+		}
+		if (ret)
+			fprintf(stderr, "%s\n", e.msg);
+		_exit(ret ? 1 : 0);
+	}
+	return pid > 0 && waitpid(pid, &status, 0) == pid && !status;
 }
 
 void machine_end(struct vm *vm)

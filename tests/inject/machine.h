@@ -23,6 +23,14 @@ int machine_grants(struct vm *vm, const char *prefix, struct err *e);
 int machine_create(struct vm **out, struct err *e);
 /* machine_create, configured and started, the device lock held. */
 int machine_start(unsigned int vcpus, struct vm **out, struct err *e);
+/* The files of a snapshot. */
+struct machine_files {
+	int state, ram, layer;
+};
+/* Takes one of a machine that has run, in a process of its own; false: it said why on stderr. */
+bool machine_save(unsigned int vcpus, struct machine_files *f);
+/* The grants for vm_snapshot or, without its data file when seed is set, vm_load. sweep_fail on error. */
+void machine_grant_files(struct vm *vm, const struct machine_files *f, bool load, bool seed);
 /* Destroys it; NULL is fine. */
 void machine_end(struct vm *vm);
 

@@ -22,6 +22,7 @@
 #include "event/grants.h"
 #include "fork/fork.h"
 #include "event/loop.h"
+#include "fork/spare.h"
 #include "tests/inject/machine.h"
 #include "tests/inject/sweep.h"
 
@@ -34,11 +35,21 @@ struct shared {
 	unsigned int gone_on;
 };
 
+/* Where calls fail, from when on. */
+struct scene {
+	size_t n; /* children */
+	bool seed; /* of a seed, else of a running machine */
+	bool spare; /* a spare child has been made before the fork is asked for */
+	enum { MAKING_SPARE, FORKING } during;
+	bool in_child;
+};
+
 struct ctx {
 	struct vm *vm;
 	struct shared *shared;
 	struct loop_timer *timer;
-	bool in_child; /* where calls fail */
+	const struct scene *scene;
+	struct machine_files files; /* a seed's */
 	size_t n; /* children */
 	int parent;
 	unsigned int ticks;
@@ -59,6 +70,28 @@ static void on_forked(void *arg, const struct vm_child_result *res, size_t n, ui
 	c->done = true;
 }
 
+static void arm(const struct ctx *c)
+{
+	if (c->scene->in_child)
+		inject_arm_child(sweep_now->nth, &sweep_now->injected);
+	else
+		inject_arm(sweep_now->nth, &sweep_now->injected);
+}
+
+/* The first time: has one made, without the quiet before. true once it is there, or cannot be. */
+static bool have_spare(struct ctx *c)
+{
+	if (!c->vm->spares.timer) {
+		if (c->scene->during == MAKING_SPARE)
+			arm(c);
+		spares_later(c->vm);
+		if (c->vm->spares.timer)
+			loop_set_timer(c->vm->spares.timer, 1);
+		return !c->vm->spares.timer;
+	}
+	return c->vm->spares.n || sweep_now->injected.call;
+}
+
 static void ask(struct ctx *c)
 {
 	struct vm_child_spec spec[CHILDREN];
@@ -73,10 +106,11 @@ static void ask(struct ctx *c)
 	for (size_t i = 0; i < c->n; i++)
 		snprintf(spec[i].id.name, sizeof(spec[i].id.name), "child-%zu", i);
 	c->asked = true;
-	if (c->in_child)
-		inject_arm_child(sweep_now->nth, &sweep_now->injected);
-	else
-		inject_arm(sweep_now->nth, &sweep_now->injected);
+	c->vm->spares.want = 0; /* no more of them */
+	if (c->scene->during == FORKING)
+		arm(c);
+	else if (!c->scene->in_child)
+		inject_disarm();
 	c->ret = vm_fork(c->vm, &rq, &c->e);
 	if (!c->ret)
 		return;
@@ -88,12 +122,12 @@ static void ask(struct ctx *c)
 static void on_tick(void *arg)
 {
 	struct ctx *c = arg;
-	bool left = !c->done;
+	siginfo_t si;
+	bool left;
 
-	if (!c->asked)
+	if (!c->asked && (!c->scene->spare || have_spare(c)))
 		ask(c);
-	for (size_t i = 0; i < c->n; i++)
-		left |= c->res[i].pid > 0 && !kill(c->res[i].pid, 0);
+	left = !c->done || (!c->vm->spares.n && !waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT));
 	if (!left) {
 		loop_stop(c->vm->m.loop);
 		return;
@@ -178,12 +212,21 @@ static void setup(void *arg)
 	struct ctx *c = arg;
 	struct err e;
 
-	must(machine_start(1, &c->vm, &e), &e);
+	if (c->scene->seed) {
+		const struct vm_seed seed = { .spares = c->scene->spare };
+
+		must(machine_create(&c->vm, &e), &e);
+		machine_grant_files(c->vm, &c->files, true, true);
+		must(vm_load(c->vm, "state", "ram", &seed, &e), &e);
+	} else {
+		must(machine_start(1, &c->vm, &e), &e);
+		machine_must_go_on(c->vm);
+		must(machine_grant(c->vm, "parent/", "disk/root/data",
+				   memfd_create("data", MFD_CLOEXEC), &e),
+		     &e);
+	}
 	c->vm->hooks = &hooks;
 	c->vm->hooks_arg = c;
-	machine_must_go_on(c->vm);
-	must(machine_grant(c->vm, "parent/", "disk/root/data", memfd_create("data", MFD_CLOEXEC), &e),
-	     &e);
 	for (size_t i = 0; i < c->n; i++) {
 		char prefix[64];
 
@@ -232,40 +275,61 @@ static void after(void *arg, int ret)
 		if (!sweep_now->hit || strstr(r->msg, "died before"))
 			sweep_fail("%s: %s", r->name, r->msg);
 	}
-	if (c->shared->gone_on != ready)
+	/* one that we could not hear of may have gone on until it was killed */
+	if (c->shared->gone_on < ready)
 		sweep_fail("%u children of %u that were ready went on", c->shared->gone_on, ready);
-	if (waitpid(-1, NULL, WNOHANG) >= 0)
-		sweep_fail("a child was left behind");
-	machine_must_go_on(c->vm);
+	if (!c->scene->seed)
+		machine_must_go_on(c->vm);
 	loop_del_timer(c->timer);
 	machine_end(c->vm);
+	if (waitpid(-1, NULL, WNOHANG) >= 0)
+		sweep_fail("a child was left behind");
 }
 
-static void forks(const struct sweep_op *op, bool in_child, size_t n)
+static void forks(const char *name, const struct scene *scene, unsigned int min)
 {
-	struct ctx c = { .in_child = in_child, .n = n };
+	const struct sweep_op op = { name, setup, run, after, true, min };
+	struct ctx c = { .scene = scene, .n = scene->n };
 
 	c.shared = mmap(NULL, sizeof(*c.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
 			0);
 	assert_true(c.shared != MAP_FAILED);
-	sweep(op, &c);
+	if (scene->seed)
+		assert_true(machine_save(1, &c.files));
+	sweep(&op, &c);
 	munmap(c.shared, sizeof(*c.shared));
 }
 
 static void test_inject__fork_in_the_parent(void **state)
 {
-	static const struct sweep_op op = { "fork, in the parent", setup, run, after, true, 30 };
+	static const struct scene running = { .n = 2, .during = FORKING };
+	static const struct scene seed = { .n = 2, .seed = true, .during = FORKING };
 
 	(void)state;
-	forks(&op, false, 2);
+	forks("fork, in the parent", &running, 30);
+	forks("fork of a seed, in the parent", &seed, 20);
 }
 
 static void test_inject__fork_in_the_child(void **state)
 {
-	static const struct sweep_op op = { "fork, in the child", setup, run, after, true, 60 };
+	static const struct scene running = { .n = 1, .during = FORKING, .in_child = true };
+	static const struct scene seed = { .n = 1, .seed = true, .during = FORKING, .in_child = true };
 
 	(void)state;
-	forks(&op, true, 1);
+	forks("fork, in the child", &running, 50);
+	forks("fork of a seed, in the child", &seed, 50);
+}
+
+static void test_inject__spare_children(void **state)
+{
+	static const struct scene making = { .n = 1, .seed = true, .spare = true };
+	static const struct scene being = { .n = 1, .seed = true, .spare = true, .in_child = true };
+	static const struct scene using = { .n = 1, .seed = true, .spare = true, .during = FORKING };
+
+	(void)state;
+	forks("making a spare", &making, 5);
+	forks("being a spare", &being, 50);
+	forks("using a spare", &using, 5);
 }
 
 int main(void)
@@ -273,6 +337,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_inject__fork_in_the_parent),
 		cmocka_unit_test(test_inject__fork_in_the_child),
+		cmocka_unit_test(test_inject__spare_children),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

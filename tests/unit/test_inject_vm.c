@@ -9,15 +9,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <fcntl.h>
 #include <linux/kvm.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/util.h"
-#include "event/grants.h"
 #include "snapshot/snapshot.h"
 #include "tests/inject/machine.h"
 #include "tests/inject/sweep.h"
@@ -25,7 +21,7 @@
 struct ctx {
 	struct vm *vm;
 	unsigned int vcpus;
-	int state, ram, layer; /* a snapshot's files */
+	struct machine_files files;
 	const struct vm_seed *seed;
 };
 
@@ -54,18 +50,6 @@ static void test_inject__start(void **state)
 	sweep(&smp, &c);
 }
 
-/* Again from the start, with an offset of its own: several processes use the one file. */
-static int again(int fd, int flags)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	fd = open(path, flags | O_CLOEXEC);
-	if (fd < 0)
-		sweep_fail("%s cannot be opened again", path);
-	return fd;
-}
-
 static void must(int ret, const struct err *e)
 {
 	if (ret)
@@ -79,9 +63,7 @@ static void snapshot_setup(void *arg)
 
 	must(machine_start(c->vcpus, &c->vm, &e), &e);
 	machine_must_go_on(c->vm);
-	must(machine_grant(c->vm, "", "state", again(c->state, O_RDWR), &e), &e);
-	must(machine_grant(c->vm, "", "ram", again(c->ram, O_RDWR), &e), &e);
-	must(machine_grant(c->vm, "", "layer/root", again(c->layer, O_RDWR), &e), &e);
+	machine_grant_files(c->vm, &c->files, false, false);
 }
 
 static int snapshot_run(void *arg, struct err *e)
@@ -118,12 +100,7 @@ static void load_setup(void *arg)
 	struct err e;
 
 	must(machine_create(&c->vm, &e), &e);
-	must(machine_grant(c->vm, "", "state", again(c->state, O_RDONLY), &e), &e);
-	must(machine_grant(c->vm, "", "ram", again(c->ram, O_RDONLY), &e), &e);
-	must(machine_grant(c->vm, "disk/root/", "layer", again(c->layer, O_RDONLY), &e), &e);
-	must(machine_grant(c->vm, "disk/root/", "base", machine_base(), &e), &e);
-	if (c->seed)
-		grants_drop(c->vm->m.grants, "disk/root/data");
+	machine_grant_files(c->vm, &c->files, true, c->seed);
 }
 
 static int load_run(void *arg, struct err *e)
@@ -158,19 +135,17 @@ static void test_inject__snapshot_and_load(void **state)
 					      .run = load_run,
 					      .min = 100 };
 	static const struct vm_seed huge = { .huge_pages = true };
-	struct ctx c = { .vcpus = 2,
-			 .state = memfd_create("state", MFD_CLOEXEC),
-			 .ram = memfd_create("ram", MFD_CLOEXEC),
-			 .layer = memfd_create("layer", MFD_CLOEXEC) };
+	struct ctx c = { .vcpus = 2 };
 
 	(void)state;
+	assert_true(machine_save(c.vcpus, &c.files));
 	sweep(&save, &c);
 	sweep(&load, &c); /* what the last run, which failed nowhere, has saved */
 	c.seed = &huge;
 	sweep(&seed, &c);
-	close(c.state);
-	close(c.ram);
-	close(c.layer);
+	close(c.files.state);
+	close(c.files.ram);
+	close(c.files.layer);
 }
 
 int main(void)
