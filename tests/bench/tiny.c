@@ -6,7 +6,6 @@
  *
  * usage: tiny SCRATCH-DIRECTORY. It is also its own VM process (`tiny vm FD`), as clone is.
  */
-#include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
 #include <signal.h>
@@ -18,17 +17,14 @@
 
 #include "base/time.h"
 #include "base/util.h"
-#include "cli/forkreq.h"
-#include "cli/launch.h"
 #include "cli/seed.h"
-#include "control/json.h"
 #include "tests/lib/tiny_kernel.h"
+#include "tests/lib/tiny_seed.h"
 #include "vm/vm.h"
 
 #define SAMPLES 100
 #define WARMUP 5
 #define APART_US 250000
-#define STEP_MS 30000
 
 static _Noreturn void die(const char *what, const struct err *e)
 {
@@ -73,92 +69,6 @@ static void bench_true(void)
 	report("native_true", "fork(2) called to waitpid(2) returned", NULL, values);
 }
 
-/* What a snapshot is made of. */
-struct parts {
-	int state, ram, layer, base;
-};
-
-static void grant(struct vmproc *p, const char *name, int fd)
-{
-	struct err e;
-
-	if (client_grant(p->fdsock, &name, &fd, 1, &e))
-		die(name, &e);
-}
-
-/* Takes over the body. */
-static void request(struct vmproc *p, const char *method, const char *path, json_t *body)
-{
-	struct err e;
-
-	if (vmproc_request(p, method, path, body, STEP_MS, NULL, &e))
-		die(path, &e);
-	json_decref(body);
-}
-
-static int scratch(const char *name)
-{
-	int fd = open(name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-	if (fd < 0)
-		die(name, NULL);
-	return fd;
-}
-
-static void make_snapshot(struct parts *f)
-{
-	int kernel = tiny_kernel_counter();
-	char path[64];
-	struct launch_vm vm = { .initrd_fd = -1, .cmdline = "", .mem_bytes = MIB(128), .vcpus = 1 };
-	struct vmproc p;
-	struct err e;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", kernel);
-	vm.kernel = path;
-	vm.disks[vm.ndisks++] = (struct launch_disk){ .id = "root", .path = "disk", .root = true };
-	*f = (struct parts){ scratch("state"), scratch("ram"), scratch("layer"), scratch("disk") };
-	if (ftruncate(f->base, MIB(64)))
-		die("disk", NULL);
-	if (vmproc_start(PLACE_VM, "origin", 0, -1, &p, &e) || launch_boot(&p, &vm, &e))
-		die("origin", &e);
-	request(&p, "PATCH", "/vm", json_pack("{s:s}", "state", "Paused"));
-	grant(&p, "state", f->state);
-	grant(&p, "ram", f->ram);
-	grant(&p, "layer/root", f->layer);
-	request(&p, "PUT", "/snapshot/create",
-	    json_pack("{s:s, s:s, s:s}", "snapshot_type", "Full", "snapshot_path", "state",
-		      "mem_file_path", "ram"));
-	vmproc_abort(&p);
-	close(kernel);
-}
-
-static int read_only(int fd)
-{
-	char path[64];
-	int ro;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	ro = open(path, O_RDONLY | O_CLOEXEC);
-	if (ro < 0)
-		die("reopen", NULL);
-	return ro;
-}
-
-static void start_seed(const struct parts *f, int spares, struct vmproc *p)
-{
-	struct err e;
-
-	if (vmproc_start(PLACE_SEED, "tiny", 600000, -1, p, &e))
-		die("seed", &e);
-	grant(p, "state", read_only(f->state));
-	grant(p, "ram", read_only(f->ram));
-	grant(p, "disk/root/base", read_only(f->base));
-	grant(p, "disk/root/layer", read_only(f->layer));
-	request(p, "PUT", "/snapshot/load",
-	    json_pack("{s:s, s:{s:s, s:s}, s:b, s:i}", "snapshot_path", "state", "mem_backend",
-		      "backend_type", "File", "backend_path", "ram", "seed", 1, "spares", spares));
-}
-
 /* The child's own clock of its first exit: the guest has run by then. */
 static uint64_t first_exit(const struct vmdir *d)
 {
@@ -170,7 +80,7 @@ static uint64_t first_exit(const struct vmdir *d)
 	if (client_open(d->fd, &c, &e))
 		die("child", &e);
 	while (!ns) {
-		if (client_request(c, "GET", "/stats", NULL, STEP_MS, &reply, &e))
+		if (client_request(c, "GET", "/stats", NULL, TINY_MS, &reply, &e))
 			die("stats", &e);
 		ns = (uint64_t)json_integer_value(
 			json_object_get(json_object_get(reply, "clocks"), "first_exit_ns"));
@@ -185,31 +95,30 @@ static void end_child(struct vmdir *d, pid_t pid)
 	struct err e;
 
 	kill(pid, SIGKILL);
-	if (vmdir_wait_end(d, STEP_MS, -1, &e) || vmdir_remove(d, &e))
+	if (vmdir_wait_end(d, TINY_MS, -1, &e) || vmdir_remove(d, &e))
 		die("end", &e);
 	vmdir_close(d);
 }
 
 /* One fork at a time, as far apart as a seed needs to make its spares again. */
-static void bench_fork(const struct parts *f, int spares, const char *name, const char *clock)
+static void bench_fork(const struct tiny_snapshot *f, unsigned int spares, const char *name,
+		       const char *clock)
 {
-	struct vmproc seed_proc, *seed = &seed_proc;
 	json_t *request = json_array(), *whole = json_array();
-	json_t *info = json_pack("{s:[{s:s, s:b}]}", "disks", "id", "root", "read_only", 0);
-	struct fork_source src = { .dir = &seed->dir, .info = info };
+	struct tiny_seed seed;
 	char prepared[64];
+	struct err e;
 
-	start_seed(f, spares, seed);
+	/* as the CLI asks for it, where the host has huge pages */
+	if (tiny_seed_start("tiny", f, spares, spares > 0, &seed, &e))
+		die("seed", &e);
 	for (int i = -WARMUP; i < SAMPLES; i++) {
 		struct fork_child_info c = { .name = "child" };
-		uint64_t t0 = time_mono_ns(), pause, ran;
+		uint64_t t0 = time_mono_ns(), ran;
 		struct vmdir d;
-		struct err e;
 
-		if (fork_request(&src, &c, 1, true, STEP_MS, -1, &pause, &e))
+		if (tiny_seed_fork(&seed, &c, 1, &e))
 			die("fork", &e);
-		if (!c.ok)
-			die(c.why, NULL);
 		if (vmdir_open(PLACE_VM, c.name, &d, &e))
 			die("child", &e);
 		ran = first_exit(&d);
@@ -225,14 +134,15 @@ static void bench_fork(const struct parts *f, int spares, const char *name, cons
 	snprintf(prepared, sizeof(prepared), "%s_prepared", name);
 	report(prepared, "the same, from before its directory, sockets and descriptors were made",
 	       "native_true", whole);
-	json_decref(info);
-	vmproc_abort(seed);
+	tiny_seed_end(&seed);
 }
 
 int main(int argc, char **argv)
 {
-	struct parts f;
+	struct tiny_snapshot f;
 	char run[PATH_MAX];
+	struct err e;
+	int kernel;
 
 	if (argc >= 3 && !strcmp(argv[1], "vm"))
 		return vm_process_main(argc - 1, argv + 1);
@@ -243,7 +153,10 @@ int main(int argc, char **argv)
 	snprintf(run, sizeof(run), "%s/run", argv[1]);
 	setenv("CLONE_RUN_DIR", run, 1);
 	bench_true();
-	make_snapshot(&f);
+	kernel = tiny_kernel_counter();
+	if (tiny_snapshot_make(".", kernel, &f, &e))
+		die("snapshot", &e);
+	close(kernel);
 	bench_fork(&f, SEED_SPARES, "native_tiny_fork",
 		   "fork request sent to the seed, to the child's first instructions done; the seed "
 		   "has a spare");

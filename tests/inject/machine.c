@@ -18,6 +18,7 @@
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "mem/gmem.h"
+#include "snapshot/snapshot.h"
 #include "tests/inject/sweep.h"
 #include "tests/lib/tiny_kernel.h"
 

@@ -1,0 +1,602 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A seed and its spare children (src/fork/spare.c): real processes, jailed, with real KVM and a
+ * guest of a few instructions. As root, since a seed gives each child a uid of its own. This
+ * program is its own VM process, and the reaper of what a dead seed leaves, so that their exit
+ * statuses are seen.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/time.h"
+#include "base/util.h"
+#include "control/json.h"
+#include "snapshot/snapshot.h"
+#include "tests/lib/scratch.h"
+#include "tests/lib/tiny_seed.h"
+#include "vm/vm.h"
+
+#define LIMIT_NS (30 * NS_PER_SEC)
+#define PIDS_MAX (VM_SPARES_MAX + 16)
+#define SEEDS_MAX 2
+#define NOT_A_SEED "spares and huge_pages are a seed's"
+
+struct world {
+	struct tiny_snapshot snapshot;
+	char *dir; /* this test's run directory */
+	struct tiny_seed seed[SEEDS_MAX];
+	size_t nseeds;
+};
+
+/* Pids of processes that have not ended. */
+struct pids {
+	pid_t v[PIDS_MAX];
+	size_t n;
+};
+
+struct child {
+	char name[65];
+	pid_t pid;
+	bool spare; /* was one, before its fork was asked for */
+};
+
+static uint64_t limit(void)
+{
+	return time_mono_ns() + LIMIT_NS;
+}
+
+/* A turn of waiting for what must come at last. */
+static void turn(uint64_t until, const char *what)
+{
+	if (time_mono_ns() > until)
+		fail_msg("%s: not in %llu s", what, LIMIT_NS / NS_PER_SEC);
+	usleep(5000);
+}
+
+/* ---- processes ---- */
+
+static bool has(const struct pids *p, pid_t pid)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->v[i] == pid)
+			return true;
+	return false;
+}
+
+static struct pids children_of(pid_t pid)
+{
+	struct pids p;
+
+	p.n = tiny_children(pid, p.v, PIDS_MAX);
+	return p;
+}
+
+/* Ended, as a zombie too: its descriptors are closed then. */
+static void wait_end(int pidfd)
+{
+	struct pollfd pfd = { .fd = pidfd, .events = POLLIN };
+
+	assert_true(pidfd >= 0);
+	assert_int_equal(poll(&pfd, 1, (int)(LIMIT_NS / NS_PER_MS)), 1);
+}
+
+static void kill_and_wait(pid_t pid)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	wait_end(pidfd);
+	close(pidfd);
+}
+
+/* ---- seeds and children ---- */
+
+static struct tiny_seed *start_seed(struct world *w, const char *name, unsigned int spares)
+{
+	struct tiny_seed *seed = &w->seed[w->nseeds];
+	struct err e;
+
+	assert_true(w->nseeds < SEEDS_MAX);
+	if (tiny_seed_start(name, &w->snapshot, spares, true, seed, &e))
+		fail_msg("%s", e.msg);
+	w->nseeds++;
+	return seed;
+}
+
+/* c[i].name is theirs; what was a spare is told by `before`. */
+static void fork_children(const struct tiny_seed *seed, struct child *c, size_t n,
+			  const struct pids *before)
+{
+	struct fork_child_info info[8] = { 0 };
+	struct err e;
+
+	assert_true(n <= ARRAY_SIZE(info));
+	for (size_t i = 0; i < n; i++)
+		snprintf(info[i].name, sizeof(info[i].name), "%s", c[i].name);
+	if (tiny_seed_fork(seed, info, n, &e))
+		fail_msg("%s", e.msg);
+	for (size_t i = 0; i < n; i++) {
+		c[i].pid = (pid_t)json_integer_value(json_object_get(info[i].clocks, "pid"));
+		c[i].spare = before && has(before, c[i].pid);
+		json_decref(info[i].clocks);
+		assert_true(c[i].pid > 0);
+	}
+}
+
+/* The seed's children that are nobody yet. */
+static struct pids spares_of(const struct tiny_seed *seed, const struct child *c, size_t n)
+{
+	struct pids all = children_of(seed->proc.pid), p = { .n = 0 };
+
+	for (size_t i = 0; i < all.n; i++) {
+		bool known = false;
+
+		for (size_t k = 0; k < n; k++)
+			known |= c[k].pid == all.v[i];
+		if (!known)
+			p.v[p.n++] = all.v[i];
+	}
+	return p;
+}
+
+static struct pids wait_spares(const struct tiny_seed *seed, const struct child *c, size_t n,
+			       size_t want)
+{
+	uint64_t until = limit();
+	struct pids p = spares_of(seed, c, n);
+
+	for (; p.n != want; p = spares_of(seed, c, n)) {
+		assert_true(p.n < want); /* never more than was asked for */
+		turn(until, "spares");
+	}
+	return p;
+}
+
+static json_t *get(const char *name, const char *path)
+{
+	struct client *c = NULL;
+	json_t *reply = NULL;
+	struct vmdir d;
+	struct err e;
+
+	if (vmdir_open(PLACE_VM, name, &d, &e) || client_open(d.fd, &c, &e) ||
+	    client_request(c, "GET", path, NULL, TINY_MS, &reply, &e))
+		fail_msg("%s: %s", name, e.msg);
+	client_close(c);
+	vmdir_close(&d);
+	return reply;
+}
+
+static json_int_t exits(const char *name)
+{
+	cleanup_json json_t *reply = get(name, "/stats");
+	json_t *total = json_object_get(json_object_get(reply, "vm"), "exits_total");
+
+	assert_true(json_is_integer(total));
+	return json_integer_value(total);
+}
+
+/* Its guest runs: each turn of its loop is an exit. It has looked at each page of its block then.
+ */
+static void assert_progress(const struct child *c, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint64_t until = limit();
+		json_int_t first = exits(c[i].name);
+
+		while (exits(c[i].name) <= first + TINY_BLOCK_PAGES)
+			turn(until, c[i].name);
+	}
+}
+
+/* Names four children, and makes the one from which on the seed keeps spares. */
+static void fork_first(const struct tiny_seed *seed, struct child c[4])
+{
+	memset(c, 0, 4 * sizeof(*c));
+	for (int i = 0; i < 4; i++)
+		snprintf(c[i].name, sizeof(c[i].name), "c%d", i);
+	fork_children(seed, c, 1, NULL);
+}
+
+/* A child of no spare, then three of two spares and a fork(2): what most tests look at. */
+static struct tiny_seed *make_family(struct world *w, struct child c[4])
+{
+	struct tiny_seed *seed = start_seed(w, "seed", 2);
+	struct pids p;
+
+	fork_first(seed, c);
+	p = wait_spares(seed, c, 1, 2);
+	fork_children(seed, c + 1, 3, &p);
+	return seed;
+}
+
+/* ---- what a child is made of ---- */
+
+/* What its descriptors are, without digits: inodes, and what tells the children's names apart. */
+static char *kinds_of_fds(pid_t pid)
+{
+	return scratch_sh("cd /proc/%d/fd; for f in *; do readlink $f; done | tr -d 0-9 | sort",
+			  pid);
+}
+
+/* What is closed a moment after a child's report evens out; what leaked does not. */
+static void assert_same_fds(pid_t a, pid_t b)
+{
+	for (uint64_t until = limit();; usleep(20000)) {
+		cleanup_free char *of_a = kinds_of_fds(a), *of_b = kinds_of_fds(b);
+
+		assert_true(strlen(of_a) > 0);
+		if (!strcmp(of_a, of_b))
+			return;
+		if (time_mono_ns() > until)
+			assert_string_equal(of_a, of_b);
+	}
+}
+
+/* All threads: to the kernel, ids and capabilities are a thread's. */
+static void assert_jailed(pid_t pid, unsigned int uid)
+{
+	cleanup_free char *is = scratch_sh("cat /proc/%d/task/*/status | grep -E "
+					   "'^(Uid|Gid|CapEff|CapPrm|Seccomp):' | sort -u",
+					   pid);
+	char want[300];
+
+	snprintf(want, sizeof(want),
+		 "CapEff:\t0000000000000000\nCapPrm:\t0000000000000000\nGid:\t%u\t%u\t%u\t%u\n"
+		 "Seccomp:\t2\nUid:\t%u\t%u\t%u\t%u\n",
+		 uid, uid, uid, uid, uid, uid, uid, uid);
+	assert_string_equal(is, want);
+}
+
+/* Its own directory: the one that was made for its name. */
+static void assert_rooted(pid_t pid, const struct vmdir *d)
+{
+	struct stat own, root;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/root", pid);
+	assert_int_equal(fstat(d->fd, &own), 0);
+	assert_int_equal(stat(path, &root), 0);
+	assert_true(own.st_ino == root.st_ino && own.st_dev == root.st_dev);
+}
+
+/* ---- tests ---- */
+
+static void test_spare__forks_take_spares_before_fork2(void **state)
+{
+	struct child c[4];
+	struct tiny_seed *seed = make_family(*state, c);
+
+	assert_int_equal(c[1].spare + c[2].spare + c[3].spare, 2);
+	assert_progress(c, 4);
+	wait_spares(seed, c, 4, 2); /* and it makes two again */
+}
+
+static void test_spare__child_is_jailed_like_a_forked_one(void **state)
+{
+	struct child c[4];
+	struct vmdir d[4];
+
+	make_family(*state, c);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(vmdir_open(PLACE_VM, c[i].name, &d[i], NULL), 0);
+		assert_true(d[i].uid >= UID_FIRST);
+		for (int k = 0; k < i; k++)
+			assert_int_not_equal(d[i].uid, d[k].uid);
+		assert_jailed(c[i].pid, d[i].uid);
+		assert_rooted(c[i].pid, &d[i]);
+	}
+	/* the first was forked while the seed still held the RAM file, the others among spares */
+	for (int i = 1; i < 4; i++)
+		assert_same_fds(c[0].pid, c[i].pid);
+	for (int i = 0; i < 4; i++)
+		vmdir_close(&d[i]);
+}
+
+static void test_spare__siblings_share_no_identity(void **state)
+{
+	static const char *const own[] = { "name", "hostname", "generation", "machine_id" };
+	const char *is[4][ARRAY_SIZE(own)];
+	struct child c[4];
+	json_t *id[4];
+
+	make_family(*state, c);
+	for (int i = 0; i < 4; i++) {
+		id[i] = get(c[i].name, "/identity");
+		for (size_t f = 0; f < ARRAY_SIZE(own); f++) {
+			is[i][f] = json_string_value(json_object_get(id[i], own[f]));
+			for (int k = 0; k < i; k++)
+				assert_string_not_equal(is[i][f], is[k][f]);
+		}
+		assert_string_equal(is[i][0], c[i].name);
+	}
+	for (int i = 0; i < 4; i++)
+		json_decref(id[i]);
+}
+
+static void test_spare__ends_with_its_seed_and_children_do_not(void **state)
+{
+	struct child c[4];
+	struct tiny_seed *seed = make_family(*state, c);
+	struct pids p = wait_spares(seed, c, 4, 2);
+	int pidfd[2], st;
+
+	for (int i = 0; i < 2; i++)
+		pidfd[i] = (int)syscall(SYS_pidfd_open, p.v[i], 0);
+	kill_and_wait(seed->proc.pid);
+	for (int i = 0; i < 2; i++) {
+		wait_end(pidfd[i]);
+		close(pidfd[i]);
+		/* of its own will: it did not crash */
+		assert_int_equal(waitpid(p.v[i], &st, 0), p.v[i]);
+		assert_true(WIFEXITED(st));
+		assert_int_equal(WEXITSTATUS(st), VM_END_KILLED);
+	}
+	assert_progress(c, 4);
+}
+
+static void test_spare__dead_one_is_not_used(void **state)
+{
+	struct tiny_seed *seed = start_seed(*state, "seed", 2);
+	struct child c[4];
+	struct pids p;
+
+	fork_first(seed, c);
+	p = wait_spares(seed, c, 1, 2);
+	kill_and_wait(p.v[0]);
+	fork_children(seed, c + 1, 2, &p);
+	assert_int_equal(c[1].spare + c[2].spare, 1);
+	assert_true(c[1].pid == p.v[1] || c[2].pid == p.v[1]);
+	p = wait_spares(seed, c, 3, 2);
+	/* none is left: fork(2) */
+	kill_and_wait(p.v[0]);
+	kill_and_wait(p.v[1]);
+	fork_children(seed, c + 3, 1, &p);
+	assert_false(c[3].spare);
+	assert_progress(c, 4);
+	wait_spares(seed, c, 4, 2);
+}
+
+/* Has the seed find this request first, then the deaths of its spares. The answer's child. */
+static json_t *fork_of_the_dying(const struct tiny_seed *seed, const struct pids *spares)
+{
+	static const char body[] = "{\"children\":[{\"name\":\"nobody\"}]}";
+	struct pollfd pfd = { .events = POLLIN };
+	char answer[2048], *at = NULL;
+	json_t *reply = NULL, *child;
+	struct client *c;
+	size_t n = 0;
+	struct err e;
+	int st;
+
+	/* a request on a new connection would come a turn of the loop later */
+	assert_int_equal(client_open(seed->proc.dir.fd, &c, &e), 0);
+	assert_int_equal(client_request(c, "GET", "/", NULL, TINY_MS, &reply, &e), 0);
+	json_decref(reply);
+	pfd.fd = client_fd(c);
+	kill(seed->proc.pid, SIGSTOP);
+	assert_int_equal(waitpid(seed->proc.pid, &st, WUNTRACED), seed->proc.pid);
+	dprintf(pfd.fd, "PUT /fork HTTP/1.1\r\nContent-Length: %zu\r\n\r\n%s", strlen(body), body);
+	for (size_t i = 0; i < spares->n; i++)
+		kill_and_wait(spares->v[i]);
+	kill(seed->proc.pid, SIGCONT);
+	while (!at || !(reply = json_loads(at + 4, 0, NULL))) {
+		assert_int_equal(poll(&pfd, 1, (int)(LIMIT_NS / NS_PER_MS)), 1);
+		st = (int)read(pfd.fd, answer + n, sizeof(answer) - 1 - n);
+		assert_true(st > 0);
+		n += (size_t)st;
+		answer[n] = '\0';
+		at = strstr(answer, "\r\n\r\n");
+	}
+	client_close(c);
+	child = json_incref(json_array_get(json_object_get(reply, "children"), 0));
+	json_decref(reply);
+	return child;
+}
+
+static void test_spare__death_on_the_way_is_no_childs_death(void **state)
+{
+	struct tiny_seed *seed = start_seed(*state, "seed", 2);
+	json_t *of_dying, *of_none;
+	struct child c[4];
+	struct pids p, none = { .n = 0 };
+
+	fork_first(seed, c);
+	p = wait_spares(seed, c, 1, 2);
+	/* whoever is the child has no descriptors and says so: a fork(2)ed one, not a dead one */
+	of_dying = fork_of_the_dying(seed, &p);
+	of_none = fork_of_the_dying(seed, &none);
+	assert_false(has(&p, (pid_t)json_integer_value(json_object_get(of_dying, "pid"))));
+	assert_string_equal(json_string_value(json_object_get(of_dying, "error")),
+			    json_string_value(json_object_get(of_none, "error")));
+	json_decref(of_dying);
+	json_decref(of_none);
+	fork_children(seed, c + 1, 1, NULL);
+	assert_progress(c, 2);
+	wait_spares(seed, c, 2, 2);
+}
+
+/* How much of a process's memory is the RAM file, mapped. */
+static uint64_t mapped_bytes(pid_t pid, int file)
+{
+	unsigned long long from, to, inode;
+	cleanup_free char *maps = scratch_sh("cat /proc/%d/maps", pid);
+	uint64_t sum = 0;
+	struct stat st;
+
+	assert_int_equal(fstat(file, &st), 0);
+	for (char *line = strtok(maps, "\n"); line; line = strtok(NULL, "\n"))
+		if (sscanf(line, "%llx-%llx %*s %*s %*s %llu", &from, &to, &inode) == 3 &&
+		    inode == st.st_ino)
+			sum += to - from;
+	return sum;
+}
+
+static void test_seed__children_share_the_huge_pages_it_made(void **state)
+{
+	struct world *w = *state;
+	struct child c[4];
+	struct tiny_seed *seed = make_family(w, c);
+	uint64_t before = mapped_bytes(c[0].pid, w->snapshot.ram);
+
+	/* the first was forked before the seed was idle; spares come after huge pages */
+	assert_true(before >= TINY_BLOCK_BYTES);
+	assert_int_equal(mapped_bytes(seed->proc.pid, w->snapshot.ram), before - TINY_BLOCK_BYTES);
+	for (int i = 1; i < 4; i++)
+		assert_int_equal(mapped_bytes(c[i].pid, w->snapshot.ram),
+				 before - TINY_BLOCK_BYTES);
+	assert_progress(c, 4); /* their guests look at what is in them */
+}
+
+static void test_seed__of_no_spares_keeps_none(void **state)
+{
+	struct tiny_seed *none = start_seed(*state, "none", 0), *two = start_seed(*state, "two", 2);
+	struct child of_none = { .name = "c0" }, of_two = { .name = "c1" };
+
+	/* when the seed that was forked later has its spares, the time for them was there */
+	fork_children(none, &of_none, 1, NULL);
+	fork_children(two, &of_two, 1, NULL);
+	wait_spares(two, &of_two, 1, 2);
+	assert_int_equal(spares_of(none, &of_none, 1).n, 0);
+	assert_progress(&of_none, 1);
+}
+
+static void test_seed__bad_requests_are_refused_by_name(void **state)
+{
+	static const struct {
+		const char *body, *fault;
+	} bad[] = {
+		{ "{\"spares\":1}", NOT_A_SEED },
+		{ "{\"spares\":1,\"seed\":false}", NOT_A_SEED },
+		{ "{\"huge_pages\":true}", NOT_A_SEED },
+		{ "{\"huge_pages\":true,\"resume_vm\":true}", NOT_A_SEED },
+		{ "{\"spares\":65,\"seed\":true}", "spares: 65 is not in 0..64" },
+		{ "{\"spares\":-1,\"seed\":true}", "spares: -1 is not in 0..64" },
+		{ "{\"spares\":\"2\",\"seed\":true}", "spares: must be a whole number" },
+		{ "{\"huge_pages\":1,\"seed\":true}", "huge_pages: must be true or false" },
+	};
+	struct world *w = *state;
+	struct tiny_seed *seed = &w->seed[0];
+	struct child c = { .name = "c0" };
+	struct err e;
+
+	if (tiny_seed_open("seed", seed, &e))
+		fail_msg("%s", e.msg);
+	w->nseeds++;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		cleanup_json json_t *body =
+			json_pack("{s:s, s:{s:s, s:s}}", "snapshot_path", "state", "mem_backend",
+				  "backend_type", "File", "backend_path", "ram");
+		cleanup_json json_t *more = json_loads(bad[i].body, 0, NULL);
+
+		assert_int_equal(json_object_update(body, more), 0);
+		assert_int_equal(vmproc_request(&seed->proc, "PUT", "/snapshot/load", body, TINY_MS,
+						NULL, &e),
+				 -EREMOTEIO);
+		assert_string_equal(e.msg, bad[i].fault);
+	}
+	/* it is as it was: the same process becomes a seed that works */
+	if (tiny_seed_load(seed, &w->snapshot, VM_SPARES_MAX, false, &e))
+		fail_msg("%s", e.msg);
+	fork_children(seed, &c, 1, NULL);
+	assert_progress(&c, 1);
+}
+
+/* ---- each test's world ---- */
+
+static int setup(void **state)
+{
+	struct world *w = *state;
+
+	w->dir = scratch_make();
+	setenv("CLONE_RUN_DIR", w->dir, 1);
+	return 0;
+}
+
+/* All that a test left, however it ended: without its seed, a seed's child is ours. */
+static int teardown(void **state)
+{
+	struct world *w = *state;
+	uint64_t until = limit();
+
+	while (w->nseeds)
+		tiny_seed_end(&w->seed[--w->nseeds]);
+	for (;;) {
+		struct pids p = children_of(getpid());
+
+		for (size_t i = 0; i < p.n; i++)
+			kill(p.v[i], SIGKILL);
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+		if (waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD)
+			break;
+		turn(until, "the test's processes");
+	}
+	scratch_remove(w->dir);
+	return 0;
+}
+
+static int make_world(void **state)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	struct err e;
+	int kernel, r;
+
+	assert_non_null(w);
+	assert_int_equal(geteuid(), 0);
+	assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), 0);
+	*state = w;
+	setup(state);
+	kernel = tiny_kernel_filler();
+	r = tiny_snapshot_make(w->dir, kernel, &w->snapshot, &e);
+	close(kernel);
+	if (r)
+		print_error("%s\n", e.msg);
+	teardown(state);
+	return r;
+}
+
+static int end_world(void **state)
+{
+	struct world *w = *state;
+
+	tiny_snapshot_close(&w->snapshot);
+	free(w);
+	return 0;
+}
+
+#define SEED_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		SEED_TEST(test_spare__forks_take_spares_before_fork2),
+		SEED_TEST(test_spare__child_is_jailed_like_a_forked_one),
+		SEED_TEST(test_spare__siblings_share_no_identity),
+		SEED_TEST(test_spare__ends_with_its_seed_and_children_do_not),
+		SEED_TEST(test_spare__dead_one_is_not_used),
+		SEED_TEST(test_spare__death_on_the_way_is_no_childs_death),
+		SEED_TEST(test_seed__children_share_the_huge_pages_it_made),
+		SEED_TEST(test_seed__of_no_spares_keeps_none),
+		SEED_TEST(test_seed__bad_requests_are_refused_by_name),
+	};
+
+	if (argc >= 3 && !strcmp(argv[1], "vm"))
+		return vm_process_main(argc - 1, argv + 1);
+	return cmocka_run_group_tests(tests, make_world, end_world);
+}
