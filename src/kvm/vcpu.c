@@ -86,10 +86,11 @@ int kvm_vcpu_settle(struct kvm_vcpu *v, struct err *e)
 {
 	int r, err;
 
-	v->run->immediate_exit = 1;
+	/* whoever kicks us meanwhile sets it too */
+	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
 	r = ioctl(v->fd, KVM_RUN, 0);
 	err = errno;
-	v->run->immediate_exit = 0;
+	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELAXED);
 	if (r == 0)
 		return 1;
 	if (err == EINTR || err == EAGAIN)

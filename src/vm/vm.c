@@ -177,6 +177,7 @@ void vm_destroy(struct vm *vm)
 
 	if (!vm)
 		return;
+	pthread_mutex_lock(&vm->lock);
 	if (vm->threads[0] && (vm->state == VM_RUNNING || vm->state == VM_ENDED))
 		(void)vm_stop_world(vm, &e);
 	if (vm->threads[0])
@@ -194,6 +195,7 @@ void vm_destroy(struct vm *vm)
 	barrier_destroy(vm->m.barrier);
 	grants_destroy(vm->m.grants);
 	fdtab_destroy(vm->m.fds);
+	pthread_mutex_unlock(&vm->lock);
 	pthread_mutex_destroy(&vm->lock);
 	free(vm);
 }

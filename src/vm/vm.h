@@ -41,6 +41,7 @@ enum vm_end {
 };
 
 int vm_create(const char *name, struct vm **out, struct err *e);
+/* With the device lock not held; NULL is fine. */
 void vm_destroy(struct vm *vm);
 
 struct machine *vm_machine(struct vm *vm);

@@ -190,6 +190,8 @@ bool machine_save(unsigned int vcpus, struct machine_files *f)
 
 void machine_end(struct vm *vm)
 {
+	if (vm)
+		pthread_mutex_unlock(&vm->lock);
 	vm_destroy(vm);
 }
 

@@ -31,7 +31,7 @@ struct machine_files {
 bool machine_save(unsigned int vcpus, struct machine_files *f);
 /* The grants for vm_snapshot or, without its data file when seed is set, vm_load. sweep_fail on error. */
 void machine_grant_files(struct vm *vm, const struct machine_files *f, bool load, bool seed);
-/* Destroys it; NULL is fine. */
+/* Destroys it, whose lock is held; NULL is fine. */
 void machine_end(struct vm *vm);
 
 uint64_t machine_counter(struct vm *vm);
