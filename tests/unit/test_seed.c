@@ -2,8 +2,8 @@
 /*
  * A seed and its spare children (src/fork/spare.c): real processes, jailed, with real KVM and a
  * guest of a few instructions. As root, since a seed gives each child a uid of its own. This
- * program is its own VM process, and the reaper of what a dead seed leaves, so that their exit
- * statuses are seen.
+ * program is its own VM process, and the reaper of what a dead seed leaves: it sees how spares
+ * exit.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -78,21 +78,13 @@ static bool has(const struct pids *p, pid_t pid)
 	return false;
 }
 
-static struct pids children_of(pid_t pid)
-{
-	struct pids p;
-
-	p.n = tiny_children(pid, p.v, PIDS_MAX);
-	return p;
-}
-
 /* Ended, as a zombie too: its descriptors are closed then. */
-static void wait_end(int pidfd)
+static bool has_ended(int pidfd, uint64_t wait_ns)
 {
 	struct pollfd pfd = { .fd = pidfd, .events = POLLIN };
 
 	assert_true(pidfd >= 0);
-	assert_int_equal(poll(&pfd, 1, (int)(LIMIT_NS / NS_PER_MS)), 1);
+	return poll(&pfd, 1, (int)(wait_ns / NS_PER_MS)) == 1;
 }
 
 static void kill_and_wait(pid_t pid)
@@ -100,7 +92,7 @@ static void kill_and_wait(pid_t pid)
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 
 	assert_int_equal(kill(pid, SIGKILL), 0);
-	wait_end(pidfd);
+	assert_true(has_ended(pidfd, LIMIT_NS));
 	close(pidfd);
 }
 
@@ -138,18 +130,18 @@ static void fork_children(const struct tiny_seed *seed, struct child *c, size_t 
 	}
 }
 
-/* The seed's children that are nobody yet. */
+/* The seed's children that are nobody yet: they are not among c. */
 static struct pids spares_of(const struct tiny_seed *seed, const struct child *c, size_t n)
 {
-	struct pids all = children_of(seed->proc.pid), p = { .n = 0 };
+	struct pids p = { .n = 0 };
+	pid_t all[PIDS_MAX];
+	size_t nall = tiny_children(seed->proc.pid, all, PIDS_MAX);
 
-	for (size_t i = 0; i < all.n; i++) {
-		bool known = false;
-
-		for (size_t k = 0; k < n; k++)
-			known |= c[k].pid == all.v[i];
-		if (!known)
-			p.v[p.n++] = all.v[i];
+	for (size_t i = 0, k; i < nall; i++) {
+		for (k = 0; k < n && c[k].pid != all[i]; k++)
+			;
+		if (k == n)
+			p.v[p.n++] = all[i];
 	}
 	return p;
 }
@@ -158,13 +150,16 @@ static struct pids wait_spares(const struct tiny_seed *seed, const struct child 
 			       size_t want)
 {
 	uint64_t until = limit();
-	struct pids p = spares_of(seed, c, n);
 
-	for (; p.n != want; p = spares_of(seed, c, n)) {
-		assert_true(p.n < want); /* never more than was asked for */
+	for (;;) {
+		struct pids p = spares_of(seed, c, n);
+
+		assert_true(p.n <= want); /* never more than was asked for */
+		if (p.n == want)
+			return p;
+		assert_false(has_ended(seed->proc.pidfd, 0));
 		turn(until, "spares");
 	}
-	return p;
 }
 
 static json_t *get(const char *name, const char *path)
@@ -340,7 +335,7 @@ static void test_spare__ends_with_its_seed_and_children_do_not(void **state)
 		pidfd[i] = (int)syscall(SYS_pidfd_open, p.v[i], 0);
 	kill_and_wait(seed->proc.pid);
 	for (int i = 0; i < 2; i++) {
-		wait_end(pidfd[i]);
+		assert_true(has_ended(pidfd[i], LIMIT_NS));
 		close(pidfd[i]);
 		/* of its own will: it did not crash */
 		assert_int_equal(waitpid(p.v[i], &st, 0), p.v[i]);
@@ -372,8 +367,8 @@ static void test_spare__dead_one_is_not_used(void **state)
 	wait_spares(seed, c, 4, 2);
 }
 
-/* Has the seed find this request first, then the deaths of its spares. The answer's child. */
-static json_t *fork_of_the_dying(const struct tiny_seed *seed, const struct pids *spares)
+/* Has the seed find a request first, then the death of a spare (0: of none). The answer's child. */
+static json_t *fork_past_a_death(const struct tiny_seed *seed, pid_t spare)
 {
 	static const char body[] = "{\"children\":[{\"name\":\"nobody\"}]}";
 	struct pollfd pfd = { .events = POLLIN };
@@ -392,8 +387,8 @@ static json_t *fork_of_the_dying(const struct tiny_seed *seed, const struct pids
 	kill(seed->proc.pid, SIGSTOP);
 	assert_int_equal(waitpid(seed->proc.pid, &st, WUNTRACED), seed->proc.pid);
 	dprintf(pfd.fd, "PUT /fork HTTP/1.1\r\nContent-Length: %zu\r\n\r\n%s", strlen(body), body);
-	for (size_t i = 0; i < spares->n; i++)
-		kill_and_wait(spares->v[i]);
+	if (spare)
+		kill_and_wait(spare);
 	kill(seed->proc.pid, SIGCONT);
 	while (!at || !(reply = json_loads(at + 4, 0, NULL))) {
 		assert_int_equal(poll(&pfd, 1, (int)(LIMIT_NS / NS_PER_MS)), 1);
@@ -412,20 +407,20 @@ static json_t *fork_of_the_dying(const struct tiny_seed *seed, const struct pids
 static void test_spare__death_on_the_way_is_no_childs_death(void **state)
 {
 	struct tiny_seed *seed = start_seed(*state, "seed", 2);
-	json_t *of_dying, *of_none;
+	json_t *past, *none;
 	struct child c[4];
-	struct pids p, none = { .n = 0 };
+	struct pids p;
 
 	fork_first(seed, c);
 	p = wait_spares(seed, c, 1, 2);
-	/* whoever is the child has no descriptors and says so: a fork(2)ed one, not a dead one */
-	of_dying = fork_of_the_dying(seed, &p);
-	of_none = fork_of_the_dying(seed, &none);
-	assert_false(has(&p, (pid_t)json_integer_value(json_object_get(of_dying, "pid"))));
-	assert_string_equal(json_string_value(json_object_get(of_dying, "error")),
-			    json_string_value(json_object_get(of_none, "error")));
-	json_decref(of_dying);
-	json_decref(of_none);
+	/* Whoever is the child has no descriptors and says so. The younger spare is taken first. */
+	past = fork_past_a_death(seed, p.v[1]);
+	none = fork_past_a_death(seed, 0);
+	assert_int_equal(json_integer_value(json_object_get(past, "pid")), p.v[0]);
+	assert_string_equal(json_string_value(json_object_get(past, "error")),
+			    json_string_value(json_object_get(none, "error")));
+	json_decref(past);
+	json_decref(none);
 	fork_children(seed, c + 1, 1, NULL);
 	assert_progress(c, 2);
 	wait_spares(seed, c, 2, 2);
@@ -537,10 +532,10 @@ static int teardown(void **state)
 	while (w->nseeds)
 		tiny_seed_end(&w->seed[--w->nseeds]);
 	for (;;) {
-		struct pids p = children_of(getpid());
+		pid_t pid[PIDS_MAX];
 
-		for (size_t i = 0; i < p.n; i++)
-			kill(p.v[i], SIGKILL);
+		for (size_t n = tiny_children(getpid(), pid, PIDS_MAX); n;)
+			kill(pid[--n], SIGKILL);
 		while (waitpid(-1, NULL, WNOHANG) > 0)
 			;
 		if (waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD)
