@@ -127,8 +127,8 @@ static int mount_as(const struct cmdline *c, const char *where, const char *type
 }
 
 /*
- * Every type that the kernel knows and that lives on a disk, the likely one first: the others of its
- * family complain about it in the log. Returns 0 or the last errno.
+ * Every type that the kernel knows and that lives on a disk, the likely one first: the others of
+ * its family complain about it in the log. Returns 0 or the last errno.
  */
 static int mount_any(const struct cmdline *c, const char *where)
 {

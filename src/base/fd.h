@@ -14,7 +14,8 @@
 
 #define FD_PASS_MAX 64 /* descriptors in one message; the kernel's own limit is 253 */
 
-/* Reads or writes all n bytes (EINTR and short counts handled). 0, or -errno; -EPIPE at early EOF. */
+/* Reads or writes all n bytes (EINTR and short counts handled). 0, or -errno; -EPIPE at early EOF.
+ */
 int fd_read_full(int fd, void *buf, size_t n);
 int fd_write_full(int fd, const void *buf, size_t n);
 int fd_pread_full(int fd, void *buf, size_t n, uint64_t off);

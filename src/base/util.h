@@ -14,12 +14,11 @@
 #include <unistd.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define container_of(ptr, type, member) \
-	((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 /* Arguments are evaluated twice: no calls in them. */
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
-#define ROUND_UP(x, to) ((((x) + (to) - 1) / (to)) * (to))
+#define ROUND_UP(x, to) ((((x) + (to)-1) / (to)) * (to))
 #define ROUND_DOWN(x, to) (((x) / (to)) * (to))
 
 #define KIB(n) ((uint64_t)(n) << 10)
@@ -28,10 +27,10 @@
 
 /* Our own mistakes end the process with a place to look at; never compiled out. */
 _Noreturn void bug_at(const char *file, int line, const char *what);
-#define BUG_ON(cond)                                         \
-	do {                                                 \
-		if (__builtin_expect(!!(cond), 0))           \
-			bug_at(__FILE__, __LINE__, #cond);   \
+#define BUG_ON(cond)                                                                               \
+	do {                                                                                       \
+		if (__builtin_expect(!!(cond), 0))                                                 \
+			bug_at(__FILE__, __LINE__, #cond);                                         \
 	} while (0)
 
 /* true when [off, off+len) lies inside [0, size), without overflow. */

@@ -89,7 +89,8 @@ uint64_t blk_size(const struct blk *b);
 /* Size of a base image (stays the caller's), checked as blk_create does: for a disk's cfg. */
 int blk_base_bytes(int base_fd, uint64_t *size, struct err *e);
 
-/* The ring, ahead of blk_adopt, which otherwise makes it: in a fork's child it needs no file of its own. */
+/* The ring, ahead of blk_adopt, which otherwise makes it: in a fork's child it needs no file of its
+ * own. */
 int blk_prepare(struct blk *b, struct err *e);
 /*
  * Host side: ring and completion eventfd on this loop, descriptors recorded in fds. Called once
@@ -100,8 +101,8 @@ int blk_prepare(struct blk *b, struct err *e);
  */
 int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, struct err *e);
 /*
- * reader_fd (owned) is the current data file opened read-only: when it becomes a layer, this takes its place, so
- * that children cannot write what they share. Another file's is closed.
+ * reader_fd (owned) is the current data file opened read-only: when it becomes a layer, this takes
+ * its place, so that children cannot write what they share. Another file's is closed.
  */
 void blk_set_reader(struct blk *b, int reader_fd);
 /*

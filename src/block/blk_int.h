@@ -38,7 +38,8 @@ struct blk {
 	struct overlay ov;
 	dev_t data_dev; /* the current data file's: a child finds another or none by that number */
 	ino_t data_ino;
-	int reader_fd; /* the current data file again, read-only: what it is to children; -1: none */
+	int reader_fd; /* the current data file again, read-only: what it is to children; -1: none
+			*/
 
 	struct uring *ring; /* NULL before adopt */
 	struct fdtab *fds;

@@ -8,10 +8,9 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 
-const char cmd_completion_usage[] =
-	"bash\n"
-	"\n"
-	"To use it: source <(clone completion bash)\n";
+const char cmd_completion_usage[] = "bash\n"
+				    "\n"
+				    "To use it: source <(clone completion bash)\n";
 
 static const char body[] =
 	"_clone()\n"
@@ -31,7 +30,8 @@ static const char body[] =
 	"\t\t\t\ttr -d ' [' | sort -u)\n"
 	"\t\telse\n"
 	"\t\t\tcase $cmd in\n"
-	"\t\t\texec|inspect|logs|console|pause|resume|stop|kill) words=$(clone ls -q 2>/dev/null) ;;\n"
+	"\t\t\texec|inspect|logs|console|pause|resume|stop|kill) words=$(clone ls -q 2>/dev/null) "
+	";;\n"
 	"\t\t\trm) words=$(clone ls -aq 2>/dev/null) ;;\n"
 	"\t\t\tfork) words=\"$(clone template ls -q 2>/dev/null) $(clone ls -q 2>/dev/null)\" ;;\n"
 	"\t\t\ttemplate)\n"

@@ -32,8 +32,10 @@ const char cmd_fork_usage[] =
 	"      --rm          remove the fork when COMMAND has ended\n"
 	"  -i -t -e -w -u    of COMMAND, as in clone exec\n"
 	"\n"
-	"A template of that name is preferred to a VM of that name. A VM that is forked goes on; its\n"
-	"forks begin at the same instant, with an identity, a disk and sockets of their own. Prints\n"
+	"A template of that name is preferred to a VM of that name. A VM that is forked goes on; "
+	"its\n"
+	"forks begin at the same instant, with an identity, a disk and sockets of their own. "
+	"Prints\n"
 	"the names of those that are ready; exit 1 when one is not.\n"
 	"With a COMMAND, runs it in the one fork and exits as clone exec does.\n";
 
@@ -173,8 +175,8 @@ static json_t *template_info(const struct template *t)
 				 "vcpus", (int)t->vcpus, "agent", t->agent, "disks", disks);
 
 	for (size_t i = 0; info && i < t->ndisks; i++)
-		json_array_append_new(disks, json_pack("{s:s, s:s, s:b}", "id", t->disks[i].id, "path",
-						       t->disks[i].base, "read_only",
+		json_array_append_new(disks, json_pack("{s:s, s:s, s:b}", "id", t->disks[i].id,
+						       "path", t->disks[i].base, "read_only",
 						       t->disks[i].read_only));
 	return info;
 }
@@ -300,7 +302,8 @@ static int fork_vm(struct fork_args *a, int signals, struct err *e)
 	if (!info)
 		r = -EINVAL;
 	else if (!vmdir_alive(&d))
-		r = err_set(e, EINVAL, "%s has ended: only a VM that lives can be forked", a->source);
+		r = err_set(e, EINVAL, "%s has ended: only a VM that lives can be forked",
+			    a->source);
 	else
 		r = fork_from(a, &src, signals, e);
 	vmdir_close(&d);

@@ -154,13 +154,13 @@ static int image_build(int argc, char **argv)
 
 static json_t *image_json(const struct image *i)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:s}", "name",
-			 i->name, "distribution", i->distribution, "release", i->release, "created",
-			 i->created, "kernel_version", i->kernel_version, "cmdline", i->cmdline,
-			 "root_fstype", i->root_fstype, "init", i->init, "size_bytes",
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:s}",
+			 "name", i->name, "distribution", i->distribution, "release", i->release,
+			 "created", i->created, "kernel_version", i->kernel_version, "cmdline",
+			 i->cmdline, "root_fstype", i->root_fstype, "init", i->init, "size_bytes",
 			 (json_int_t)i->size_bytes, "used_bytes", (json_int_t)i->used_bytes,
-			 "rootfs_sha256", i->rootfs_sha256, "kernel_sha256", i->kernel_sha256, "directory",
-			 i->dir);
+			 "rootfs_sha256", i->rootfs_sha256, "kernel_sha256", i->kernel_sha256,
+			 "directory", i->dir);
 }
 
 static void print_image(const struct image *i)
@@ -250,8 +250,10 @@ static int check_unused(const char *image, struct err *e)
 
 	for (size_t i = 0; i < n && !r; i++)
 		if (!template_open(names[i], t, NULL) && !strcmp(t->image, image))
-			r = err_set(e, EBUSY, "image %s: the template %s is based on it (-f removes it anyway)",
-				    image, names[i]);
+			r = err_set(
+				e, EBUSY,
+				"image %s: the template %s is based on it (-f removes it anyway)",
+				image, names[i]);
 	for (size_t i = 0; i < n; i++)
 		free(names[i]);
 	free(names);

@@ -144,18 +144,18 @@ static json_t *to_json(const struct template *t)
 			      "name", t->name, "created", t->created, "clone_version",
 			      t->clone_version, "image", t->image, "cpu", t->cpu, "memory_bytes",
 			      (json_int_t)t->mem_bytes, "vcpus", (int)t->vcpus, "agent", t->agent,
-			      "stored_bytes", (json_int_t)template_used_bytes(t), "directory", t->dir,
-			      "sha256", t->sha256, "disks", disks, "files", files);
+			      "stored_bytes", (json_int_t)template_used_bytes(t), "directory",
+			      t->dir, "sha256", t->sha256, "disks", disks, "files", files);
 
 	for (size_t i = 0; j && i < t->ndisks; i++)
-		json_array_append_new(disks, json_pack("{s:s, s:s, s:b}", "id", t->disks[i].id, "base",
-						       t->disks[i].base, "read_only",
+		json_array_append_new(disks, json_pack("{s:s, s:s, s:b}", "id", t->disks[i].id,
+						       "base", t->disks[i].base, "read_only",
 						       t->disks[i].read_only));
 	for (size_t i = 0; j && i < t->nfiles; i++)
-		json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", t->files[i].name,
-						       "size_bytes",
-						       (json_int_t)t->files[i].size_bytes, "sha256",
-						       t->files[i].sha256));
+		json_array_append_new(files,
+				      json_pack("{s:s, s:I, s:s}", "name", t->files[i].name,
+						"size_bytes", (json_int_t)t->files[i].size_bytes,
+						"sha256", t->files[i].sha256));
 	return j;
 }
 
@@ -187,8 +187,8 @@ static int template_ls(int argc, char **argv)
 	}
 	r = t ? template_list(&names, &n, &e) : err_set(&e, ENOMEM, "out of memory");
 	if (!r && !json)
-		printf("%-24s %-16s %4s  %-8s %-8s %s\n", "NAME", "IMAGE", "CPUS", "MEMORY", "STORED",
-		       "AGE");
+		printf("%-24s %-16s %4s  %-8s %-8s %s\n", "NAME", "IMAGE", "CPUS", "MEMORY",
+		       "STORED", "AGE");
 	for (size_t i = 0; i < n; i++) {
 		if (template_open(names[i], t, &e)) {
 			fprintf(stderr, "clone: template %s: %s\n", names[i], e.msg);

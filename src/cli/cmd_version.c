@@ -43,7 +43,8 @@ int cmd_help(int argc, char **argv)
 		return cli_print_help(c);
 	}
 	printf("usage: clone COMMAND [OPTIONS]\n\n"
-	       "Virtual machines that fork: boot a template once, then copy it in milliseconds.\n\n");
+	       "Virtual machines that fork: boot a template once, then copy it in "
+	       "milliseconds.\n\n");
 	for (c = cli_commands; c->name; c++)
 		if (c->summary)
 			printf("  %-12s %s\n", c->name, c->summary);

@@ -26,8 +26,9 @@
 
 #define RX_BYTES (1u << 20)
 #define IN_CHUNK 32768u
-#define LATE_MS 5000u /* beyond the command's own time-out we give the guest this long to say so   \
-		       */
+#define LATE_MS                                                                                    \
+	5000u /* beyond the command's own time-out we give the guest this long to say so           \
+	       */
 
 struct session {
 	const struct exec_args *a;

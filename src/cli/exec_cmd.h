@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What commands that run a command in a guest have in common: its options, and its exit code as ours.
+ * What commands that run a command in a guest have in common: its options, and its exit code as
+ * ours.
  */
 #ifndef CLONE_CLI_EXEC_CMD_H
 #define CLONE_CLI_EXEC_CMD_H
@@ -24,11 +25,15 @@ void exec_cmd_init(struct exec_cmd *x);
 #define EXEC_CMD_OPTIONS                                                                           \
 	{ "interactive", no_argument, NULL, 'i' }, { "tty", no_argument, NULL, 't' },              \
 		{ "env", required_argument, NULL, 'e' },                                           \
-		{ "workdir", required_argument, NULL, 'w' }, { "user", required_argument, NULL, 'u' }
+		{ "workdir", required_argument, NULL, 'w' },                                       \
+	{                                                                                          \
+		"user", required_argument, NULL, 'u'                                               \
+	}
 /* -ENOSYS when opt is none of them. */
 int exec_cmd_option(struct exec_cmd *x, int opt, struct err *e);
 
-/* Runs argv (NULL-terminated) in the VM and says on stderr what went wrong. The exit code of ours. */
+/* Runs argv (NULL-terminated) in the VM and says on stderr what went wrong. The exit code of ours.
+ */
 int exec_cmd_run(struct exec_cmd *x, const struct vmdir *d, char *const *argv);
 
 #endif

@@ -117,7 +117,8 @@ static int prepare(const struct session *s, const char *name, struct prepared *p
 	r = send_bundle(s, &b, r, e);
 	host_fds_close(&h);
 	if (!r && p->dir.lock_fd >= 0) {
-		/* the lock lives where it was granted: a second holder here would keep a dead child alive */
+		/* the lock lives where it was granted: a second holder here would keep a dead child
+		 * alive */
 		close(take_fd(&p->dir.lock_fd));
 	}
 	return r;
@@ -183,7 +184,8 @@ static void settle_child(const struct session *s, struct prepared *p, struct for
 			break;
 		j = NULL;
 	}
-	error = j ? json_string_value(json_object_get(j, "error")) : "the answer does not mention it";
+	error = j ? json_string_value(json_object_get(j, "error"))
+		  : "the answer does not mention it";
 	if (!error && publish(s, p, j, &e))
 		error = e.msg;
 	if (error) {
@@ -248,7 +250,8 @@ int fork_request(const struct fork_source *src, struct fork_child_info *c, size_
 		r = batch(&s, p, c + at, m, wait, timeout_ms, pause_ns, e);
 		if (!r)
 			continue;
-		/* grants that nobody took end with the connection, and with them the children's locks */
+		/* grants that nobody took end with the connection, and with them the children's
+		 * locks */
 		if (s.fdsock >= 0)
 			close(take_fd(&s.fdsock));
 		for (size_t i = 0; i < m; i++)

@@ -18,21 +18,23 @@
 
 struct fork_source {
 	const struct vmdir *dir; /* of the seed or the VM */
-	bool live; /* a running VM: its disks rotate, children share its uid */
-	const json_t *info; /* what the children's vm.json begin with: memory, vcpus, disks, source */
+	bool live;		 /* a running VM: its disks rotate, children share its uid */
+	const json_t
+		*info; /* what the children's vm.json begin with: memory, vcpus, disks, source */
 };
 
 struct fork_child_info {
 	char name[65];
 	bool ok;
 	char why[ERR_MSG_MAX]; /* when not ok */
-	json_t *clocks; /* the child's object of the reply, ours to free */
-	uint64_t sent_ns; /* CLOCK_MONOTONIC when the request was sent */
+	json_t *clocks;	       /* the child's object of the reply, ours to free */
+	uint64_t sent_ns;      /* CLOCK_MONOTONIC when the request was sent */
 };
 
 /*
- * Forks n children named c[i].name. 0 when the request was served: each c[i] says whether that child
- * lives; those that do not have left nothing. *pause_ns: how long a running source stood still.
+ * Forks n children named c[i].name. 0 when the request was served: each c[i] says whether that
+ * child lives; those that do not have left nothing. *pause_ns: how long a running source stood
+ * still.
  */
 int fork_request(const struct fork_source *src, struct fork_child_info *c, size_t n, bool wait,
 		 uint64_t timeout_ms, int cancel_fd, uint64_t *pause_ns, struct err *e);

@@ -122,8 +122,8 @@ static int start(const struct template *t, int cancel_fd, struct err *e)
 	r = load(&p, t, e);
 	if (!r) {
 		cli_format_now(now, sizeof(now));
-		info = json_pack("{s:s, s:s, s:s}", "name", t->name, "created", now, "template_sha256",
-				 t->sha256);
+		info = json_pack("{s:s, s:s, s:s}", "name", t->name, "created", now,
+				 "template_sha256", t->sha256);
 		if (info)
 			procid_note(info, p.pid);
 		r = info ? vmdir_publish(&p.dir, info, e) : err_set(e, ENOMEM, "out of memory");

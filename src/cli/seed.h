@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Seeds: a template's process that only answers forks. Started when a fork needs it, by one of all who
- * ask at once; ends by itself when nobody forks for a while. One thread.
+ * Seeds: a template's process that only answers forks. Started when a fork needs it, by one of all
+ * who ask at once; ends by itself when nobody forks for a while. One thread.
  */
 #ifndef CLONE_CLI_SEED_H
 #define CLONE_CLI_SEED_H
@@ -15,7 +15,8 @@
 
 /*
  * The template's seed, started when none runs (the template is checked then): its directory in d.
- * *use is a lock (the caller closes it) under which the template stays in use: seed_stop waits for it.
+ * *use is a lock (the caller closes it) under which the template stays in use: seed_stop waits for
+ * it.
  */
 int seed_get(const char *name, int cancel_fd, struct template *t, struct vmdir *d, int *use,
 	     struct err *e);

@@ -55,8 +55,8 @@ static int warm_up(struct maker *k, int cancel_fd, struct err *e)
 			if (*c == '\n')
 				*c = c[1] ? ';' : '\0';
 		if (r)
-			return err_set(e, EIO, "--warm '%.60s' failed with %d%s%s", k->m->warm[i], r,
-				       said[0] ? ": " : "", said);
+			return err_set(e, EIO, "--warm '%.60s' failed with %d%s%s", k->m->warm[i],
+				       r, said[0] ? ": " : "", said);
 	}
 	return 0;
 }
@@ -186,10 +186,12 @@ int template_make(const struct template_make *m, int cancel_fd, struct err *e)
 
 	if (!k)
 		return err_set(e, ENOMEM, "out of memory");
-	*k = (struct maker){ .m = m,
-			     .ib.initrd_fd = -1,
-			     .stage.dir = -1,
-			     .vm = { .initrd_fd = -1, .mem_bytes = m->mem_bytes, .vcpus = m->vcpus } };
+	*k = (struct maker){
+		.m = m,
+		.ib.initrd_fd = -1,
+		.stage.dir = -1,
+		.vm = { .initrd_fd = -1, .mem_bytes = m->mem_bytes, .vcpus = m->vcpus }
+	};
 	r = template_stage_begin(m->name, &k->stage, e);
 	if (!r)
 		r = image_boot_prepare(&k->ib, m->image, m->append, &k->vm, e);

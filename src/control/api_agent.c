@@ -197,9 +197,8 @@ static size_t action_frame(const struct agent_body *b, uint8_t *buf, size_t cap,
 	if (!strcmp(b->action, "settle") || !strcmp(b->action, "idle")) {
 		ms = ms ? ms : 30000;
 		*call_ms = ms + SETTLE_WORK_MS;
-		return proto_put_settle(buf, cap,
-					b->action[0] == 'i' ? PROTO_SETTLE_IDLE : PROTO_SETTLE_ALL,
-					ms);
+		return proto_put_settle(
+			buf, cap, b->action[0] == 'i' ? PROTO_SETTLE_IDLE : PROTO_SETTLE_ALL, ms);
 	}
 	*call_ms = CALL_MS;
 	if (!strcmp(b->action, "poweroff"))
@@ -232,8 +231,9 @@ int api_put_agent(struct api_call *call, json_t **reply, struct err *e)
 		return agent_wait(call, a, b.timeout_ms ? b.timeout_ms : 60000, e);
 	n = action_frame(&b, frame, sizeof(frame), &call_ms);
 	if (!n)
-		return err_set(e, EINVAL,
-			       "action: must be wait, ping, activity, idle, settle, poweroff or reboot");
+		return err_set(
+			e, EINVAL,
+			"action: must be wait, ping, activity, idle, settle, poweroff or reboot");
 	if (!agent_reconciled(a))
 		return err_set(e, EAGAIN, "the guest's agent is not there yet (action wait waits)");
 	r = agent_request(a, frame, n, call_ms, agent_answered, call->rq, e);

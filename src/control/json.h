@@ -55,8 +55,9 @@ int json_fields(const json_t *obj, const struct json_field *tab, size_t n, void 
 bool json_id_ok(const char *s, size_t max);
 
 /*
- * The value as text, the caller's to free; flags as json_dumps has them. NULL: no value, no memory, or more than
- * 64 MiB. In the place of json_dumps, which leaves a key out when there is no memory for it.
+ * The value as text, the caller's to free; flags as json_dumps has them. NULL: no value, no memory,
+ * or more than 64 MiB. In the place of json_dumps, which leaves a key out when there is no memory
+ * for it.
  */
 char *json_text(const json_t *j, size_t flags);
 

@@ -102,8 +102,7 @@ static struct range *find(struct bus *b, uint64_t addr, unsigned int len)
 {
 	size_t i = lower(b, addr);
 
-	if (i == b->n || addr < b->v[i].base ||
-	    !range_ok(addr - b->v[i].base, len, b->v[i].len))
+	if (i == b->n || addr < b->v[i].base || !range_ok(addr - b->v[i].base, len, b->v[i].len))
 		return NULL;
 	return &b->v[i];
 }

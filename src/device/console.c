@@ -24,7 +24,8 @@
 #include "event/grants.h"
 #include "event/loop.h"
 
-/* A guest writes a byte an exit: main waits a little, rather than write each to file and sockets. */
+/* A guest writes a byte an exit: main waits a little, rather than write each to file and sockets.
+ */
 #define GATHER_NS (2 * NS_PER_MS)
 #define PUNCH_BYTES (1u << 20) /* the log is cut in steps of this */
 

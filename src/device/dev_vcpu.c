@@ -115,7 +115,8 @@ static int vcpu_dev_prepare(struct device *d, struct err *e)
 	return r ? r : kvm_vcpu_load(v->kv, &v->state, e);
 }
 
-/* A vCPU's TSC counts from the moment it is loaded: what a spare child waited is not the guest's time. */
+/* A vCPU's TSC counts from the moment it is loaded: what a spare child waited is not the guest's
+ * time. */
 static int vcpu_dev_adopt(struct device *d, const struct identity *id, struct err *e)
 {
 	struct dev_vcpu *v = dev_of(d);

@@ -11,9 +11,10 @@
  * too. The one explicit registry array (vm/registry.c) gives the order of everything.
  *
  * Life: create -> prepare -> adopt -> (resume ... quiesce)* -> destroy.
- * Restore: create all, decode all, check all, commit all, prepare all, adopt all, resume all. Never reset.
- * fork(2): quiesce all; in the child: the fd table closes what was inherited, prepare all, adopt all,
- * resume all. A seed's spare child prepares ahead of time and adopts when it learns who it is.
+ * Restore: create all, decode all, check all, commit all, prepare all, adopt all, resume all. Never
+ * reset. fork(2): quiesce all; in the child: the fd table closes what was inherited, prepare all,
+ * adopt all, resume all. A seed's spare child prepares ahead of time and adopts when it learns who
+ * it is.
  *
  * All operations run on main with the vCPUs parked, except create/destroy (main, before any vCPU).
  */
@@ -42,25 +43,25 @@ struct pci_bus;
 
 /* Who a VM is. Everything here is new in a fork's child; a plain restart keeps it. */
 struct identity {
-	bool renew; /* false: same machine goes on (boot, restore of the same VM) */
+	bool renew;		    /* false: same machine goes on (boot, restore of the same VM) */
 	char name[VM_NAME_MAX + 1]; /* NUL-terminated, [A-Za-z0-9][A-Za-z0-9_.-]* */
 	char hostname[65];
-	char machine_id[33]; /* 32 lower-case hex digits */
+	char machine_id[33];	/* 32 lower-case hex digits */
 	uint8_t generation[16]; /* VMGENID and the agent's generation; never all zero */
-	uint8_t entropy[64]; /* for the guest's RNG; wiped after use */
+	uint8_t entropy[64];	/* for the guest's RNG; wiped after use */
 };
 
 enum vm_event {
 	VM_EVENT_POWEROFF, /* the guest asked for S5 */
-	VM_EVENT_RESET, /* the guest asked for a reset */
-	VM_EVENT_PANIC, /* the guest said that it panicked */
-	VM_EVENT_FATAL, /* a vCPU cannot go on (triple fault is RESET) */
+	VM_EVENT_RESET,	   /* the guest asked for a reset */
+	VM_EVENT_PANIC,	   /* the guest said that it panicked */
+	VM_EVENT_FATAL,	   /* a vCPU cannot go on (triple fault is RESET) */
 };
 
 /* The services that devices stand on. Filled by vm/, borrowed by devices for their life. */
 struct machine {
 	struct gmem *mem;
-	struct kvm *kvm; /* replaced in a fork's child before adopt */
+	struct kvm *kvm;   /* replaced in a fork's child before adopt */
 	struct loop *loop; /* replaced in a fork's child before adopt */
 	struct fdtab *fds;
 	struct grants *grants;
@@ -74,8 +75,8 @@ struct machine {
 };
 
 struct device_class {
-	const char *name; /* the record name in snapshots: "virtio-blk" */
-	uint32_t version; /* of the state's meaning; another version is refused */
+	const char *name;	/* the record name in snapshots: "virtio-blk" */
+	uint32_t version;	/* of the state's meaning; another version is refused */
 	struct field_table cfg; /* cfg.struct_size may be 0 */
 	struct field_table state;
 
@@ -107,8 +108,8 @@ struct device {
 	const struct device_class *cls;
 	struct machine *m;
 	char id[DEVICE_ID_MAX];
-	void *cfg; /* cls->cfg.struct_size bytes inside the device */
-	void *state; /* cls->state.struct_size bytes inside the device */
+	void *cfg;	     /* cls->cfg.struct_size bytes inside the device */
+	void *state;	     /* cls->state.struct_size bytes inside the device */
 	struct device *next; /* vm's list, in registry order */
 };
 

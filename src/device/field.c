@@ -174,7 +174,8 @@ static int compare(const struct field *fields, size_t n, const char *a, const ch
 					return err_wrap(e, ret, "%s[%u]", f->name, j);
 			} else if (memcmp(p, q, f->size) != 0) {
 				if (f->kind == FK_BYTES)
-					return err_set(e, EINVAL, "%s: saved bytes differ", f->name);
+					return err_set(e, EINVAL, "%s: saved bytes differ",
+						       f->name);
 				return err_set(e, EINVAL, "%s: saved %" PRIu64 ", here %" PRIu64,
 					       f->name, load(p, f->kind), load(q, f->kind));
 			}

@@ -32,7 +32,7 @@ struct dev_vcpu {
 	struct vcpu_cfg cfg;
 	struct kvm_vcpu *kv; /* prepare makes it; NULL before */
 	uint64_t prepared_ns;
-	uint64_t paused_ns;  /* when this process paused it last; 0: it was not */
+	uint64_t paused_ns; /* when this process paused it last; 0: it was not */
 	struct vcpu_state state;
 };
 extern const struct device_class dev_vcpu_class;

@@ -3,8 +3,8 @@
  * Power: the sleep and reset registers of hardware-reduced ACPI (ACPI 6.5 sections 4.8.3.7 and
  * 4.8.3.6), the keyboard controller's reset line, and the power button (section 4.8.2.2).
  *
- * Fork and restore: keep. A button press is an edge that the interrupt chip has taken already or has
- * not; nothing is pending here.
+ * Fork and restore: keep. A button press is an edge that the interrupt chip has taken already or
+ * has not; nothing is pending here.
  *
  * Handlers run on vCPU threads with the device lock held.
  */

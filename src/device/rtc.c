@@ -27,10 +27,10 @@ enum {
 	RTC_DAY = 7,
 	RTC_MONTH = 8,
 	RTC_YEAR = 9,
-	RTC_REG_A = 10, /* update in progress (never), divider */
-	RTC_REG_B = 11, /* format, interrupt enables */
-	RTC_REG_C = 12, /* interrupt flags (never) */
-	RTC_REG_D = 13, /* valid RAM and time */
+	RTC_REG_A = 10,	    /* update in progress (never), divider */
+	RTC_REG_B = 11,	    /* format, interrupt enables */
+	RTC_REG_C = 12,	    /* interrupt flags (never) */
+	RTC_REG_D = 13,	    /* valid RAM and time */
 	RTC_CENTURY = 0x32, /* the FADT says so */
 	RTC_BYTES = 128,
 };

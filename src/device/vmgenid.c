@@ -4,8 +4,8 @@
  * and an interrupt when they change. A kernel that knows it reseeds its random number generator
  * before user space can run.
  *
- * Fork and restore: renew. adopt() writes the identity's generation; the interrupt goes out when the
- * machine resumes, because the interrupt chip's state has been loaded by then.
+ * Fork and restore: renew. adopt() writes the identity's generation; the interrupt goes out when
+ * the machine resumes, because the interrupt chip's state has been loaded by then.
  */
 #include "device/vmgenid.h"
 

@@ -14,7 +14,7 @@
 struct barrier {
 	pthread_mutex_t lock;
 	pthread_cond_t all_parked; /* main waits */
-	pthread_cond_t go_on; /* parties wait */
+	pthread_cond_t go_on;	   /* parties wait */
 	struct barrier_party *parties;
 	unsigned int members, parked;
 	unsigned int paused; /* how many pauses nest; read without the lock by barrier_wanted */

@@ -88,6 +88,17 @@ void fdtab_child(struct fdtab *t)
 	close_range(from, ~0u, 0);
 }
 
+int fdtab_stale(const struct fdtab *t, struct err *e)
+{
+	int stale = 0;
+
+	for (int fd = 3; fd < t->cap; fd++)
+		if (t->slots[fd].who && fcntl(fd, F_GETFD) < 0 && !stale++)
+			err_set(e, EBADF, "descriptor %d (%s) is in the table but closed", fd,
+				t->slots[fd].who);
+	return stale;
+}
+
 int fdtab_unknown(const struct fdtab *t, struct err *e)
 {
 	long max = sysconf(_SC_OPEN_MAX);

@@ -15,7 +15,7 @@
 #include "base/err.h"
 
 enum fd_fate {
-	FD_KEEP, /* the child goes on using it (a shared read-only base image, /dev/kvm) */
+	FD_KEEP,  /* the child goes on using it (a shared read-only base image, /dev/kvm) */
 	FD_CLOSE, /* the child must not have it; it is closed even if listed twice */
 };
 
@@ -34,5 +34,7 @@ void fdtab_child(struct fdtab *t);
 /* Every open descriptor that nobody recorded, as a count, the first named in e. For debug builds
  * and tests: after adopt it must be 0 when library descriptors were recorded. */
 int fdtab_unknown(const struct fdtab *t, struct err *e);
+/* Every recorded descriptor that is closed, in the same way: its number would soon be another's. */
+int fdtab_stale(const struct fdtab *t, struct err *e);
 
 #endif

@@ -27,11 +27,12 @@ int grants_put(struct grants *g, const char *name, int fd, struct err *e);
 int grants_take(struct grants *g, const char *name, struct err *e);
 /* Drops (closes) all whose name begins with prefix. */
 void grants_drop(struct grants *g, const char *prefix);
-/* Calls fn for each whose name begins with prefix, with the rest of the name; stops when it says false. */
+/* Calls fn for each whose name begins with prefix, with the rest of the name; stops when it says
+ * false. */
 void grants_each(const struct grants *g, const char *prefix,
 		 bool (*fn)(void *arg, const char *rest, int fd), void *arg);
-/* In a fork's child, BEFORE fdtab_child: keeps only names with this prefix (NULL: none) and cuts the
- * prefix off, marking them FD_KEEP; forgets the others. */
+/* In a fork's child, BEFORE fdtab_child: keeps only names with this prefix (NULL: none) and cuts
+ * the prefix off, marking them FD_KEEP; forgets the others. */
 void grants_child(struct grants *g, const char *prefix);
 
 #endif

@@ -99,7 +99,7 @@ int loop_create(pthread_mutex_t *lock, struct loop **out, struct err *e)
 	if (!cfg || !l)
 		goto nomem;
 	event_config_set_flag(cfg, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_PRECISE_TIMER |
-						   EVENT_BASE_FLAG_IGNORE_ENV);
+					   EVENT_BASE_FLAG_IGNORE_ENV);
 	l->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (l->wake_fd < 0) {
 		int err = errno;

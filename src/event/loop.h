@@ -33,8 +33,9 @@ void loop_destroy(struct loop *l);
 int loop_run(struct loop *l, struct err *e);
 void loop_stop(struct loop *l);
 
-/* Watches fd (stays the caller's) level-triggered for `events`; starts enabled. NULL: no memory. (What
- * loop_set_io and loop_set_timer need is so little that a process that cannot have it ends: BUG.) */
+/* Watches fd (stays the caller's) level-triggered for `events`; starts enabled. NULL: no memory.
+ * (What loop_set_io and loop_set_timer need is so little that a process that cannot have it ends:
+ * BUG.) */
 struct loop_io *loop_add_io(struct loop *l, int fd, unsigned int events, loop_io_fn fn, void *arg);
 /* Changes what is watched; 0 watches nothing. */
 void loop_set_io(struct loop_io *io, unsigned int events);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The child's side of a fork: everything that does not survive fork(2) is made anew, in this order:
- * descriptors swept, loop, KVM, vCPUs (prepare; a spare waits here for its name), jail, devices (adopt),
- * control sockets, vCPU threads; then the guest learns who it is, and the parent that we are ready.
- * Any failure is reported and ends us.
+ * descriptors swept, loop, KVM, vCPUs (prepare; a spare waits here for its name), jail, devices
+ * (adopt), control sockets, vCPU threads; then the guest learns who it is, and the parent that we
+ * are ready. Any failure is reported and ends us.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -81,7 +81,23 @@ void fork_child_ended(struct vm *vm, const char *detail)
 	report(vm, -ECHILD, msg);
 }
 
-/* What needs no name: a spare does it ahead of time. Nothing of the parent's may be touched but memory. */
+/* Debug builds: the table is the truth, of what is open and of what is not. */
+static void check_descriptors(const struct vm *vm)
+{
+#ifdef CLONE_DEBUG
+	struct err e = { "" };
+
+	if (!fdtab_unknown(vm->m.fds, &e) && !fdtab_stale(vm->m.fds, &e))
+		return;
+	log_warn("fork: %s", e.msg);
+	BUG_ON("a child's descriptors are not what the table says");
+#else
+	(void)vm;
+#endif
+}
+
+/* What needs no name: a spare does it ahead of time. Nothing of the parent's may be touched but
+ * memory. */
 static int prepare(struct vm *vm, struct err *e)
 {
 	char prefix[VM_NAME_MAX + 16];
@@ -91,6 +107,7 @@ static int prepare(struct vm *vm, struct err *e)
 	grants_child(vm->m.grants, vm->child.spare ? NULL : prefix);
 	fdtab_add(vm->m.fds, vm->child.report_fd, FD_KEEP, "fork report");
 	fdtab_child(vm->m.fds);
+	check_descriptors(vm);
 	fdtab_set(vm->m.fds, vm->child.report_fd, FD_CLOSE);
 	vm->hooks->child_forget(vm->hooks_arg);
 	barrier_child(vm->m.barrier);

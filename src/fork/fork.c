@@ -113,7 +113,9 @@ static void on_timeout(void *arg)
 static void fork_one(struct vm *vm, struct fork_child *c, const struct vm_fork_request *rq,
 		     const struct vm_child_spec *spec)
 {
-	struct child_start start = { .spec = *spec, .wait = rq->wait, .timeout_ms = rq->timeout_ms };
+	struct child_start start = { .spec = *spec,
+				     .wait = rq->wait,
+				     .timeout_ms = rq->timeout_ms };
 	struct err e;
 
 	if (spare_use(vm, spec, rq, &c->res.pid, &c->report_fd)) {

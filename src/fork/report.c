@@ -44,7 +44,8 @@ int report_recv(int fd, struct vm_child_result *r)
 	ssize_t n;
 	size_t len;
 
-	/* a reset is told once, before what was sent: a spare that failed has not read who it was to be */
+	/* a reset is told once, before what was sent: a spare that failed has not read who it was
+	 * to be */
 	do {
 		n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
 	} while (n < 0 && (errno == EINTR || errno == ECONNRESET));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The common part of the image builds. Called by build_debian.c and build_busybox.c; any one thread.
+ * The common part of the image builds. Called by build_debian.c and build_busybox.c; any one
+ * thread.
  */
 #include "image/build.h"
 
@@ -42,7 +43,10 @@ void build_line(void *arg, const char *text)
 int build_run(struct build *b, const char *const *argv, struct err *e)
 {
 	const struct proc p = {
-		.argv = argv, .log = b->stage.log, .keep_fd = b->stage.lock, .line = build_line,
+		.argv = argv,
+		.log = b->stage.log,
+		.keep_fd = b->stage.lock,
+		.line = build_line,
 		.arg = b,
 	};
 
@@ -55,8 +59,12 @@ static int take_kernel(struct build *b, struct err *e)
 	const struct kcache_cfg kc = {
 		.package = b->cfg->kernel == IMAGE_KERNEL_FULL ? "linux-image-amd64"
 							       : "linux-image-cloud-amd64",
-		.release = b->release, .sources = b->sources, .log = b->stage.log,
-		.keep_fd = b->stage.lock, .line = build_line, .arg = b,
+		.release = b->release,
+		.sources = b->sources,
+		.log = b->stage.log,
+		.keep_fd = b->stage.lock,
+		.line = build_line,
+		.arg = b,
 	};
 	char from[PATH_MAX], to[PATH_MAX];
 	int r = kcache_get(&kc, &b->kernel, e);
@@ -76,10 +84,12 @@ static int take_kernel(struct build *b, struct err *e)
 
 static int check_cfg(const struct image_build_cfg *cfg, struct err *e)
 {
-	if (cfg->size_bytes &&
-	    (cfg->size_bytes < SIZE_MIN || cfg->size_bytes > SIZE_MAX_BYTES || cfg->size_bytes % 4096))
-		return err_set(e, EINVAL, "a disk of %llu bytes: must be a multiple of 4096 from 8 MiB "
-			       "to 16 TiB", (unsigned long long)cfg->size_bytes);
+	if (cfg->size_bytes && (cfg->size_bytes < SIZE_MIN || cfg->size_bytes > SIZE_MAX_BYTES ||
+				cfg->size_bytes % 4096))
+		return err_set(e, EINVAL,
+			       "a disk of %llu bytes: must be a multiple of 4096 from 8 MiB "
+			       "to 16 TiB",
+			       (unsigned long long)cfg->size_bytes);
 	return proc_have("mke2fs", "e2fsprogs", e);
 }
 
@@ -92,16 +102,18 @@ int build_begin(struct build *b, const struct image_build_cfg *cfg, const char *
 	b->release = cfg->release ? cfg->release : DEFAULT_RELEASE;
 	snprintf(b->img.distribution, sizeof(b->img.distribution), "%s", distribution);
 	/*
-	 * noatime: reading a file must not make a fork's disk diverge. cryptomgr.notests: the kernel
-	 * tests each of its ciphers on every boot, which is a third of the instructions of all of it.
+	 * noatime: reading a file must not make a fork's disk diverge. cryptomgr.notests: the
+	 * kernel tests each of its ciphers on every boot, which is a third of the instructions of
+	 * all of it.
 	 */
-	snprintf(b->img.cmdline, sizeof(b->img.cmdline), "console=ttyS0 root=/dev/vda "
+	snprintf(b->img.cmdline, sizeof(b->img.cmdline),
+		 "console=ttyS0 root=/dev/vda "
 		 "rootfstype=ext4 rootflags=noatime rw quiet panic=-1 cryptomgr.notests");
 	snprintf(b->img.root_device, sizeof(b->img.root_device), "/dev/vda");
 	snprintf(b->img.root_fstype, sizeof(b->img.root_fstype), "ext4");
 	snprintf(b->img.init, sizeof(b->img.init), "/sbin/init");
-	if ((r = check_cfg(cfg, e)) || (r = debsrc_lines(b->release, cfg->mirror, "/etc/apt",
-							 &b->sources, e)))
+	if ((r = check_cfg(cfg, e)) ||
+	    (r = debsrc_lines(b->release, cfg->mirror, "/etc/apt", &b->sources, e)))
 		return r;
 	snprintf(b->img.release, sizeof(b->img.release), "%s", b->release);
 	r = stage_begin(cfg->name, &b->stage, e);
@@ -131,11 +143,28 @@ int build_mkfs(struct build *b, const char *dir, uint64_t default_size, bool jou
 {
 	uint64_t size = b->cfg->size_bytes ? b->cfg->size_bytes : default_size;
 	char file[PATH_MAX], kib[32];
-	/* The file is new, so it reads as zeros: no inode table has to be written, now or at boot. */
+	/* The file is new, so it reads as zeros: no inode table has to be written, now or at boot.
+	 */
 	const char *const argv[] = {
-		"mke2fs", "-q", "-t", "ext4", "-b", "4096", "-m", "1", "-L", "clone-root", "-E",
-		"assume_storage_prezeroed=1", "-d", dir, journal ? "-J" : "-O",
-		journal ? "size=16" : "^has_journal", file, kib, NULL,
+		"mke2fs",
+		"-q",
+		"-t",
+		"ext4",
+		"-b",
+		"4096",
+		"-m",
+		"1",
+		"-L",
+		"clone-root",
+		"-E",
+		"assume_storage_prezeroed=1",
+		"-d",
+		dir,
+		journal ? "-J" : "-O",
+		journal ? "size=16" : "^has_journal",
+		file,
+		kib,
+		NULL,
 	};
 	int r = tree_path(file, sizeof(file), e, "%s/rootfs.ext4", b->stage.image);
 

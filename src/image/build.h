@@ -23,8 +23,8 @@ struct build {
 };
 
 /*
- * Checks what every build needs, claims the name and gets the kernel: its vmlinuz and modules are in
- * the stage then. b must be ended whatever this returned.
+ * Checks what every build needs, claims the name and gets the kernel: its vmlinuz and modules are
+ * in the stage then. b must be ended whatever this returned.
  */
 int build_begin(struct build *b, const struct image_build_cfg *cfg, const char *distribution,
 		struct err *e);

@@ -22,19 +22,22 @@ static const struct {
 	mode_t mode;
 	const char *text;
 } files[] = {
-	{ "etc/passwd", 0644, "root:x:0:0:root:/root:/bin/sh\n"
-			      "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n" },
+	{ "etc/passwd", 0644,
+	  "root:x:0:0:root:/root:/bin/sh\n"
+	  "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n" },
 	{ "etc/group", 0644, "root:x:0:\nnogroup:x:65534:\n" },
 	{ "etc/shadow", 0600, "root:*:19000:0:99999:7:::\n" },
 	{ "etc/hostname", 0644, "clone\n" },
 	{ "etc/hosts", 0644, "127.0.0.1\tlocalhost\n" },
 	{ "etc/machine-id", 0644, "" },
-	{ "etc/profile", 0644, "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n" },
+	{ "etc/profile", 0644,
+	  "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n" },
 	{ "etc/fstab", 0644, "# The root file system is mounted by clone-init.\n" },
 	{ "etc/os-release", 0644, "ID=busybox\nNAME=busybox\nPRETTY_NAME=\"busybox\"\n" },
-	{ "etc/inittab", 0644, "::sysinit:/etc/init.d/rcS\nttyS0::respawn:-/bin/sh\n"
-			       "::respawn:/sbin/acpid -d -c /etc/acpi -p /run/acpid.pid\n"
-			       "::ctrlaltdel:/sbin/reboot\n::shutdown:/bin/umount -a -r\n" },
+	{ "etc/inittab", 0644,
+	  "::sysinit:/etc/init.d/rcS\nttyS0::respawn:-/bin/sh\n"
+	  "::respawn:/sbin/acpid -d -c /etc/acpi -p /run/acpid.pid\n"
+	  "::ctrlaltdel:/sbin/reboot\n::shutdown:/bin/umount -a -r\n" },
 	/* The power button, by the names busybox's acpid knows it. */
 	{ "etc/acpi/PWRF/00000080", 0755, "#!/bin/sh\nexec poweroff\n" },
 	{ "etc/init.d/rcS", 0755,
@@ -53,8 +56,8 @@ static const struct {
 };
 
 static const char *const dirs[] = {
-	"bin", "dev", "etc", "lib", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin",
-	"usr/sbin", "var/log", "var/tmp",
+	"bin",	"dev", "etc", "lib",	 "mnt",	     "proc",	"root",	   "run",
+	"sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var/log", "var/tmp",
 };
 
 static int put_applets(const char *root, const char *list, struct err *e)
@@ -111,7 +114,8 @@ static int check_static(struct err *e)
 	cleanup_free char *out = NULL;
 
 	if (access(BUSYBOX, X_OK))
-		return err_set(e, ENOENT, BUSYBOX " is not installed: apt-get install busybox-static");
+		return err_set(e, ENOENT,
+			       BUSYBOX " is not installed: apt-get install busybox-static");
 	if (!proc_capture(argv, &out, NULL))
 		return err_set(e, ENOENT, BUSYBOX " is not static: apt-get install busybox-static");
 	return 0;

@@ -40,8 +40,8 @@ static void mmdebstrap_line(void *arg, const char *text)
 
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++)
 		if (!strncmp(text, steps[i].begins, strlen(steps[i].begins)))
-			b->percent = MAX(b->percent,
-					 15 + steps[i].percent * (b->phase_end - 15) / 100);
+			b->percent =
+				MAX(b->percent, 15 + steps[i].percent * (b->phase_end - 15) / 100);
 	/* Each package is unpacked and set up; the plain system has about 130. */
 	if ((!strncmp(text, "Unpacking ", 10) || !strncmp(text, "Setting up ", 11)) &&
 	    ++b->packages_done % 6 == 0 && b->percent < b->phase_end - 4)
@@ -77,16 +77,27 @@ static int install(struct build *b, const char *tar, struct err *e)
 	char list[PATH_MAX], tmpdir[PATH_MAX + 8];
 	bool hooks = !access(MERGED_USR_HOOKS, R_OK);
 	const char *const argv[] = {
-		"mmdebstrap", "--verbose", geteuid() ? "--mode=unshare" : "--mode=root", "--format=tar",
-		"--variant=minbase", "--architectures=amd64", "--aptopt=Acquire::Languages \"none\"",
-		"--aptopt=APT::Install-Recommends \"false\"", "--dpkgopt=force-unsafe-io",
+		"mmdebstrap",
+		"--verbose",
+		geteuid() ? "--mode=unshare" : "--mode=root",
+		"--format=tar",
+		"--variant=minbase",
+		"--architectures=amd64",
+		"--aptopt=Acquire::Languages \"none\"",
+		"--aptopt=APT::Install-Recommends \"false\"",
+		"--dpkgopt=force-unsafe-io",
 		"--dpkgopt=path-exclude=/usr/share/man/*",
 		"--dpkgopt=path-exclude=/usr/share/info/*",
 		"--dpkgopt=path-exclude=/usr/share/locale/*",
 		"--dpkgopt=path-exclude=/usr/share/doc/*",
 		"--dpkgopt=path-include=/usr/share/doc/*/copyright",
-		"--dpkgopt=path-exclude=*/lib/udev/hwdb.d/*", NULL /* include */,
-		hooks ? "--hook-dir=" MERGED_USR_HOOKS : "--verbose", b->release, tar, list, NULL,
+		"--dpkgopt=path-exclude=*/lib/udev/hwdb.d/*",
+		NULL /* include */,
+		hooks ? "--hook-dir=" MERGED_USR_HOOKS : "--verbose",
+		b->release,
+		tar,
+		list,
+		NULL,
 	};
 	const char *args[ARRAY_SIZE(argv)];
 	/*
@@ -95,15 +106,21 @@ static int install(struct build *b, const char *tar, struct err *e)
 	 */
 	const char *const env[] = { tmpdir, NULL };
 	const struct proc p = {
-		.argv = args, .env = geteuid() ? NULL : env, .log = b->stage.log, .keep_fd = b->stage.lock,
-		.line = mmdebstrap_line, .arg = b, .own_mounts = !geteuid(),
+		.argv = args,
+		.env = geteuid() ? NULL : env,
+		.log = b->stage.log,
+		.keep_fd = b->stage.lock,
+		.line = mmdebstrap_line,
+		.arg = b,
+		.own_mounts = !geteuid(),
 	};
 	int r = include_option(b, &include, e);
 
 	if (!r)
 		r = tree_path(list, sizeof(list), e, "%s/sources.list", b->stage.dir);
 	if (!r)
-		r = tree_write(b->stage.dir, "sources.list", 0644, b->sources, strlen(b->sources), e);
+		r = tree_write(b->stage.dir, "sources.list", 0644, b->sources, strlen(b->sources),
+			       e);
 	if (r)
 		return r;
 	snprintf(tmpdir, sizeof(tmpdir), "TMPDIR=%s", b->stage.dir);
@@ -151,8 +168,17 @@ static int make_rootfs(void *arg, struct err *e)
 	const struct rootfs *fs = arg;
 	char root[PATH_MAX], from[PATH_MAX], to[PATH_MAX];
 	const char *const untar[] = {
-		"tar", "-x", "-f", fs->tar, "-C", root, "--numeric-owner", "--xattrs",
-		"--xattrs-include=*", "--exclude=./dev/*", NULL,
+		"tar",
+		"-x",
+		"-f",
+		fs->tar,
+		"-C",
+		root,
+		"--numeric-owner",
+		"--xattrs",
+		"--xattrs-include=*",
+		"--exclude=./dev/*",
+		NULL,
 	};
 	int r;
 

@@ -169,7 +169,8 @@ static int pick(struct mirrors *m, const char *mirror, const char *etc, struct e
 		while (n && mirror[n - 1] == '/')
 			n--;
 		if (!uri_ok(mirror) || n + strlen("-security") >= URI_MAX)
-			return err_set(e, EINVAL, "mirror '%.80s': must be an http or https URI", mirror);
+			return err_set(e, EINVAL, "mirror '%.80s': must be an http or https URI",
+				       mirror);
 		snprintf(m->main, sizeof(m->main), "%.*s", (int)n, mirror);
 	}
 	/* Mirrors keep the two side by side. */
@@ -192,8 +193,9 @@ int debsrc_lines(const char *release, const char *mirror, const char *etc, char 
 	if (!n || n > 31 || n != strspn(release, "abcdefghijklmnopqrstuvwxyz-"))
 		return err_set(e, EINVAL, "'%.40s' is no release of Debian", release);
 	if (access(DEBSRC_KEYRING, R_OK))
-		return err_set(e, ENOENT, DEBSRC_KEYRING " is not installed: apt-get install "
-			       "debian-archive-keyring");
+		return err_set(e, ENOENT,
+			       DEBSRC_KEYRING " is not installed: apt-get install "
+					      "debian-archive-keyring");
 	r = pick(&m, mirror, etc, e);
 	if (r)
 		return r;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Turns a freshly installed Debian into a guest: what a virtual machine without firmware, screen and
- * rotating disks does not need is masked, because every unit costs start-up time, and what is left
- * running costs each fork memory. All of it is configuration in /etc that a user can undo with
+ * Turns a freshly installed Debian into a guest: what a virtual machine without firmware, screen
+ * and rotating disks does not need is masked, because every unit costs start-up time, and what is
+ * left running costs each fork memory. All of it is configuration in /etc that a user can undo with
  * systemctl. Called by build_debian.c; any one thread.
  */
 #include <limits.h>
@@ -15,46 +15,76 @@
 /* systemctl unmask brings any of them back. */
 static const char *const masked[] = {
 	/* maintenance of long-lived machines */
-	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
-	"e2scrub_reap.service", "fstrim.timer", "systemd-tmpfiles-clean.timer",
+	"apt-daily.timer",
+	"apt-daily-upgrade.timer",
+	"dpkg-db-backup.timer",
+	"e2scrub_all.timer",
+	"e2scrub_reap.service",
+	"fstrim.timer",
+	"systemd-tmpfiles-clean.timer",
 	/* done at build time, or kept by nobody after the machine is gone */
-	"systemd-hwdb-update.service", "systemd-firstboot.service", "systemd-pstore.service",
-	"systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
-	"systemd-journal-flush.service", "systemd-random-seed.service",
+	"systemd-hwdb-update.service",
+	"systemd-firstboot.service",
+	"systemd-pstore.service",
+	"systemd-update-utmp.service",
+	"systemd-update-utmp-runlevel.service",
+	"systemd-journal-flush.service",
+	"systemd-random-seed.service",
 	/* clone-init has mounted the root; there is one disk, not encrypted, not from a network */
-	"systemd-remount-fs.service", "systemd-repart.service", "cryptsetup.target",
-	"integritysetup.target", "veritysetup.target", "remote-fs.target", "remote-cryptsetup.target",
+	"systemd-remount-fs.service",
+	"systemd-repart.service",
+	"cryptsetup.target",
+	"integritysetup.target",
+	"veritysetup.target",
+	"remote-fs.target",
+	"remote-cryptsetup.target",
 	"systemd-networkd-wait-online.service",
 	/* no screen, no TPM, no System V tools, nobody to ask for a password */
-	"getty@tty1.service", "getty-static.service", "systemd-pcrphase.service",
-	"systemd-pcrphase-sysinit.service", "systemd-initctl.socket",
-	"systemd-ask-password-wall.path", "systemd-ask-password-console.path",
+	"getty@tty1.service",
+	"getty-static.service",
+	"systemd-pcrphase.service",
+	"systemd-pcrphase-sysinit.service",
+	"systemd-initctl.socket",
+	"systemd-ask-password-wall.path",
+	"systemd-ask-password-console.path",
 	"systemd-journald-audit.socket",
 	/* mounted by those who want them */
-	"proc-sys-fs-binfmt_misc.automount", "systemd-binfmt.service", "sys-kernel-debug.mount",
-	"sys-kernel-tracing.mount", "sys-kernel-config.mount", "sys-fs-fuse-connections.mount",
-	"dev-hugepages.mount", "dev-mqueue.mount",
+	"proc-sys-fs-binfmt_misc.automount",
+	"systemd-binfmt.service",
+	"sys-kernel-debug.mount",
+	"sys-kernel-tracing.mount",
+	"sys-kernel-config.mount",
+	"sys-fs-fuse-connections.mount",
+	"dev-hugepages.mount",
+	"dev-mqueue.mount",
 	/* only for logind's seats */
 	"modprobe@drm.service",
 	/* replaced: by static-nodes below; by not making /run/nologin */
-	"kmod-static-nodes.service", "systemd-user-sessions.service",
+	"kmod-static-nodes.service",
+	"systemd-user-sessions.service",
 };
 
 static const char *const masked_generators[] = {
-	"systemd-bless-boot-generator", "systemd-cryptsetup-generator",
-	"systemd-debug-generator", "systemd-gpt-auto-generator",
-	"systemd-hibernate-resume-generator", "systemd-integritysetup-generator",
-	"systemd-rc-local-generator", "systemd-run-generator",
-	"systemd-system-update-generator", "systemd-veritysetup-generator",
+	"systemd-bless-boot-generator",
+	"systemd-cryptsetup-generator",
+	"systemd-debug-generator",
+	"systemd-gpt-auto-generator",
+	"systemd-hibernate-resume-generator",
+	"systemd-integritysetup-generator",
+	"systemd-rc-local-generator",
+	"systemd-run-generator",
+	"systemd-system-update-generator",
+	"systemd-veritysetup-generator",
 };
 
 #define UNITS "etc/systemd/system/"
 
 /* Rules for hardware that nobody plugs into a virtual machine: each is read on every boot. */
 static const char *const masked_rules[] = {
-	"60-cdrom_id", "60-fido-id", "60-persistent-alsa", "60-persistent-storage-tape",
-	"60-persistent-v4l", "60-sensor", "70-camera", "70-joystick", "70-memory", "70-mouse",
-	"70-touchpad", "75-probe_mtd", "78-sound-card", "85-hwclock", "96-e2scrub",
+	"60-cdrom_id",	     "60-fido-id", "60-persistent-alsa", "60-persistent-storage-tape",
+	"60-persistent-v4l", "60-sensor",  "70-camera",		 "70-joystick",
+	"70-memory",	     "70-mouse",   "70-touchpad",	 "75-probe_mtd",
+	"78-sound-card",     "85-hwclock", "96-e2scrub",
 };
 
 static const struct {
@@ -87,7 +117,8 @@ static const struct {
 	{ "etc/systemd/logind.conf.d/clone.conf", "[Login]\nNAutoVTs=0\nReserveVT=0\n" },
 	{ "etc/tmpfiles.d/static-nodes.conf",
 	  "c! /dev/fuse 0666 root root - 10:229\nd /dev/net 0755 root root\n"
-	  "c! /dev/net/tun 0666 root root - 10:200\nc! /dev/loop-control 0660 root disk - 10:237\n" },
+	  "c! /dev/net/tun 0666 root root - 10:200\nc! /dev/loop-control 0660 root disk - "
+	  "10:237\n" },
 };
 
 static const struct {
@@ -98,15 +129,21 @@ static const struct {
 };
 
 static const char *const removed[] = {
-	"usr/lib/udev/hwdb.bin", "usr/lib/udev/hwdb.d", "etc/modules-load.d/modules.conf",
-	"var/lib/dbus/machine-id", "var/log/journal", "boot",
-	UNITS "getty.target.wants", UNITS "multi-user.target.wants/e2scrub_reap.service",
+	"usr/lib/udev/hwdb.bin",
+	"usr/lib/udev/hwdb.d",
+	"etc/modules-load.d/modules.conf",
+	"var/lib/dbus/machine-id",
+	"var/log/journal",
+	"boot",
+	UNITS "getty.target.wants",
+	UNITS "multi-user.target.wants/e2scrub_reap.service",
 	UNITS "multi-user.target.wants/remote-fs.target",
 	UNITS "sysinit.target.wants/systemd-pstore.service",
 	UNITS "timers.target.wants/apt-daily.timer",
 	UNITS "timers.target.wants/apt-daily-upgrade.timer",
 	UNITS "timers.target.wants/dpkg-db-backup.timer",
-	UNITS "timers.target.wants/e2scrub_all.timer", UNITS "timers.target.wants/fstrim.timer",
+	UNITS "timers.target.wants/e2scrub_all.timer",
+	UNITS "timers.target.wants/fstrim.timer",
 };
 
 /* Links PREFIX NAME SUFFIX to /dev/null for each name: the way both systemd and udev mask. */

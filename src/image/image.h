@@ -58,8 +58,8 @@ bool image_name_ok(const char *name);
 int image_state_dir(char *buf, size_t n, struct err *e);
 
 /*
- * Reads and checks the manifest of one image. -ENOENT when there is none of that name, -EBADMSG when
- * the manifest or a part is missing or makes no sense (says which).
+ * Reads and checks the manifest of one image. -ENOENT when there is none of that name, -EBADMSG
+ * when the manifest or a part is missing or makes no sense (says which).
  */
 int image_open(const char *name, struct image *img, struct err *e);
 
@@ -90,14 +90,14 @@ enum image_kernel {
 };
 
 struct image_build_cfg {
-	const char *name;	      /* required */
-	const char *release;	      /* NULL: "bookworm" */
-	const char *mirror;	      /* NULL: the one this host uses, else deb.debian.org */
+	const char *name;    /* required */
+	const char *release; /* NULL: "bookworm" */
+	const char *mirror;  /* NULL: the one this host uses, else deb.debian.org */
 	enum image_kernel kernel;
-	uint64_t size_bytes;	      /* 0: 2 GiB for Debian, 16 MiB for busybox */
-	const char *const *packages;  /* more packages (Debian only), NULL-terminated; NULL: none */
-	const char *agent;	      /* clone-agent to put inside; NULL: guest_program_path() */
-	image_progress_fn *progress;  /* NULL: silent */
+	uint64_t size_bytes;	     /* 0: 2 GiB for Debian, 16 MiB for busybox */
+	const char *const *packages; /* more packages (Debian only), NULL-terminated; NULL: none */
+	const char *agent;	     /* clone-agent to put inside; NULL: guest_program_path() */
+	image_progress_fn *progress; /* NULL: silent */
 	void *progress_arg;
 };
 

@@ -17,14 +17,14 @@
 #include "base/err.h"
 
 struct initrd_cfg {
-	const char *kernel;	   /* path of the bzImage or ELF vmlinux */
-	const char *modules_dir;   /* holds lib/modules/VERSION, or is it; NULL: look beside kernel */
-	const char *init;	   /* path of clone-init; NULL: guest_program_path() */
-	const char *agent;	   /* path of clone-agent; NULL: guest_program_path() */
+	const char *kernel;	 /* path of the bzImage or ELF vmlinux */
+	const char *modules_dir; /* holds lib/modules/VERSION, or is it; NULL: look beside kernel */
+	const char *init;	 /* path of clone-init; NULL: guest_program_path() */
+	const char *agent;	 /* path of clone-agent; NULL: guest_program_path() */
 	const char *const *wanted; /* more modules ("virtiofs"), NULL-terminated; each must exist */
 	const char *root_fstype;   /* "ext4", "xfs", "btrfs": its module too; NULL: "ext4" */
 	const char *busybox;	   /* a static busybox: a guest that needs no disk; NULL: none */
-	bool no_modules;	   /* everything is built in: no directory of modules is looked for */
+	bool no_modules; /* everything is built in: no directory of modules is looked for */
 };
 
 /*

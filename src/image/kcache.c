@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The kernel cache. apt runs with a configuration and state directory of its own inside the cache, so
- * it needs no root and does not touch the host's. Called by the builds; any one thread.
+ * The kernel cache. apt runs with a configuration and state directory of its own inside the cache,
+ * so it needs no root and does not touch the host's. Called by the builds; any one thread.
  */
 #include "image/kcache.h"
 
@@ -46,7 +46,8 @@ static int cache_dir(char *buf, size_t n, struct err *e)
 		below = "/.cache/clone";
 	}
 	if (!dir || dir[0] != '/')
-		return err_set(e, EINVAL, "where is the cache? HOME and CLONE_CACHE_DIR do not say");
+		return err_set(e, EINVAL,
+			       "where is the cache? HOME and CLONE_CACHE_DIR do not say");
 	return tree_path(buf, n, e, "%s%s", dir, below);
 }
 
@@ -71,8 +72,13 @@ static int run(const struct cache *c, const char *cwd, const char *const *argv, 
 {
 	const char *const env[] = { c->env, NULL };
 	const struct proc p = {
-		.argv = argv, .env = env, .cwd = cwd, .log = c->cfg->log, .line = c->cfg->line,
-		.arg = c->cfg->arg, .keep_fd = c->cfg->keep_fd,
+		.argv = argv,
+		.env = env,
+		.cwd = cwd,
+		.log = c->cfg->log,
+		.line = c->cfg->line,
+		.arg = c->cfg->arg,
+		.keep_fd = c->cfg->keep_fd,
 	};
 
 	return proc_run(&p, e);
@@ -104,7 +110,8 @@ static bool known(const struct cache *c, struct kernel *k, bool *fresh)
 			return false;
 	}
 	return !tree_path(index, sizeof(index), NULL, "%s/lib/modules/%s/modules.dep", k->dir,
-			  k->version) && !access(index, R_OK);
+			  k->version) &&
+	       !access(index, R_OK);
 }
 
 static int apt_setup(const struct cache *c, struct err *e)
@@ -153,8 +160,10 @@ static bool package_ok(const char *s)
 static int find_package(const struct cache *c, char pkg[PACKAGE_MAX], char version[PACKAGE_MAX],
 			struct err *e)
 {
-	const char *const argv[] = { "apt-cache", "-c", c->env + strlen("APT_CONFIG="), "show",
-				     "--no-all-versions", c->cfg->package, NULL };
+	const char *const argv[] = {
+		"apt-cache",	 "-c", c->env + strlen("APT_CONFIG="), "show", "--no-all-versions",
+		c->cfg->package, NULL
+	};
 	cleanup_free char *out = NULL;
 	const char *at;
 	int r = proc_capture(argv, &out, e);
@@ -209,7 +218,8 @@ static int unpack(const struct cache *c, struct err *e)
 	    (r = tree_path(out, sizeof(out), e, "%s/out", c->tmp)) ||
 	    (r = run(c, NULL, unpack_argv, e)) ||
 	    (r = tree_path(to, sizeof(to), e, "%s/lib/modules", out)) ||
-	    (r = tree_mkdirs(to, 0755, e)) || (r = tree_path(path, sizeof(path), e, "%s/boot", x)) ||
+	    (r = tree_mkdirs(to, 0755, e)) ||
+	    (r = tree_path(path, sizeof(path), e, "%s/boot", x)) ||
 	    (r = only_file(path, "vmlinuz-", "", deb, sizeof(deb), e)) ||
 	    (r = tree_path(to, sizeof(to), e, "%s/vmlinuz", out)) || (r = move(deb, to, e)))
 		return r;
@@ -259,8 +269,9 @@ static int download(const struct cache *c, const char *pkg, const char *version,
 
 static int refresh(const struct cache *c, struct err *e)
 {
-	static const char *const update[] = { "apt-get", "update", "-q",
-					      "-o", "APT::Update::Error-Mode=any", NULL };
+	static const char *const update[] = {
+		"apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any", NULL
+	};
 	char pkg[PACKAGE_MAX], version[PACKAGE_MAX], name[2 * PACKAGE_MAX + 2], to[PATH_MAX];
 	struct stat st;
 	int r;
@@ -302,7 +313,8 @@ int kcache_get(const struct kcache_cfg *cfg, struct kernel *k, struct err *e)
 		r = known(&c, k, &fresh) ? 0 : err_set(e, EIO, "%s is not as expected", c.link);
 	if (r && have && known(&c, k, &fresh)) {
 		if (cfg->line)
-			cfg->line(cfg->arg, "no newer kernel to be had: using the one in the cache");
+			cfg->line(cfg->arg,
+				  "no newer kernel to be had: using the one in the cache");
 		return 0;
 	}
 	return r ? err_wrap(e, r, "kernel %s", cfg->package) : 0;

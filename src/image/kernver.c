@@ -15,12 +15,12 @@
 /* Documentation/arch/x86/boot.rst of the kernel: offsets from the start of the file. */
 #define BZ_HEADER_END 0x210
 #define BZ_SETUP_SECTS 0x1f1
-#define BZ_MAGIC 0x202	      /* "HdrS" */
+#define BZ_MAGIC 0x202		/* "HdrS" */
 #define BZ_KERNEL_VERSION 0x20e /* le16: where the string is, less 0x200 */
 
 #define BANNER "Linux version "
-#define VERSION_MAX 64		/* __NEW_UTS_LEN */
-#define VMLINUX_MAX GIB(1)	/* with debug sections */
+#define VERSION_MAX 64	   /* __NEW_UTS_LEN */
+#define VMLINUX_MAX GIB(1) /* with debug sections */
 #define SCAN_CHUNK KIB(256)
 #define SCAN_OVERLAP 128 /* a banner and a version may straddle two chunks */
 
@@ -51,8 +51,10 @@ static int bzimage_version(int fd, const uint8_t *head, uint64_t size, char *buf
 	if (!at)
 		return err_set(e, EBADMSG, "a bzImage that does not tell its version");
 	if (at >= sects * 512 || !range_ok(at + 0x200u, sizeof(text) - 1, size))
-		return err_set(e, EBADMSG, "a bzImage whose version would be at byte %u, beyond its "
-			       "%u set-up sectors", at + 0x200, sects);
+		return err_set(e, EBADMSG,
+			       "a bzImage whose version would be at byte %u, beyond its "
+			       "%u set-up sectors",
+			       at + 0x200, sects);
 	if (fd_pread_full(fd, text, sizeof(text) - 1, at + 0x200u))
 		return err_set(e, EBADMSG, "a bzImage that cannot be read at byte %u", at + 0x200);
 	if (!take_version(text, sizeof(text), buf, n))
@@ -82,7 +84,8 @@ static int vmlinux_version(int fd, uint64_t size, char *buf, size_t n, struct er
 		}
 		off += len == size - off ? len : len - SCAN_OVERLAP;
 	}
-	return err_set(e, EBADMSG, "an ELF file without '" BANNER "' in it: not an uncompressed "
+	return err_set(e, EBADMSG,
+		       "an ELF file without '" BANNER "' in it: not an uncompressed "
 		       "vmlinux");
 }
 

@@ -27,13 +27,19 @@ struct field {
 	size_t off, size; /* size 0: a uint64_t */
 };
 
-#define TEXT(f) { #f, offsetof(struct image, f), sizeof(((struct image *)0)->f) }
-#define NUMBER(f) { #f, offsetof(struct image, f), 0 }
+#define TEXT(f)                                                                                    \
+	{                                                                                          \
+#f, offsetof(struct image, f), sizeof(((struct image *)0)->f)                      \
+	}
+#define NUMBER(f)                                                                                  \
+	{                                                                                          \
+#f, offsetof(struct image, f), 0                                                   \
+	}
 
 static const struct field fields[] = {
-	TEXT(name), TEXT(distribution), TEXT(release), TEXT(created), TEXT(kernel_version),
-	TEXT(cmdline), TEXT(root_device), TEXT(root_fstype), TEXT(init), NUMBER(size_bytes),
-	NUMBER(used_bytes),
+	TEXT(name),	      TEXT(distribution), TEXT(release),      TEXT(created),
+	TEXT(kernel_version), TEXT(cmdline),	  TEXT(root_device),  TEXT(root_fstype),
+	TEXT(init),	      NUMBER(size_bytes), NUMBER(used_bytes),
 };
 
 static const struct field digests[] = {
@@ -46,7 +52,8 @@ int image_set_paths(struct image *img, const char *store, const char *name, stru
 	int r = tree_path(img->dir, sizeof(img->dir), e, "%s/%s", store, name);
 
 	if (!r)
-		r = tree_path(img->rootfs, sizeof(img->rootfs), e, "%s/%s/rootfs.ext4", store, name);
+		r = tree_path(img->rootfs, sizeof(img->rootfs), e, "%s/%s/rootfs.ext4", store,
+			      name);
 	if (!r)
 		r = tree_path(img->kernel, sizeof(img->kernel), e, "%s/%s/vmlinuz", store, name);
 	if (!r)
@@ -61,10 +68,12 @@ static int get_text(json_t *v, const struct field *f, struct image *img, struct 
 	if (!s)
 		return err_set(e, EBADMSG, "image.json: '%s' is missing or no text", f->key);
 	if (json_string_length(v) >= f->size)
-		return err_set(e, EBADMSG, "image.json: '%s' is longer than %zu", f->key, f->size - 1);
+		return err_set(e, EBADMSG, "image.json: '%s' is longer than %zu", f->key,
+			       f->size - 1);
 	for (const char *p = s; *p; p++)
 		if ((unsigned char)*p < ' ' || *p == 127)
-			return err_set(e, EBADMSG, "image.json: '%s' holds control characters", f->key);
+			return err_set(e, EBADMSG, "image.json: '%s' holds control characters",
+				       f->key);
 	memcpy((char *)img + f->off, s, strlen(s) + 1);
 	return 0;
 }
@@ -107,12 +116,15 @@ static int parse(const char *text, struct image *img, struct err *e)
 		return err_set(e, EBADMSG, "image.json: line %d: %s", je.line,
 			       je.text[0] ? je.text : "out of memory");
 	if (json_integer_value(json_object_get(j, "format")) != MANIFEST_FORMAT)
-		r = err_set(e, EBADMSG, "image.json: not of format %d: made by another version of clone",
+		r = err_set(e, EBADMSG,
+			    "image.json: not of format %d: made by another version of clone",
 			    MANIFEST_FORMAT);
 	else if (!(r = get_all(j, fields, ARRAY_SIZE(fields), img, e)) &&
-		 !(r = get_all(json_object_get(j, "sha256"), digests, ARRAY_SIZE(digests), img, e)) &&
+		 !(r = get_all(json_object_get(j, "sha256"), digests, ARRAY_SIZE(digests), img,
+			       e)) &&
 		 (!hex_ok(img->rootfs_sha256) || !hex_ok(img->kernel_sha256)))
-		r = err_set(e, EBADMSG, "image.json: a digest is not %d hex digits", IMAGE_DIGEST_LEN);
+		r = err_set(e, EBADMSG, "image.json: a digest is not %d hex digits",
+			    IMAGE_DIGEST_LEN);
 	json_decref(j);
 	return r;
 }

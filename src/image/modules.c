@@ -14,12 +14,12 @@
 #include "image/tree.h"
 
 #define MODULE_NAME_MAX 64
-#define MODULES_MAX 65536	  /* ten times what a distribution ships */
-#define INDEX_FILE_MAX MIB(16)	  /* modules.dep of a full kernel has 0.6 MiB */
-#define MODULES_DEPTH_MAX 64	  /* of the walk; real ones stay below ten */
-#define MODULES_LOADED_MAX 1024	  /* in one list */
-#define SOFT_FILE_MAX KIB(256)	  /* modules.softdep: read once for every module in the list */
-#define ALIAS_LOOKUPS_MAX 256	  /* each reads modules.alias */
+#define MODULES_MAX 65536	/* ten times what a distribution ships */
+#define INDEX_FILE_MAX MIB(16)	/* modules.dep of a full kernel has 0.6 MiB */
+#define MODULES_DEPTH_MAX 64	/* of the walk; real ones stay below ten */
+#define MODULES_LOADED_MAX 1024 /* in one list */
+#define SOFT_FILE_MAX KIB(256)	/* modules.softdep: read once for every module in the list */
+#define ALIAS_LOOKUPS_MAX 256	/* each reads modules.alias */
 
 enum mark { MARK_NEW, MARK_BUSY, MARK_DONE };
 
@@ -171,9 +171,9 @@ static int sort_index(struct modules *m, struct err *e)
 		if (strcmp(last->name, x->name)) {
 			m->ent[++n] = *x;
 		} else if (last->path && x->path) {
-			return err_set(e, EBADMSG, "%s/modules.dep: lines %u and %u are both for %s",
-				       m->dir, MIN(last->line, x->line), MAX(last->line, x->line),
-				       x->name);
+			return err_set(e, EBADMSG,
+				       "%s/modules.dep: lines %u and %u are both for %s", m->dir,
+				       MIN(last->line, x->line), MAX(last->line, x->line), x->name);
 		} else if (x->path) {
 			*last = *x;
 		}
@@ -308,8 +308,8 @@ static int walk_soft_name(struct module_list *l, const char *name, unsigned dept
 }
 
 /* Follows the lines "softdep NAME pre: A B post: C" of x, those before or those after it. */
-static int walk_soft(struct module_list *l, const struct module *x, const char *when, unsigned depth,
-		     struct err *e)
+static int walk_soft(struct module_list *l, const struct module *x, const char *when,
+		     unsigned depth, struct err *e)
 {
 	const char *s = l->of->softdep;
 
@@ -363,8 +363,10 @@ static int walk_hard(struct module_list *l, const struct module *x, unsigned dep
 			 x->deps + start);
 		dep = module_name(path, name, sizeof(name)) ? find(l->of, name) : NULL;
 		if (!dep)
-			return err_set(e, EBADMSG, "%s/modules.dep: line %u: %s needs '%.80s', which has "
-				       "no line of its own", l->of->dir, x->line, x->name, path);
+			return err_set(e, EBADMSG,
+				       "%s/modules.dep: line %u: %s needs '%.80s', which has "
+				       "no line of its own",
+				       l->of->dir, x->line, x->name, path);
 		r = walk(l, dep, depth, e);
 		if (r)
 			return r;

@@ -30,8 +30,8 @@
 
 /* Handed through from the user's environment: where to put temporary files, how to get out. */
 static const char *const kept_env[] = {
-	"HOME", "TMPDIR", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
-	"ALL_PROXY", "all_proxy",
+	"HOME",	      "TMPDIR",	     "http_proxy", "https_proxy", "no_proxy",
+	"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",  "all_proxy",
 };
 
 static int find_program(const char *name, char *buf, size_t n)
@@ -39,11 +39,13 @@ static int find_program(const char *name, char *buf, size_t n)
 	const char *p = SEARCH_PATH;
 
 	if (strchr(name, '/'))
-		return access(name, X_OK) || (size_t)snprintf(buf, n, "%s", name) >= n ? -ENOENT : 0;
+		return access(name, X_OK) || (size_t)snprintf(buf, n, "%s", name) >= n ? -ENOENT
+										       : 0;
 	for (;;) {
 		size_t len = strcspn(p, ":");
 
-		if ((size_t)snprintf(buf, n, "%.*s/%s", (int)len, p, name) < n && !access(buf, X_OK))
+		if ((size_t)snprintf(buf, n, "%.*s/%s", (int)len, p, name) < n &&
+		    !access(buf, X_OK))
 			return 0;
 		if (!p[len])
 			return -ENOENT;
@@ -60,7 +62,8 @@ int proc_have(const char *program, const char *package, struct err *e)
 	return err_set(e, ENOENT, "%s is not installed: apt-get install %s", program, package);
 }
 
-static void child_exec(const char *path, const struct proc *p, char *const *env, int out, int err_fd)
+static void child_exec(const char *path, const struct proc *p, char *const *env, int out,
+		       int err_fd)
 {
 	sigset_t none;
 	int null = open("/dev/null", O_RDONLY);
@@ -73,7 +76,8 @@ static void child_exec(const char *path, const struct proc *p, char *const *env,
 	if (p->own_mounts &&
 	    (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL)))
 		_exit(125);
-	if ((p->cwd && chdir(p->cwd)) || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(err_fd, 2) < 0)
+	if ((p->cwd && chdir(p->cwd)) || dup2(null, 0) < 0 || dup2(out, 1) < 0 ||
+	    dup2(err_fd, 2) < 0)
 		_exit(126);
 	if (p->keep_fd >= 0) {
 		/* dup2 of a descriptor onto itself would leave it close-on-exec */
@@ -133,11 +137,12 @@ static int wait_for(pid_t pid, const char *name, const char *tail, struct err *e
 		return 0;
 	return err_set(e, EIO, "%s %s %d%s%s", name,
 		       WIFEXITED(status) ? "failed with status" : "was killed by signal",
-		       WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), *tail ? ": " : "",
-		       tail);
+		       WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status),
+		       *tail ? ": " : "", tail);
 }
 
-/* Output cut into lines: for the story of a failure the first complaint and the last lines are kept. */
+/* Output cut into lines: for the story of a failure the first complaint and the last lines are
+ * kept. */
 struct follow {
 	const struct proc *p;
 	char line[LINE_MAX_BYTES], first[LINE_MAX_BYTES], tail[TAIL_LINES][LINE_MAX_BYTES];
@@ -196,7 +201,8 @@ static void join_tail(const struct follow *f, char *buf, size_t n)
 static int drain(int fd, pid_t pid, int (*take)(void *, const char *, size_t), void *arg)
 {
 	cleanup_close int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	struct pollfd pfd[2] = { { .fd = fd, .events = POLLIN }, { .fd = pidfd, .events = POLLIN } };
+	struct pollfd pfd[2] = { { .fd = fd, .events = POLLIN },
+				 { .fd = pidfd, .events = POLLIN } };
 	char buf[4096];
 	ssize_t n;
 	int r = 0;

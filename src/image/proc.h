@@ -14,8 +14,8 @@
  * Runs argv to its end with stdin from /dev/null and C locale; env (NULL-terminated "K=V", or NULL)
  * is added to a minimal environment. Each line of stdout and stderr goes to the log file and to
  * line(arg, text). argv[0] is looked up in PATH and the sbin directories.
- * log: open for appending, or -1. -ENOENT when the program is not installed, -EIO when it fails: the
- * story then holds its last lines.
+ * log: open for appending, or -1. -ENOENT when the program is not installed, -EIO when it fails:
+ * the story then holds its last lines.
  */
 struct proc {
 	const char *const *argv;

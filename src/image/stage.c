@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How a build becomes an image in one step. Two locks: STORE/.lock, held briefly by whoever creates,
- * sweeps or renames entries; .build-NAME/lock, held by a build as long as it lives, so that a stage
- * without a holder is known to be left over. Called by the builds and store.c; any one thread.
+ * How a build becomes an image in one step. Two locks: STORE/.lock, held briefly by whoever
+ * creates, sweeps or renames entries; .build-NAME/lock, held by a build as long as it lives, so
+ * that a stage without a holder is known to be left over. Called by the builds and store.c; any one
+ * thread.
  */
 #include "image/store.h"
 
@@ -86,7 +87,8 @@ static int claim(struct stage *s, struct err *e)
 	if (r)
 		return r;
 	if (!lstat(path, &st))
-		return err_set(e, EEXIST, "the name is taken: clone image rm %s removes it", s->name);
+		return err_set(e, EEXIST, "the name is taken: clone image rm %s removes it",
+			       s->name);
 	if (mkdir(s->dir, 0755))
 		return errno == EEXIST ? err_set(e, EBUSY, "is being built right now")
 				       : err_sys(e, errno, "%s", s->dir);
@@ -116,7 +118,8 @@ int stage_begin(const char *name, struct stage *s, struct err *e)
 	snprintf(s->name, sizeof(s->name), "%s", name);
 	r = store_dir(s->store, sizeof(s->store), e);
 	if (!r)
-		r = tree_path(s->dir, sizeof(s->dir), e, "%s/%s%s", s->store, STORE_BUILD_PREFIX, name);
+		r = tree_path(s->dir, sizeof(s->dir), e, "%s/%s%s", s->store, STORE_BUILD_PREFIX,
+			      name);
 	if (!r)
 		r = tree_path(s->image, sizeof(s->image), e, "%s/image", s->dir);
 	if (!r)
@@ -146,8 +149,8 @@ static int publish_dir(const struct stage *s, const char *to, struct err *e)
 	if (r)
 		return r;
 	if (renameat2(AT_FDCWD, s->image, AT_FDCWD, to, RENAME_NOREPLACE))
-		return errno == EEXIST ? err_set(e, EEXIST, "the name is taken") :
-					 err_sys(e, errno, "publish %s", to);
+		return errno == EEXIST ? err_set(e, EEXIST, "the name is taken")
+				       : err_sys(e, errno, "publish %s", to);
 	return fsync(dir) ? err_sys(e, errno, "sync %s", s->store) : 0;
 }
 

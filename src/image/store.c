@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The image store as its users see it: names, opening, listing, verifying, removal. Called by the CLI;
- * any one thread.
+ * The image store as its users see it: names, opening, listing, verifying, removal. Called by the
+ * CLI; any one thread.
  */
 #include "image/store.h"
 
@@ -23,15 +23,18 @@ bool image_name_ok(const char *name)
 
 	if (!n || n > IMAGE_NAME_MAX || !strchr(first, name[0]))
 		return false;
-	return n == strspn(name, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.-");
+	return n ==
+	       strspn(name, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.-");
 }
 
 int image_check_name(const char *name, struct err *e)
 {
 	if (name && image_name_ok(name))
 		return 0;
-	return err_set(e, EINVAL, "'%.80s' cannot be an image's name: 1 to %d letters, digits, '_', "
-		       "'.', '-', beginning with a letter or digit", name ? name : "", IMAGE_NAME_MAX);
+	return err_set(e, EINVAL,
+		       "'%.80s' cannot be an image's name: 1 to %d letters, digits, '_', "
+		       "'.', '-', beginning with a letter or digit",
+		       name ? name : "", IMAGE_NAME_MAX);
 }
 
 int image_state_dir(char *buf, size_t n, struct err *e)
@@ -184,8 +187,10 @@ int image_verify(const struct image *img, struct err *e)
 		if (r)
 			return err_wrap(e, r, "image %s", img->name);
 		if (strcmp(hex, want[i]))
-			return err_set(e, EBADMSG, "image %s: %s was changed: its SHA-256 begins %.16s, "
-				       "image.json says %.16s", img->name, part[i], hex, want[i]);
+			return err_set(e, EBADMSG,
+				       "image %s: %s was changed: its SHA-256 begins %.16s, "
+				       "image.json says %.16s",
+				       img->name, part[i], hex, want[i]);
 	}
 	return 0;
 }

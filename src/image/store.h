@@ -26,7 +26,8 @@ int store_lock(const char *store, int *out, struct err *e);
 /* With the store locked: removes what killed builds and removals left. Failures are logged only. */
 void store_sweep(const char *store);
 
-/* A build under way. Its directory and all in it disappears in stage_end, or by the next command. */
+/* A build under way. Its directory and all in it disappears in stage_end, or by the next command.
+ */
 struct stage {
 	char store[PATH_MAX]; /* .../images */
 	char dir[PATH_MAX];   /* .../images/.build-NAME */
@@ -40,8 +41,8 @@ struct stage {
 int stage_begin(const char *name, struct stage *s, struct err *e);
 
 /*
- * Hashes the parts, writes the manifest from img (whose descriptive fields the build has set), syncs
- * and gives the image its name. The stage still has to be ended.
+ * Hashes the parts, writes the manifest from img (whose descriptive fields the build has set),
+ * syncs and gives the image its name. The stage still has to be ended.
  */
 int stage_publish(struct stage *s, struct image *img, struct err *e);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Root of a user namespace for the length of a function call. newuidmap and newgidmap (uidmap), which
- * may map what /etc/subuid allows, are run from outside while the child waits. Called by the builds
- * and the store's clean-up; any one thread.
+ * Root of a user namespace for the length of a function call. newuidmap and newgidmap (uidmap),
+ * which may map what /etc/subuid allows, are run from outside while the child waits. Called by the
+ * builds and the store's clean-up; any one thread.
  */
 #include "image/userns.h"
 
@@ -44,9 +44,10 @@ static int find_range(const char *file, const char *user, unsigned id, unsigned 
 		    sscanf(colon + 1, "%u:%u", first, count) == 2 && *count >= 65535)
 			return 0;
 	}
-	return err_set(e, EPERM, "not root, and %s gives %s no range of 65535 users: run as root, or "
-		       "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", file,
-		       user, user);
+	return err_set(e, EPERM,
+		       "not root, and %s gives %s no range of 65535 users: run as root, or "
+		       "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s",
+		       file, user, user);
 }
 
 /* Our name in /etc/passwd. Not getpwuid: a static program has no other places to look in, and
@@ -75,8 +76,8 @@ static int map_many(pid_t pid, struct err *e)
 	own_name(user, sizeof(user));
 	for (size_t i = 0; !r && i < ARRAY_SIZE(kind); i++) {
 		char num[4][16];
-		const char *argv[] = { kind[i].program, num[0], "0", num[1], "1", "1", num[2],
-				       "65535", NULL };
+		const char *argv[] = { kind[i].program, num[0],	 "0", num[1], "1", "1",
+				       num[2],		"65535", NULL };
 		const struct proc p = { .argv = argv, .log = -1, .keep_fd = -1 };
 		unsigned first = 0, count = 0;
 
@@ -133,7 +134,8 @@ static void child(int sock, int (*fn)(void *, struct err *), void *arg)
 
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	if (unshare(CLONE_NEWUSER))
-		a.ret = err_sys(&a.e, errno, "user namespace (run as root, or allow them: sysctl "
+		a.ret = err_sys(&a.e, errno,
+				"user namespace (run as root, or allow them: sysctl "
 				"kernel.unprivileged_userns_clone=1)");
 	if (fd_write_full(sock, &a, sizeof(a)) || a.ret || fd_read_full(sock, &go, 1))
 		_exit(1);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * System call filters. The whole process gets the main filter before it reads its first request;
- * each vCPU thread adds a narrower one before KVM_RUN. Both are compiled ahead by libseccomp and kept
- * as BPF, because a fork's child installs the vCPU filter on its critical path.
+ * each vCPU thread adds a narrower one before KVM_RUN. Both are compiled ahead by libseccomp and
+ * kept as BPF, because a fork's child installs the vCPU filter on its critical path.
  *
  * A VM must be able to fork: so clone (without new namespaces), KVM_CREATE_VM and the rest of a
  * VM's making stay allowed for life. That a guest that took over its VMM can make more KVM guests
@@ -39,7 +39,10 @@ struct rule {
 	int who;
 	const char *why;
 };
-#define R(name, who, why) { SCMP_SYS(name), who, why }
+#define R(name, who, why)                                                                          \
+	{                                                                                          \
+		SCMP_SYS(name), who, why                                                           \
+	}
 
 static const struct rule rules[] = {
 	R(read, BOTH, "eventfds, sockets, timers"),
@@ -140,8 +143,8 @@ static const struct rule rules[] = {
 
 /* Reaching for the file system is an answer, not a death: libc and sanitizers try and go on. */
 static const int refused[] = {
-	SCMP_SYS(open),	  SCMP_SYS(openat), SCMP_SYS(openat2), SCMP_SYS(access),
-	SCMP_SYS(faccessat2), SCMP_SYS(stat), SCMP_SYS(readlink), SCMP_SYS(statx),
+	SCMP_SYS(open),	      SCMP_SYS(openat), SCMP_SYS(openat2),  SCMP_SYS(access),
+	SCMP_SYS(faccessat2), SCMP_SYS(stat),	SCMP_SYS(readlink), SCMP_SYS(statx),
 };
 
 static int add_rules(scmp_filter_ctx ctx, int who)

@@ -121,8 +121,8 @@ int kvm_vcpu_save(struct kvm_vcpu *v, struct vcpu_state *out, struct err *e);
  * 1% from this host's, which the host cannot scale to, is -EOPNOTSUPP.
  */
 int kvm_vcpu_load(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e);
-/* Turns the TSC of a vCPU that was loaded a while ago, and never run since, back to what was saved, with its
- * deadline timer. A state that says nothing of them changes nothing. */
+/* Turns the TSC of a vCPU that was loaded a while ago, and never run since, back to what was saved,
+ * with its deadline timer. A state that says nothing of them changes nothing. */
 int kvm_vcpu_load_tsc(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e);
 /* KVM_KVMCLOCK_CTRL: tells the guest's watchdog that it was paused; errors are ignored. */
 void kvm_vcpu_was_paused(struct kvm_vcpu *v);

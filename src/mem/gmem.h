@@ -2,7 +2,8 @@
 /*
  * Guest RAM. The only module that turns a guest physical address into a pointer; all others copy
  * (gmem_read, gmem_write) or borrow (gmem_pin ... gmem_unpin). RAM is private memory of this
- * process, anonymous or a template file mapped MAP_PRIVATE, so that fork(2) shares it copy-on-write.
+ * process, anonymous or a template file mapped MAP_PRIVATE, so that fork(2) shares it
+ * copy-on-write.
  *
  * Layout: RAM below GMEM_HOLE_START, the rest from GMEM_HOLE_END (4 GiB) up. "Offset" below means
  * the offset into RAM as if the hole were not there: it is the offset in a template's RAM file.
@@ -32,7 +33,7 @@ struct gmem;
 struct gmem_region {
 	gpa_t gpa;
 	uint64_t size_bytes;
-	void *hva; /* for KVM memslots only */
+	void *hva;	 /* for KVM memslots only */
 	uint64_t offset; /* of its first byte in RAM */
 };
 
@@ -80,11 +81,11 @@ bool gmem_valid(const struct gmem *gm, gpa_t gpa, uint64_t n);
 int gmem_map_file(struct gmem *gm, int fd, const struct gmem_extent *ext, size_t n, struct err *e);
 
 /*
- * A seed's RAM, mapped from these extents of fd: begin a plan of making huge pages (2 MiB) of what the file mostly
- * fills, for the children to share. Each gmem_huge_step makes one block: 1, 0 when there is none left,
- * -errno when the host has no memory or no huge pages for it (RAM is whole in any case, the plan has ended).
- * At most 512 MiB.
- * fd stays the caller's and open until then. gmem_huge_end: in a child, the plan is not ours.
+ * A seed's RAM, mapped from these extents of fd: begin a plan of making huge pages (2 MiB) of what
+ * the file mostly fills, for the children to share. Each gmem_huge_step makes one block: 1, 0 when
+ * there is none left, -errno when the host has no memory or no huge pages for it (RAM is whole in
+ * any case, the plan has ended). At most 512 MiB. fd stays the caller's and open until then.
+ * gmem_huge_end: in a child, the plan is not ours.
  */
 int gmem_huge_begin(struct gmem *gm, int fd, const struct gmem_extent *ext, size_t n,
 		    struct err *e);

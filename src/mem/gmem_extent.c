@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * RAM as extents: which pages hold anything (for the snapshot writer), and mapping a template's
- * RAM file over them (for restore). Everything else stays anonymous zeroes, because reading a hole of
- * a file through MAP_PRIVATE would allocate page cache.
+ * RAM file over them (for restore). Everything else stays anonymous zeroes, because reading a hole
+ * of a file through MAP_PRIVATE would allocate page cache.
  */
 #include <errno.h>
 #include <inttypes.h>

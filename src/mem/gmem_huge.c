@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A seed's RAM in huge pages where that costs no sharing. A guest that runs on 2 MiB mappings of its kernel and
- * its page cache takes one fault where it took hundreds. Private mappings of files have small pages only, so a
- * block of 2 MiB that the template's file mostly fills is copied into anonymous memory: fork(2) shares it as a
- * whole, and a child's first write to it splits the child's mapping and copies one small page. All other RAM
- * says no to huge pages: a first touch of a hole would cost each child 2 MiB. Main thread.
+ * A seed's RAM in huge pages where that costs no sharing. A guest that runs on 2 MiB mappings of
+ * its kernel and its page cache takes one fault where it took hundreds. Private mappings of files
+ * have small pages only, so a block of 2 MiB that the template's file mostly fills is copied into
+ * anonymous memory: fork(2) shares it as a whole, and a child's first write to it splits the
+ * child's mapping and copies one small page. All other RAM says no to huge pages: a first touch of
+ * a hole would cost each child 2 MiB. Main thread.
  */
 #include <errno.h>
 #include <fcntl.h>

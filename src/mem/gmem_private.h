@@ -18,9 +18,9 @@ struct gmem {
 	struct gmem_map r[GMEM_MAX_REGIONS];
 	size_t n;
 	unsigned int pins;
-	bool file_backed; /* some of it is a template's file */
+	bool file_backed;	/* some of it is a template's file */
 	struct gmem_huge *huge; /* a seed's plan of huge pages (gmem_huge.c), or NULL */
-	uint64_t *dirty; /* a bit a page of RAM, or NULL while nobody asks */
+	uint64_t *dirty;	/* a bit a page of RAM, or NULL while nobody asks */
 };
 
 /* Pointer by RAM offset; NULL when [offset, offset+n) is not inside one region. */

@@ -3,9 +3,9 @@
  * The container of a snapshot's state file: a header, then records, then an end record.
  *
  *   header   8 bytes "CLONEVM\0", u32 format version, u32 zero
- *   record   u32 magic "RECD", u8 name length, name, u8 id length, id, u32 version, u32 payload length,
- *            payload, u32 CRC-32C of all of the record before it
- *   end      a record named "end" whose payload is the u32 count of the records before it
+ *   record   u32 magic "RECD", u8 name length, name, u8 id length, id, u32 version, u32 payload
+ * length, payload, u32 CRC-32C of all of the record before it end      a record named "end" whose
+ * payload is the u32 count of the records before it
  *
  * Little-endian. Nothing may follow the end. Any thread; hostile input.
  */
@@ -44,7 +44,7 @@ struct snap_record {
 };
 
 struct snap_file {
-	void *data; /* owned */
+	void *data;		 /* owned */
 	struct snap_record *rec; /* owned */
 	size_t n;
 };

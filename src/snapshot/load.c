@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Loading a snapshot: decode all, check all, commit all, adopt all. Nothing of the VM changes before
- * every byte was found valid; the file is hostile. Main thread, device lock held.
+ * Loading a snapshot: decode all, check all, commit all, adopt all. Nothing of the VM changes
+ * before every byte was found valid; the file is hostile. Main thread, device lock held.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The records of a state file that are not devices. A file holds, in this order: "machine"
- * (struct machine_cfg), "ram" (extents of the RAM file), "cfg" and "state" records of each device in
- * registry order (the record's name is the class, prefixed "cfg:" for the cfg), "end".
+ * (struct machine_cfg), "ram" (extents of the RAM file), "cfg" and "state" records of each device
+ * in registry order (the record's name is the class, prefixed "cfg:" for the cfg), "end".
  */
 #ifndef CLONE_SNAPSHOT_RECORDS_H
 #define CLONE_SNAPSHOT_RECORDS_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Writing a snapshot: the world stands still, RAM's data and each disk's layer go to their files,
- * then the state that refers to them. Everything was opened by the caller; a failure leaves files to
- * throw away and a VM that lives on. Main thread, device lock held.
+ * then the state that refers to them. Everything was opened by the caller; a failure leaves files
+ * to throw away and a VM that lives on. Main thread, device lock held.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -120,7 +120,8 @@ static int save_all(struct vm *vm, int state_fd, int ram_fd, struct err *e)
 	int ret;
 
 	snap_writer_init(&s);
-	field_encode(&machine_cfg_table, &vm->cfg, snap_begin(&s, "machine", "", MACHINE_CFG_VERSION));
+	field_encode(&machine_cfg_table, &vm->cfg,
+		     snap_begin(&s, "machine", "", MACHINE_CFG_VERSION));
 	snap_end(&s);
 	ret = save_ram(vm, ram_fd, &s, e);
 	if (!ret)

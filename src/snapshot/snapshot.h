@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A VM to files and back: the state file (format.h), RAM, each disk's layer. Main thread, with the device lock
- * held. Errors change nothing.
+ * A VM to files and back: the state file (format.h), RAM, each disk's layer. Main thread, with the
+ * device lock held. Errors change nothing.
  */
 #ifndef CLONE_SNAPSHOT_SNAPSHOT_H
 #define CLONE_SNAPSHOT_SNAPSHOT_H
@@ -21,7 +21,8 @@ struct vm;
 int vm_snapshot(struct vm *vm, const char *state, const char *ram, struct err *e);
 /* What a seed does for its children when nothing is asked of it, from its first fork on. */
 struct vm_seed {
-	/* children forked and half adopted ahead of time; each costs what a fork that never ran does */
+	/* children forked and half adopted ahead of time; each costs what a fork that never ran
+	 * does */
 	unsigned int spares; /* 0 to VM_SPARES_MAX */
 	/* what the template's file mostly fills moves into huge pages (for hosts that have them) */
 	bool huge_pages;

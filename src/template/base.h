@@ -10,7 +10,8 @@
 
 /* Notes size, inode and time, and the digest when the caller has none. */
 int base_note(struct template_disk *d, struct err *e);
-/* -EBADMSG when it is not what it was. `again`: compute the digest even if inode and time are the same. */
+/* -EBADMSG when it is not what it was. `again`: compute the digest even if inode and time are the
+ * same. */
 int base_check(const struct template_disk *d, bool again, struct err *e);
 
 #endif

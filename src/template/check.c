@@ -78,9 +78,10 @@ static int check_file(const struct template *t, size_t i, struct err *e)
 	if (r)
 		return err_wrap(e, r, "template %s: %s", t->name, t->files[i].name);
 	if (strcmp(hex, t->files[i].sha256))
-		return err_set(e, EBADMSG,
-			       "template %s: %s is damaged or was tampered with (the digest differs)",
-			       t->name, t->files[i].name);
+		return err_set(
+			e, EBADMSG,
+			"template %s: %s is damaged or was tampered with (the digest differs)",
+			t->name, t->files[i].name);
 	return 0;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * SHA-256 of files and bytes, by nettle: no table of algorithms to load at each start. See digest.h.
+ * SHA-256 of files and bytes, by nettle: no table of algorithms to load at each start. See
+ * digest.h.
  */
 #include "template/digest.h"
 

@@ -14,9 +14,9 @@
 
 /*
  * SHA-256 over a file's meaning, not its layout: for each 64 KiB block, counted from 0, that is not
- * all zero, its index and its bytes (the last one padded with zeros); then the size. Indexes and size
- * are 8 bytes, little-endian. Two files that read the same have the same digest, whatever holes they
- * have, and holes cost nothing. Reads with pread. -errno.
+ * all zero, its index and its bytes (the last one padded with zeros); then the size. Indexes and
+ * size are 8 bytes, little-endian. Two files that read the same have the same digest, whatever
+ * holes they have, and holes cost nothing. Reads with pread. -errno.
  */
 int digest_sparse(int fd, char hex[DIGEST_HEX + 1], struct err *e);
 /* Plain SHA-256 of all bytes of a file, as sha256sum(1). */

@@ -38,12 +38,14 @@ int template_stage_begin(const char *name, struct template_stage *s, struct err 
 		return parent;
 	template_sweep(parent);
 	if (!faccessat(parent, name, F_OK, AT_SYMLINK_NOFOLLOW))
-		return err_set(e, EEXIST, "template %s already exists: `clone template rm %s` first",
-			       name, name);
+		return err_set(e, EEXIST,
+			       "template %s already exists: `clone template rm %s` first", name,
+			       name);
 	stage_path(name, staged, sizeof(staged));
 	if (mkdirat(parent, staged, 0700))
-		return errno == EEXIST ? err_set(e, EBUSY, "template %s is being made right now", name)
-				       : err_sys(e, errno, "template %s", name);
+		return errno == EEXIST
+			       ? err_set(e, EBUSY, "template %s is being made right now", name)
+			       : err_sys(e, errno, "template %s", name);
 	dir = openat(parent, staged, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (dir < 0 || flock(dir, LOCK_EX | LOCK_NB))
 		return err_sys(e, errno, "template %s", name);
@@ -96,8 +98,7 @@ static int write_manifest(struct template_stage *s, struct template *t, struct e
 	int r;
 
 	if (!text)
-		return err_set(e, ENOMEM,
-			       "manifest: out of memory, or a value is not valid UTF-8");
+		return err_set(e, ENOMEM, "manifest: out of memory, or a value is not valid UTF-8");
 	if (strlen(text) > MANIFEST_MAX)
 		return err_set(e, E2BIG, "manifest: more than %u bytes", MANIFEST_MAX);
 	digest_bytes(text, strlen(text), t->sha256);

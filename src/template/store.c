@@ -112,9 +112,9 @@ static int check_sizes(int dir, const struct template *t, struct err *e)
 		if (fstatat(dir, f->name, &st, AT_SYMLINK_NOFOLLOW))
 			return err_set(e, EBADMSG, "%s: %s", f->name, strerrordesc_np(errno));
 		if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != f->size_bytes)
-			return err_set(e, EBADMSG, "%s has %lld bytes, not %llu: truncated or replaced",
-				       f->name, (long long)st.st_size,
-				       (unsigned long long)f->size_bytes);
+			return err_set(
+				e, EBADMSG, "%s has %lld bytes, not %llu: truncated or replaced",
+				f->name, (long long)st.st_size, (unsigned long long)f->size_bytes);
 	}
 	return 0;
 }
@@ -150,7 +150,8 @@ int template_open(const char *name, struct template *t, struct err *e)
 		return parent;
 	dir = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (dir < 0 && errno == ENOENT)
-		return err_set(e, ENOENT, "no template is called %s: see `clone template ls`", name);
+		return err_set(e, ENOENT, "no template is called %s: see `clone template ls`",
+			       name);
 	if (dir < 0)
 		return err_sys(e, errno, "template %s", name);
 	snprintf(t->name, sizeof(t->name), "%s", name);
@@ -289,7 +290,8 @@ int template_rm(const char *name, struct err *e)
 	if (parent < 0)
 		return parent;
 	template_sweep(parent);
-	/* First out of sight in one step: a removal that is cut short leaves only what a sweep takes. */
+	/* First out of sight in one step: a removal that is cut short leaves only what a sweep
+	 * takes. */
 	snprintf(gone, sizeof(gone), STAGE_PREFIX "%s", name);
 	if (renameat(parent, name, parent, gone)) {
 		if (errno == ENOENT)

@@ -43,10 +43,11 @@ struct template_disk {
 	/* as the base was; another inode or time makes us compare the digest */
 	uint64_t base_bytes, base_dev, base_ino, base_mtime_ns;
 	char base_sha256[DIGEST_HEX + 1]; /* digest_plain */
-	int layer; /* index into files; -1 for a read-only disk */
+	int layer;			  /* index into files; -1 for a read-only disk */
 };
 
-struct template {
+struct template
+{
 	char name[TEMPLATE_NAME_MAX + 1];
 	char created[32], clone_version[32], image[65], cpu[128];
 	uint64_t mem_bytes;
@@ -74,8 +75,9 @@ int template_open(const char *name, struct template *t, struct err *e);
 int template_file_open(const struct template *t, size_t index, struct err *e);
 
 /*
- * Before use: digests of all files. The RAM file's is computed once per boot of the host: verified_dir
- * (a directory that does not outlive the boot; -1: none) remembers which inode was found good.
+ * Before use: digests of all files. The RAM file's is computed once per boot of the host:
+ * verified_dir (a directory that does not outlive the boot; -1: none) remembers which inode was
+ * found good.
  */
 int template_check(const struct template *t, int verified_dir, struct err *e);
 /* Reads everything again, bases too, and believes no memory of an earlier check. */
@@ -102,8 +104,8 @@ int template_stage_begin(const char *name, struct template_stage *s, struct err 
 int template_stage_file(struct template_stage *s, const char *name, struct err *e);
 /*
  * Computes sizes and digests of t's files and identities of its bases (their base_sha256 is the
- * caller's to give, or computed when empty), writes the manifest, syncs everything and makes the name
- * appear at once. On failure the stage is still the caller's to abort.
+ * caller's to give, or computed when empty), writes the manifest, syncs everything and makes the
+ * name appear at once. On failure the stage is still the caller's to abort.
  */
 int template_stage_publish(struct template_stage *s, struct template *t, struct err *e);
 /* Removes what is staged; accepts one that was published or never begun (dir -1). */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From a machine_cfg to devices: the same for a cold boot, a restore and a seed. Main thread, device
- * lock held.
+ * From a machine_cfg to devices: the same for a cold boot, a restore and a seed. Main thread,
+ * device lock held.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -167,8 +167,8 @@ int vm_open_kvm(struct vm *vm, struct err *e)
 	int ret = kvm_create(vm->kvm_fd, &vm->m.kvm, e);
 
 	for (size_t i = 0; i < n && !ret; i++)
-		ret = kvm_set_memory(vm->m.kvm, (unsigned int)i, r[i].gpa, r[i].size_bytes, r[i].hva,
-				     false, e);
+		ret = kvm_set_memory(vm->m.kvm, (unsigned int)i, r[i].gpa, r[i].size_bytes,
+				     r[i].hva, false, e);
 	return ret;
 }
 

@@ -194,7 +194,8 @@ static void run_guest(struct vcpu_thread *t)
 			alive = handle_exit(t, run);
 			continue;
 		}
-		/* first entries may fail spuriously on hosts that fork a lot: once more, then give up */
+		/* first entries may fail spuriously on hosts that fork a lot: once more, then give
+		 * up */
 		if ((ret == -EAGAIN || ret == -ENOMEM) && !spurious++)
 			continue;
 		log_warn("%s: KVM_RUN: %s", t->dev->id, strerror(-ret));

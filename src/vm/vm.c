@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A VM from its making to its configuration, and how it ends. See vm.h. Main thread, device lock held,
- * except vm_event.
+ * A VM from its making to its configuration, and how it ends. See vm.h. Main thread, device lock
+ * held, except vm_event.
  */
 #include "vm/vm.h"
 
@@ -311,7 +311,8 @@ int vm_add_disk(struct vm *vm, const char *id, const char *path, bool read_only,
 	fdtab_del(vm->m.fds, fd);
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size < 512) {
 		close(fd);
-		return err_set(e, EINVAL, "disk '%s': %s is no file of at least one sector", id, path);
+		return err_set(e, EINVAL, "disk '%s': %s is no file of at least one sector", id,
+			       path);
 	}
 	snprintf(name, sizeof(name), "disk/%s/base", id);
 	ret = grants_put(vm->m.grants, name, fd, e);

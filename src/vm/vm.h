@@ -25,19 +25,19 @@ struct vsock_mux;
 
 enum vm_state {
 	VM_CONFIGURING, /* "Not started" */
-	VM_RUNNING, /* "Running" */
-	VM_PAUSED, /* "Paused" */
-	VM_SEED, /* "Seed": loaded, never resumed */
+	VM_RUNNING,	/* "Running" */
+	VM_PAUSED,	/* "Paused" */
+	VM_SEED,	/* "Seed": loaded, never resumed */
 	VM_ENDED,
 };
 
 /* How a VM ended; the process's exit status and the exit record's "reason". */
 enum vm_end {
 	VM_END_POWEROFF = 0, /* "poweroff" */
-	VM_END_RESET = 10, /* "reset": the guest rebooted; a VM does not outlive that */
-	VM_END_PANIC = 11, /* "panic" */
-	VM_END_ERROR = 12, /* "error": ours or the host's fault; the record's detail says what */
-	VM_END_KILLED = 13, /* "killed": asked for over the control socket */
+	VM_END_RESET = 10,   /* "reset": the guest rebooted; a VM does not outlive that */
+	VM_END_PANIC = 11,   /* "panic" */
+	VM_END_ERROR = 12,   /* "error": ours or the host's fault; the record's detail says what */
+	VM_END_KILLED = 13,  /* "killed": asked for over the control socket */
 };
 
 int vm_create(const char *name, struct vm **out, struct err *e);
@@ -58,7 +58,8 @@ uint64_t vm_mem_bytes(const struct vm *vm);
 /* Takes the granted descriptors by these names; initrd NULL for none. */
 int vm_set_boot(struct vm *vm, const char *kernel, const char *initrd, const char *cmdline,
 		struct err *e);
-/* The base was granted as `path`, the overlay's data file as "disk/ID/data" (not when read_only). */
+/* The base was granted as `path`, the overlay's data file as "disk/ID/data" (not when read_only).
+ */
 int vm_add_disk(struct vm *vm, const char *id, const char *path, bool read_only, struct err *e);
 int vm_set_vsock(struct vm *vm, uint32_t guest_cid, struct err *e);
 int vm_set_entropy(struct vm *vm, struct err *e);
@@ -80,8 +81,8 @@ void vm_end(struct vm *vm, enum vm_end how, const char *detail);
 /* Who a child is to be. */
 struct vm_child_spec {
 	struct identity id; /* renew is set by vm_fork */
-	uint32_t uid, gid; /* 0: keep the parent's */
-	bool paused; /* stays paused after adopt */
+	uint32_t uid, gid;  /* 0: keep the parent's */
+	bool paused;	    /* stays paused after adopt */
 };
 
 /* ---- statistics ---- */
@@ -99,11 +100,11 @@ void vm_stats(struct vm *vm, struct vm_stats *out);
 
 /*
  * Hidden verb of the executable: `clone vm FD`. FD is a unix SOCK_SEQPACKET on which the privileged
- * caller sends one message: JSON {"name":..., "uid":..., "gid":..., "chroot":bool, "seed":bool, "linger_ms":N,
- * "fds":[names]} with the descriptors: "kvm", "dir" (the VM's own directory), "lock" (flocked,
- * held for life), "api" and "fd" (listening sockets), "console" (listening), "console-log", "exit"
- * (file for the exit record), "vsock" (listening). Answers {"ok":true} when it is jailed and
- * listens, or {"error":"..."}. Returns the exit status (enum vm_end).
+ * caller sends one message: JSON {"name":..., "uid":..., "gid":..., "chroot":bool, "seed":bool,
+ * "linger_ms":N, "fds":[names]} with the descriptors: "kvm", "dir" (the VM's own directory), "lock"
+ * (flocked, held for life), "api" and "fd" (listening sockets), "console" (listening),
+ * "console-log", "exit" (file for the exit record), "vsock" (listening). Answers {"ok":true} when
+ * it is jailed and listens, or {"error":"..."}. Returns the exit status (enum vm_end).
  */
 int vm_process_main(int argc, char **argv);
 

@@ -51,8 +51,8 @@ struct vcpu_thread {
 
 /* What the process around the VM adds (control socket, jail). No optional member. */
 struct vm_hooks {
-	/* In a fork's child right after its inherited descriptors were closed: what was the parent's
-	 * (control, timers, exit record) is forgotten. */
+	/* In a fork's child right after its inherited descriptors were closed: what was the
+	 * parent's (control, timers, exit record) is forgotten. */
 	void (*child_forget)(void *arg);
 	/* In a fork's child once it knows who it is: own directory, uid, no capabilities. */
 	int (*child_enter)(void *arg, const struct vm_child_spec *spec, struct err *e);
@@ -76,8 +76,8 @@ struct spares {
 struct child_start {
 	struct vm_child_spec spec;
 	int report_fd; /* to the parent, -1 when reported */
-	bool spare; /* the rest is not known yet */
-	bool wait; /* for the agent */
+	bool spare;    /* the rest is not known yet */
+	bool wait;     /* for the agent */
 	uint32_t timeout_ms;
 };
 
@@ -93,7 +93,7 @@ struct vm {
 	struct device *devices, **devices_tail; /* in registry order */
 	struct vcpu_thread *threads[VM_MAX_VCPUS];
 	bool starting; /* vCPU threads exist and none has entered: there is nothing to save */
-	bool quit; /* vCPU threads: return at the next barrier */
+	bool quit;     /* vCPU threads: return at the next barrier */
 	struct device *vsock_dev, *power_dev;
 	struct agent *agent;
 	bool identity_given; /* a fork's child gives it itself, and waits */
@@ -144,8 +144,8 @@ int vm_go(struct vm *vm, struct err *e);
 
 /* Threads for all vCPUs. While the barrier is paused they only jail themselves and park. */
 int vcpu_threads_start(struct vm *vm, struct err *e);
-/* Makes and ends a thread, once in a seed: what a process's first thread costs (symbols, a stack) is
- * inherited by its children then. Best effort. */
+/* Makes and ends a thread, once in a seed: what a process's first thread costs (symbols, a stack)
+ * is inherited by its children then. Best effort. */
 void vcpu_threads_warm(void);
 /* With all threads parked: the first error of theirs, if a state could not be saved. */
 int vcpu_threads_saved(struct vm *vm, struct err *e);

@@ -59,8 +59,8 @@ static const char *end_name(enum vm_end how)
 static void on_ended(void *arg, enum vm_end how, const char *detail)
 {
 	struct process *p = arg;
-	json_t *rec = json_pack("{s:s, s:s, s:i}", "reason", end_name(how), "detail", detail, "code",
-				(int)how);
+	json_t *rec = json_pack("{s:s, s:s, s:i}", "reason", end_name(how), "detail", detail,
+				"code", (int)how);
 	char *text = rec ? json_text(rec, JSON_COMPACT) : NULL;
 
 	if (how == VM_END_ERROR)
@@ -76,7 +76,8 @@ static int take(struct process *p, const char *name, struct err *e)
 {
 	int fd = grants_take(vm_grants(p->vm), name, e);
 
-	/* a fork's child got it as something to keep: its own children must not, least of all the lock */
+	/* a fork's child got it as something to keep: its own children must not, least of all the
+	 * lock */
 	if (fd >= 0)
 		fdtab_set(vm_machine(p->vm)->fds, fd, FD_CLOSE);
 	return fd;
@@ -275,7 +276,8 @@ static int start(int sock, struct process *p, struct err *e)
 		p->linger_ns = (uint64_t)linger * NS_PER_MS;
 		p->linger = loop_add_timer(vm_machine(p->vm)->loop, on_linger, p);
 		if (!p->linger)
-			return err_set(e, ENOMEM, "a seed that cannot end when idle: out of memory");
+			return err_set(e, ENOMEM,
+				       "a seed that cannot end when idle: out of memory");
 		loop_set_timer(p->linger, p->linger_ns);
 	}
 	return ret;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Writes the initrd that we would boot an image with to a file, and prints the kernel's command line:
- * so that a peer can boot the same.
+ * Writes the initrd that we would boot an image with to a file, and prints the kernel's command
+ * line: so that a peer can boot the same.
  *
  * usage: initrd IMAGE FILE
  */

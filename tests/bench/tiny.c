@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Clocks that need no guest of any size: fork(2) and exec(2) of /bin/true, and the warm fork of a tiny
- * guest with every device and the whole jail, on the machine that we run on (any /dev/kvm will
+ * Clocks that need no guest of any size: fork(2) and exec(2) of /bin/true, and the warm fork of a
+ * tiny guest with every device and the whole jail, on the machine that we run on (any /dev/kvm will
  * do). Prints one JSON object a line: name, clock, unit, and every sample in "values".
  *
  * usage: tiny SCRATCH-DIRECTORY. It is also its own VM process (`tiny vm FD`), as clone is.
@@ -157,9 +157,10 @@ int main(int argc, char **argv)
 	if (tiny_snapshot_make(".", kernel, &f, &e))
 		die("snapshot", &e);
 	close(kernel);
-	bench_fork(&f, SEED_SPARES, "native_tiny_fork",
-		   "fork request sent to the seed, to the child's first instructions done; the seed "
-		   "has a spare");
+	bench_fork(
+		&f, SEED_SPARES, "native_tiny_fork",
+		"fork request sent to the seed, to the child's first instructions done; the seed "
+		"has a spare");
 	bench_fork(&f, 0, "native_tiny_fork_no_spare",
 		   "the same, with fork(2) and all of the child's making in it");
 	return 0;

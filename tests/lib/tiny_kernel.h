@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A bzImage of a few instructions: counts in guest memory and writes a port on each turn. Runs on any
- * /dev/kvm, even one that only emulates.
+ * A bzImage of a few instructions: counts in guest memory and writes a port on each turn. Runs on
+ * any /dev/kvm, even one that only emulates.
  */
 #ifndef TESTS_LIB_TINY_KERNEL_H
 #define TESTS_LIB_TINY_KERNEL_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * clone-agent's identity, shutdown, activity, and what it makes of bytes that are no protocol. Long,
- * because all of it needs the same agent in its own namespaces and the same look at what it changed there.
+ * clone-agent's identity, shutdown, activity, and what it makes of bytes that are no protocol.
+ * Long, because all of it needs the same agent in its own namespaces and the same look at what it
+ * changed there.
  */
 #include <setjmp.h>
 #include <stdarg.h>

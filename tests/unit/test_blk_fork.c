@@ -38,7 +38,8 @@ static int opened_again(int fd)
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-/* As the parent of a fork does: what was written becomes a layer, read through a descriptor that cannot write. */
+/* As the parent of a fork does: what was written becomes a layer, read through a descriptor that
+ * cannot write. */
 static int rotate(struct disk *d, struct err *e)
 {
 	int data = disk_file(), reader = opened_again(data);

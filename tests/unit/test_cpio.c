@@ -47,10 +47,12 @@ static void test_cpio__lists_as_written(void **state)
 	save(&c, dir);
 
 	out = scratch_sh("cpio -itvn --quiet < %s/a.cpio | sed -E 's/ -> .*//' | "
-			 "awk '{ print $1, $3, $4, $NF }'", dir);
+			 "awk '{ print $1, $3, $4, $NF }'",
+			 dir);
 	assert_string_equal(out, want);
 	free(out);
-	out = scratch_sh("cpio -itvn --quiet < %s/a.cpio | grep -E '5, +1 .*dev/console' | wc -l", dir);
+	out = scratch_sh("cpio -itvn --quiet < %s/a.cpio | grep -E '5, +1 .*dev/console' | wc -l",
+			 dir);
 	assert_string_equal(out, "1\n");
 	free(out);
 	out = scratch_sh("cpio -itvn --quiet < %s/a.cpio | grep -c 'sh -> busybox$'", dir);
@@ -79,8 +81,10 @@ static void test_cpio__unpacks_to_the_same_bytes(void **state)
 		free(scratch_sh("mkdir -p %s/want && mv %s/%s %s/want/", dir, dir, name, dir));
 	}
 	save(&c, dir);
-	out = scratch_sh("mkdir %s/got && cd %s/got && cpio -i --quiet < ../a.cpio && diff -r . ../want"
-			 " && ls | wc -l", dir, dir);
+	out = scratch_sh(
+		"mkdir %s/got && cd %s/got && cpio -i --quiet < ../a.cpio && diff -r . ../want"
+		" && ls | wc -l",
+		dir, dir);
 	assert_string_equal(out, "15\n");
 	free(out);
 	scratch_remove(dir);
@@ -106,7 +110,8 @@ static void test_cpio__adds_a_host_file(void **state)
 	assert_int_equal(cpio_add(&c, "dir", 0755, dir, &e), -EINVAL);
 	save(&c, dir);
 	out = scratch_sh("cd %s && cpio -i --quiet < a.cpio && cmp big copy && stat -c %%a copy && "
-			 "cpio -it --quiet < a.cpio", dir);
+			 "cpio -it --quiet < a.cpio",
+			 dir);
 	assert_string_equal(out, "755\ncopy\n");
 	free(out);
 	scratch_remove(dir);
@@ -132,8 +137,8 @@ static void test_cpio__same_input_same_bytes(void **state)
 
 static void test_cpio__bad_paths_are_refused(void **state)
 {
-	static const char *const bad[] = { "", "/init", "a/", "a//b", "..", "a/../b", "./a", "a/.",
-					   "TRAILER!!!" };
+	static const char *const bad[] = { "",	     "/init", "a/",  "a//b",	  "..",
+					   "a/../b", "./a",   "a/.", "TRAILER!!!" };
 	char huge[5000];
 	struct cpio c;
 	struct err e;

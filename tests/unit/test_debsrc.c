@@ -33,8 +33,10 @@ static void expect_host(const char *etc, const char *main_uri, const char *secur
 {
 	char want[2048];
 
-	snprintf(want, sizeof(want), "deb " KEY "%s bookworm main\ndeb " KEY "%s bookworm-updates main\n"
-		 "deb " KEY "%s bookworm-security main\n", main_uri, main_uri, security_uri);
+	snprintf(want, sizeof(want),
+		 "deb " KEY "%s bookworm main\ndeb " KEY "%s bookworm-updates main\n"
+		 "deb " KEY "%s bookworm-security main\n",
+		 main_uri, main_uri, security_uri);
 	expect("bookworm", NULL, etc, want);
 }
 
@@ -56,7 +58,8 @@ static void test_debsrc__one_line_format(void **state)
 		     "# deb http://old.example/debian bookworm main\n"
 		     "deb-src http://src.example/debian bookworm main\n"
 		     "deb http://m.example/debian bullseye main\n"
-		     "deb [arch=amd64 signed-by=/k] https://download.docker.com/linux/debian bookworm stable\n"
+		     "deb [arch=amd64 signed-by=/k] https://download.docker.com/linux/debian "
+		     "bookworm stable\n"
 		     "deb https://packages.example/php bookworm main\n"
 		     "deb file:/srv/debian bookworm main\n"
 		     "deb [ arch=amd64 ] http://ftp.example/debian/ bookworm main contrib\n"
@@ -78,7 +81,8 @@ static void test_debsrc__stanza_format(void **state)
 		     "Suites: bookworm\n bookworm-updates\nComponents: main\n\n"
 		     "types: deb\nuris: http://on.example/debian-security\n"
 		     "suites: bookworm-security\ncomponents: main");
-	scratch_text(dir, "sources.list.d/ignored.save", "deb http://x.example/debian bookworm main\n");
+	scratch_text(dir, "sources.list.d/ignored.save",
+		     "deb http://x.example/debian bookworm main\n");
 	expect_host(dir, "http://on.example/debian", "http://on.example/debian-security");
 	scratch_remove(dir);
 }
@@ -96,24 +100,33 @@ static void test_debsrc__given_mirror_wins(void **state)
 	expect("bookworm", "http://my.example/frozen", dir,
 	       "deb " KEY "http://my.example/frozen bookworm main\n"
 	       "deb " KEY "http://my.example/frozen bookworm-updates main\n");
-	expect("sid", "http://my.example/debian", dir, "deb " KEY "http://my.example/debian sid main\n");
+	expect("sid", "http://my.example/debian", dir,
+	       "deb " KEY "http://my.example/debian sid main\n");
 	scratch_remove(dir);
 }
 
 static void test_debsrc__bad_release_or_mirror_is_refused(void **state)
 {
-	static const char *const releases[] = { "", "a b", "a\nb", "../x", "Bookworm", "x]",
+	static const char *const releases[] = { "",
+						"a b",
+						"a\nb",
+						"../x",
+						"Bookworm",
+						"x]",
 						"abcdefghijklmnopqrstuvwxyzabcdefghijklmnop" };
-	static const char *const mirrors[] = { "ftp://x/debian", "http://x/a b", "http://x/\ndeb evil",
-					       "file:/x", "", "http://x/'" };
+	static const char *const mirrors[] = {
+		"ftp://x/debian", "http://x/a b", "http://x/\ndeb evil", "file:/x", "", "http://x/'"
+	};
 	char *out;
 	struct err e;
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(releases); i++)
-		assert_int_equal(debsrc_lines(releases[i], NULL, "/nonexistent", &out, &e), -EINVAL);
+		assert_int_equal(debsrc_lines(releases[i], NULL, "/nonexistent", &out, &e),
+				 -EINVAL);
 	for (size_t i = 0; i < ARRAY_SIZE(mirrors); i++)
-		assert_int_equal(debsrc_lines("bookworm", mirrors[i], "/nonexistent", &out, &e), -EINVAL);
+		assert_int_equal(debsrc_lines("bookworm", mirrors[i], "/nonexistent", &out, &e),
+				 -EINVAL);
 }
 
 /* Lists are root's, but a broken one must not stop a build. */
@@ -126,7 +139,8 @@ static void test_debsrc__rubbish_in_lists_is_skipped(void **state)
 	scratch_write(dir, "sources.list", junk, sizeof(junk));
 	scratch_write(dir, "sources.list.d/a.sources", junk, sizeof(junk));
 	scratch_text(dir, "sources.list.d/b.list", "deb\ndeb \ndeb [\ndeb []\ndeb [x] http://\n");
-	scratch_text(dir, "sources.list.d/c.sources", ":\nURIs\n URIs:\nSuites: bookworm\n\n\nURIs: x\n");
+	scratch_text(dir, "sources.list.d/c.sources",
+		     ":\nURIs\n URIs:\nSuites: bookworm\n\n\nURIs: x\n");
 	expect_host(dir, "http://deb.debian.org/debian", "http://deb.debian.org/debian-security");
 	scratch_remove(dir);
 }

@@ -54,8 +54,9 @@ static void test_proc__failure_tells_the_first_complaint_and_the_end(void **stat
 	struct err e;
 
 	(void)state;
-	assert_int_equal(sh("echo start; echo 'E: the reason'; seq 100; echo 'I: cleaning up'; exit 3", &e),
-			 -EIO);
+	assert_int_equal(
+		sh("echo start; echo 'E: the reason'; seq 100; echo 'I: cleaning up'; exit 3", &e),
+		-EIO);
 	assert_string_equal(e.msg, "sh failed with status 3: E: the reason / 99 / 100");
 	assert_int_equal(sh("kill -9 $$", &e), -EIO);
 	assert_string_equal(e.msg, "sh was killed by signal 9");
@@ -70,7 +71,8 @@ static void collect(void *arg, const char *text)
 
 static void test_proc__lines_are_delivered_and_logged(void **state)
 {
-	const char *const argv[] = { "sh", "-c", "echo a; echo b >&2; printf 'c\\rd'; echo \"$X $HOME_X\"",
+	const char *const argv[] = { "sh", "-c",
+				     "echo a; echo b >&2; printf 'c\\rd'; echo \"$X $HOME_X\"",
 				     NULL };
 	static const char *const env[] = { "X=from-env", NULL };
 	char *dir = scratch_make(), got[256] = "", *out;
@@ -122,8 +124,10 @@ static void test_proc__output_without_end_is_refused(void **state)
 static void test_proc__only_the_lock_is_inherited(void **state)
 {
 	char *dir = scratch_make(), got[256] = "";
-	const char *const argv[] = { "sh", "-c", "for i in $(seq 0 30); do [ ! -e /proc/$$/fd/$i ] || "
-			       "echo $i; done", NULL };
+	const char *const argv[] = { "sh", "-c",
+				     "for i in $(seq 0 30); do [ ! -e /proc/$$/fd/$i ] || "
+				     "echo $i; done",
+				     NULL };
 	struct proc p = { .argv = argv, .log = -1, .line = collect, .arg = got };
 	int stray = open("/dev/null", O_RDONLY), lock;
 	struct err e;

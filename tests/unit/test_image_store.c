@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The image store: names, staging and publishing, manifests that lie, removal, and what killed builds
- * leave behind.
+ * The image store: names, staging and publishing, manifests that lie, removal, and what killed
+ * builds leave behind.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -47,9 +47,13 @@ static void write_parts(const struct stage *s)
 
 static int publish(const char *name, struct err *e)
 {
-	struct image img = { .distribution = "debian", .release = "bookworm",
-			     .kernel_version = "6.1.0-1-amd64", .cmdline = "console=ttyS0 \"a b\"",
-			     .root_device = "/dev/vda", .root_fstype = "ext4", .init = "/sbin/init" };
+	struct image img = { .distribution = "debian",
+			     .release = "bookworm",
+			     .kernel_version = "6.1.0-1-amd64",
+			     .cmdline = "console=ttyS0 \"a b\"",
+			     .root_device = "/dev/vda",
+			     .root_fstype = "ext4",
+			     .init = "/sbin/init" };
 	struct stage s;
 	int r = stage_begin(name, &s, e);
 
@@ -77,8 +81,8 @@ static bool exists(const char *dir, const char *path)
 
 static void test_store__names_are_checked_everywhere(void **state)
 {
-	static const char *const bad[] = { "", ".", "..", ".hidden", "-x", "_x", "a/b", "a b", "a\n",
-					   "../etc", "\xc3\xa4" };
+	static const char *const bad[] = { "",	  ".",	 "..",	".hidden", "-x",      "_x",
+					   "a/b", "a b", "a\n", "../etc",  "\xc3\xa4" };
 	char longest[70];
 	struct image img;
 	struct stage s;
@@ -326,13 +330,15 @@ static void test_store__lying_manifest_is_refused(void **state)
 	free(scratch_sh("cp %s/images/deb/image.json %s/good", (char *)*state, (char *)*state));
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		free(scratch_sh("cd %s && sed '%s' good > images/deb/image.json && "
-				"! cmp -s good images/deb/image.json", (char *)*state, bad[i].sed));
+				"! cmp -s good images/deb/image.json",
+				(char *)*state, bad[i].sed));
 		memset(&e, 0, sizeof(e));
 		assert_int_equal(image_open("deb", &img, &e), -EBADMSG);
 		if (!strstr(e.msg, bad[i].story))
 			fail_msg("'%s' does not say '%s'", e.msg, bad[i].story);
 	}
-	free(scratch_sh("cd %s && cp good images/deb/image.json && rm images/deb/vmlinuz", (char *)*state));
+	free(scratch_sh("cd %s && cp good images/deb/image.json && rm images/deb/vmlinuz",
+			(char *)*state));
 	assert_int_equal(image_open("deb", &img, &e), -EBADMSG);
 	assert_non_null(strstr(e.msg, "vmlinuz"));
 	free(scratch_sh("rm %s/images/deb/image.json", (char *)*state));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The initrd composer: what is in it and in which order, where modules are looked for, which version
- * a kernel image says it is; kernels and directories that make no sense.
+ * The initrd composer: what is in it and in which order, where modules are looked for, which
+ * version a kernel image says it is; kernels and directories that make no sense.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -38,8 +38,9 @@ static void write_bzimage(const char *dir, const char *name, unsigned at, const 
 	scratch_write(dir, name, k, sizeof(k));
 }
 
-static const char *const modules[] = { "virtio", "virtio_pci", "virtio_blk", "virtio-rng", "vsock",
-				       "vmw_vsock_virtio_transport", "overlay", "evdev", "extra" };
+static const char *const modules[] = { "virtio",     "virtio_pci", "virtio_blk",
+				       "virtio-rng", "vsock",	   "vmw_vsock_virtio_transport",
+				       "overlay",    "evdev",	   "extra" };
 
 static void write_modules(const char *dir, const char *builtin)
 {
@@ -100,8 +101,8 @@ static void compose(const char *dir, const struct initrd_cfg *cfg)
 	free(data);
 	assert_int_equal(write(fd, "x", 1), -1); /* sealed */
 	close(fd);
-	free(scratch_sh("rm -rf %s/out && mkdir %s/out && cd %s/out && cpio -i --quiet < ../initrd", dir,
-			dir, dir));
+	free(scratch_sh("rm -rf %s/out && mkdir %s/out && cd %s/out && cpio -i --quiet < ../initrd",
+			dir, dir, dir));
 }
 
 static void expect_out(const char *dir, const char *cmd, const char *want)
@@ -125,8 +126,10 @@ static void test_initrd__holds_programs_and_modules_in_load_order(void **state)
 		   "000-virtio.ko\n001-virtio_pci.ko\n002-virtio_blk.ko\n003-virtio_rng.ko\n"
 		   "004-vmw_vsock_virtio_transport.ko\n005-overlay.ko\n006-evdev.ko\n");
 	expect_out(dir, "ls modules | wc -l", "8\n");
-	expect_out(dir, "cmp modules/003-virtio_rng.ko "
-			"../lib/modules/" VERSION "/kernel/virtio-rng.ko && echo same", "same\n");
+	expect_out(dir,
+		   "cmp modules/003-virtio_rng.ko "
+		   "../lib/modules/" VERSION "/kernel/virtio-rng.ko && echo same",
+		   "same\n");
 	expect_out(dir, "ls -d dev proc sys run sysroot | wc -l", "5\n");
 	expect_out(dir, "stat -c '%F %t %T' dev/console", "character special file 5 1\n");
 	cleanup(dir, &cfg);
@@ -241,8 +244,13 @@ static void test_initrd__bzimage_says_its_version(void **state)
 		unsigned at;
 		const char *text;
 	} bad[] = {
-		{ 0, "" }, { 0x800, "6.1 x" }, { 0xffff, "6.1 x" }, { 0x400, "" }, { 0x400, "six x" },
-		{ 0x400, "6.1/../../etc x" }, { 0x400, "6.1\n x" },
+		{ 0, "" },
+		{ 0x800, "6.1 x" },
+		{ 0xffff, "6.1 x" },
+		{ 0x400, "" },
+		{ 0x400, "six x" },
+		{ 0x400, "6.1/../../etc x" },
+		{ 0x400, "6.1\n x" },
 		{ 0x400, "6.123456789012345678901234567890123456789012345678901234567890123456 x" },
 	};
 	char *dir = scratch_make(), buf[65] = "unchanged";
@@ -264,8 +272,8 @@ static void test_initrd__bzimage_says_its_version(void **state)
 /* The banner may lie across any boundary of what is read at once. */
 static void test_initrd__vmlinux_says_its_version(void **state)
 {
-	static const size_t at[] = { 64, KIB(256) - 20, KIB(256) - 14, KIB(256) - 1, KIB(256),
-				     KIB(512) - 140, 600000 };
+	static const size_t at[] = { 64,       KIB(256) - 20,  KIB(256) - 14, KIB(256) - 1,
+				     KIB(256), KIB(512) - 140, 600000 };
 	char *dir = scratch_make(), buf[65];
 	uint8_t *k = calloc(1, 700000);
 	struct err e;

@@ -71,7 +71,9 @@ static int gmem_big_run(void *arg, struct err *e)
 static void test_inject__guest_memory(void **state)
 {
 	static const struct sweep_op op = { .name = "gmem", .run = gmem_run, .min = 8 };
-	static const struct sweep_op big = { .name = "gmem of 4 GiB", .run = gmem_big_run, .min = 5 };
+	static const struct sweep_op big = { .name = "gmem of 4 GiB",
+					     .run = gmem_big_run,
+					     .min = 5 };
 	struct files f = { .ram = memfd_create("ram", MFD_CLOEXEC) };
 	char junk[4096];
 

@@ -74,8 +74,9 @@ static void test_modules__what_is_needed_comes_first_and_once(void **state)
 
 	(void)state;
 	scratch_text(dir, "modules.dep", dep);
-	expect(dir, "virtio_pci", "kernel/v/virtio_ring.ko kernel/v/virtio.ko "
-				  "kernel/v/virtio-modern.ko kernel/v/virtio_pci.ko");
+	expect(dir, "virtio_pci",
+	       "kernel/v/virtio_ring.ko kernel/v/virtio.ko "
+	       "kernel/v/virtio-modern.ko kernel/v/virtio_pci.ko");
 	expect(dir, "virtio_rng virtio_pci virtio_rng",
 	       "kernel/v/virtio_ring.ko kernel/v/virtio.ko kernel/c/virtio-rng.ko.xz "
 	       "kernel/v/virtio-modern.ko kernel/v/virtio_pci.ko");
@@ -124,13 +125,16 @@ static void test_modules__soft_dependencies_are_followed(void **state)
 	char *dir = scratch_make();
 
 	(void)state;
-	scratch_text(dir, "modules.dep", "k/ext4.ko: k/jbd2.ko\nk/jbd2.ko:\nk/crc32c_generic.ko:\n"
-					 "k/crc32c-intel.ko: k/jbd2.ko\nk/late.ko: k/ext4.ko\n");
-	scratch_text(dir, "modules.softdep", "# comment\nsoftdep ext4 pre: crypto-crc32c gone "
-					     "post: late\nsoftdep other pre: late\n");
-	scratch_text(dir, "modules.alias", "alias crypto-crc32c crc32c_generic\n"
-					   "alias pci:v1d* nothing\nalias crypto_crc32c "
-					   "crc32c_intel\n");
+	scratch_text(dir, "modules.dep",
+		     "k/ext4.ko: k/jbd2.ko\nk/jbd2.ko:\nk/crc32c_generic.ko:\n"
+		     "k/crc32c-intel.ko: k/jbd2.ko\nk/late.ko: k/ext4.ko\n");
+	scratch_text(dir, "modules.softdep",
+		     "# comment\nsoftdep ext4 pre: crypto-crc32c gone "
+		     "post: late\nsoftdep other pre: late\n");
+	scratch_text(dir, "modules.alias",
+		     "alias crypto-crc32c crc32c_generic\n"
+		     "alias pci:v1d* nothing\nalias crypto_crc32c "
+		     "crc32c_intel\n");
 	expect(dir, "ext4", "k/crc32c_generic.ko k/jbd2.ko k/crc32c-intel.ko k/ext4.ko k/late.ko");
 	scratch_remove(dir);
 }
@@ -140,7 +144,8 @@ static void test_modules__circle_is_an_error(void **state)
 	char *dir = scratch_make();
 
 	(void)state;
-	scratch_text(dir, "modules.dep", "k/a.ko: k/b.ko\nk/b.ko: k/c.ko\nk/c.ko: k/a.ko\nk/d.ko: k/d.ko\n");
+	scratch_text(dir, "modules.dep",
+		     "k/a.ko: k/b.ko\nk/b.ko: k/c.ko\nk/c.ko: k/a.ko\nk/d.ko: k/d.ko\n");
 	expect_error(dir, "a", -ELOOP, "needs itself");
 	expect_error(dir, "d", -ELOOP, "line 4");
 	scratch_remove(dir);
@@ -153,7 +158,8 @@ static void test_modules__long_chain_is_an_error(void **state)
 
 	(void)state;
 	for (int i = 0; i < 200; i++)
-		used += (size_t)snprintf(text + used, sizeof(text) - used, "k/m%d.ko: k/m%d.ko\n", i, i + 1);
+		used += (size_t)snprintf(text + used, sizeof(text) - used, "k/m%d.ko: k/m%d.ko\n",
+					 i, i + 1);
 	snprintf(text + used, sizeof(text) - used, "k/m200.ko:\n");
 	scratch_text(dir, "modules.dep", text);
 	expect_error(dir, "m0", -ELOOP, "modules.dep");
@@ -247,7 +253,8 @@ static void ruin(const char *dir, const char *name, int how)
 		free(scratch_sh("cd %s && truncate -s 40 %s", dir, name));
 	else if (how == 1)
 		free(scratch_sh("cd %s && printf '\\377\\377\\377\\377\\377\\377\\377\\377' | "
-				"dd of=%s bs=1 seek=20 conv=notrunc status=none", dir, name));
+				"dd of=%s bs=1 seek=20 conv=notrunc status=none",
+				dir, name));
 	else
 		free(scratch_sh("cd %s && truncate -s 0 %s", dir, name));
 }
@@ -285,8 +292,9 @@ static void test_modules__bomb_is_refused(void **state)
 	struct err e;
 
 	(void)state;
-	free(scratch_sh("cd %s && truncate -s 70M b.ko && xz -1k b.ko && zstd -q b.ko && gzip -1k b.ko",
-			dir));
+	free(scratch_sh(
+		"cd %s && truncate -s 70M b.ko && xz -1k b.ko && zstd -q b.ko && gzip -1k b.ko",
+		dir));
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
 		wbuf_init(&w, MIB(256));
 		assert_int_equal(module_read(dir, names[i], &w, &e), -EBADMSG);

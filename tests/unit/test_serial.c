@@ -104,7 +104,8 @@ static void spin(struct box *b)
 	for (int i = 0; i < 4; i++) {
 		event_base_loop(loop_base(b->m.loop), EVLOOP_NONBLOCK);
 		if (i == 1)
-			usleep(5000); /* the console gathers for 2 ms: its timer is due now, however late */
+			usleep(5000); /* the console gathers for 2 ms: its timer is due now, however
+					 late */
 	}
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * virtio-blk through its rings: what virtio 1.2 section 5.2 asks for, hostile drivers, resets under
- * load, forks and restores. The test is the guest. Long, because each row needs the same driver and its
- * requests, and a row is read beside the section of the standard that it checks.
+ * load, forks and restores. The test is the guest. Long, because each row needs the same driver and
+ * its requests, and a row is read beside the section of the standard that it checks.
  */
 #include <setjmp.h>
 #include <stdarg.h>

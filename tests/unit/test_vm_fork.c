@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The idea itself: a process with live vCPUs and virtio devices calls fork(2) and the guest goes on in
- * parent and child. Natively, with a guest of four instructions. Every machine proves progress: its counter
- * moves after the fork.
+ * The idea itself: a process with live vCPUs and virtio devices calls fork(2) and the guest goes on
+ * in parent and child. Natively, with a guest of four instructions. Every machine proves progress:
+ * its counter moves after the fork.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -125,8 +125,9 @@ static void grant_machine(struct vm *vm, const char *prefix)
 static void on_tick(void *arg)
 {
 	struct vm_child_spec spec[4];
-	struct vm_fork_request rq = { .specs = spec, .done = on_forked, .arg = arg, .wait = true,
-				      .timeout_ms = 20000 };
+	struct vm_fork_request rq = {
+		.specs = spec, .done = on_forked, .arg = arg, .wait = true, .timeout_ms = 20000
+	};
 	struct ctx *c = arg;
 	struct err e;
 
@@ -142,7 +143,8 @@ static void on_tick(void *arg)
 		for (int i = 0; i < fan; i++) {
 			char prefix[128];
 
-			snprintf(spec[i].id.name, sizeof(spec[i].id.name), "child-%d-%d", c->depth, i);
+			snprintf(spec[i].id.name, sizeof(spec[i].id.name), "child-%d-%d", c->depth,
+				 i);
 			snprintf(prefix, sizeof(prefix), "child/%s/", spec[i].id.name);
 			grant_machine(c->vm, prefix);
 		}
@@ -263,8 +265,8 @@ static int machine_main(struct ctx *c)
 
 static void play(int depth, int fan, unsigned int vcpus, unsigned int expect)
 {
-	struct scene *s = mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-			       -1, 0);
+	struct scene *s =
+		mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct ctx c = { .s = s, .depth = depth, .fan = fan, .vcpus = vcpus };
 	unsigned int n;
 	int st, pid;

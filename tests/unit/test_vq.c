@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The device's side of split rings, against honest and hostile drivers. The test is the driver (by
- * vdriver.h) and the device (it pops and pushes itself). Long, because it is the whole table of what a driver
- * may get wrong, a few lines each.
+ * vdriver.h) and the device (it pops and pushes itself). Long, because it is the whole table of
+ * what a driver may get wrong, a few lines each.
  */
 #include <setjmp.h>
 #include <stdarg.h>

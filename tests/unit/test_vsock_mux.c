@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The socket muxer with a well-behaved guest: handshake, bytes both ways, credit, closing, many
- * streams, fork. The hostile one is in test_vsock_hostile.c. Long, because all rows share one guest and
- * one set of host sockets.
+ * streams, fork. The hostile one is in test_vsock_hostile.c. Long, because all rows share one guest
+ * and one set of host sockets.
  */
 #include <setjmp.h>
 #include <stdarg.h>
