@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The calls that can fail: each asks due() and hands on to the next definition, which is a sanitizer's or
- * the C library's. See inject.h. Any thread.
+ * The calls that can fail: each asks due() and hands on to the next definition, which is a
+ * sanitizer's or the C library's. See inject.h. Any thread.
  */
 #undef _FORTIFY_SOURCE /* its inlines have the names that we define */
 #include "tests/inject/inject.h"
@@ -59,7 +59,8 @@ static bool due(const char *call, unsigned long arg)
 	return true;
 }
 
-/* What the dynamic linker allocates for backtrace(3) looks lost to LeakSanitizer: ours is in between. */
+/* What the dynamic linker allocates for backtrace(3) looks lost to LeakSanitizer: ours is in
+ * between. */
 void inject_init(void)
 {
 	void *frame[4];
@@ -101,18 +102,18 @@ void inject_release(void)
 }
 
 /* The definition behind ours. Found at the first call: before that nothing of this file has run. */
-#define NEXT(ret, name, ...)                                            \
-	static ret (*next)(__VA_ARGS__);                                \
-	if (!__atomic_load_n(&next, __ATOMIC_RELAXED))                  \
-		__atomic_store_n(&next, (ret(*)(__VA_ARGS__))(uintptr_t)dlsym(RTLD_NEXT, #name), \
-				 __ATOMIC_RELAXED)
+#define NEXT(ret, name, ...)                                                                       \
+	static ret (*next)(__VA_ARGS__);                                                           \
+	if (!__atomic_load_n(&next, __ATOMIC_RELAXED))                                             \
+	__atomic_store_n(&next, (ret(*)(__VA_ARGS__))(uintptr_t)dlsym(RTLD_NEXT, #name),           \
+			 __ATOMIC_RELAXED)
 
-#define FAIL(arg, errnum, value)                      \
-	do {                                          \
-		if (due(__func__, (unsigned long)(arg))) { \
-			errno = (errnum);             \
-			return value;                 \
-		}                                     \
+#define FAIL(arg, errnum, value)                                                                   \
+	do {                                                                                       \
+		if (due(__func__, (unsigned long)(arg))) {                                         \
+			errno = (errnum);                                                          \
+			return value;                                                              \
+		}                                                                                  \
 	} while (0)
 
 /* ---- memory ---- */
@@ -127,7 +128,7 @@ void *malloc(size_t n)
 void *calloc(size_t n, size_t size)
 {
 	NEXT(void *, calloc, size_t, size_t);
-	FAIL(n *size, ENOMEM, NULL);
+	FAIL(n * size, ENOMEM, NULL);
 	return next(n, size);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The counting guest in a machine with one of every device, for operations that are swept. Main thread.
+ * The counting guest in a machine with one of every device, for operations that are swept. Main
+ * thread.
  */
 #ifndef CLONE_TESTS_MACHINE_H
 #define CLONE_TESTS_MACHINE_H
@@ -29,7 +30,8 @@ struct machine_files {
 };
 /* Takes one of a machine that has run, in a process of its own; false: it said why on stderr. */
 bool machine_save(unsigned int vcpus, struct machine_files *f);
-/* The grants for vm_snapshot or, without its data file when seed is set, vm_load. sweep_fail on error. */
+/* The grants for vm_snapshot or, without its data file when seed is set, vm_load. sweep_fail on
+ * error. */
 void machine_grant_files(struct vm *vm, const struct machine_files *f, bool load, bool seed);
 /* Destroys it, whose lock is held; NULL is fine. */
 void machine_end(struct vm *vm);

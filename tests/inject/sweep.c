@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sweeps, see sweep.h. What a run's process says is kept and shown when it failed, with the call that was
- * made to fail and where from (addresses for addr2line).
+ * Sweeps, see sweep.h. What a run's process says is kept and shown when it failed, with the call
+ * that was made to fail and where from (addresses for addr2line).
  */
 #include "tests/inject/sweep.h"
 
@@ -31,11 +31,15 @@
  * Where the process ends by design when there is no memory: nothing can be told to anybody there.
  */
 static const char *const ends_by_design[] = {
-	/* a few bytes a descriptor; its callers have opened something already and would only leak it */
-	"BUG at src/event/fdtab.c:", "!s\n",
+	/* a few bytes a descriptor; its callers have opened something already and would only leak
+	   it */
+	"BUG at src/event/fdtab.c:",
+	"!s\n",
 	/* a few bytes of libevent's or of the kernel's; without them somebody waits for ever */
-	"BUG at src/event/loop.c:", "event_add(",
-	"BUG at src/event/loop.c:", "watch(",
+	"BUG at src/event/loop.c:",
+	"event_add(",
+	"BUG at src/event/loop.c:",
+	"watch(",
 };
 
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));

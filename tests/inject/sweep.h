@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * An operation again and again, each time in a process of its own: its first call fails, then its
- * second, until it had none left to fail. Every time it must end in an error with a story or in success, and
- * leave no descriptor and (under AddressSanitizer) no memory behind.
+ * second, until it had none left to fail. Every time it must end in an error with a story or in
+ * success, and leave no descriptor and (under AddressSanitizer) no memory behind.
  */
 #ifndef CLONE_TESTS_SWEEP_H
 #define CLONE_TESTS_SWEEP_H
@@ -18,8 +18,8 @@ struct sweep_op {
 	void (*setup)(void *arg);
 	/* Armed. 0, or -errno with e filled. */
 	int (*run)(void *arg, struct err *e);
-	/* Not armed any more: what must still hold after that result (exits by sweep_fail), and the end of
-	 * what setup and run left. NULL: nothing to do. */
+	/* Not armed any more: what must still hold after that result (exits by sweep_fail), and the
+	 * end of what setup and run left. NULL: nothing to do. */
 	void (*after)(void *arg, int ret);
 	/* The operation arms itself (a part of it, or a child). */
 	bool arms;

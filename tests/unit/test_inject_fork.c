@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Whatever fails during a fork, in the parent or in the child: the parent hears of it and goes on, with no child
- * and no descriptor too many; a child that is called ready goes on too.
+ * Whatever fails during a fork, in the parent or in the child: the parent hears of it and goes on,
+ * with no child and no descriptor too many; a child that is called ready goes on too.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -36,8 +36,8 @@ struct shared {
 
 /* Where calls fail, from when on. */
 struct scene {
-	size_t n; /* children */
-	bool seed; /* of a seed, else of a running machine */
+	size_t n;   /* children */
+	bool seed;  /* of a seed, else of a running machine */
 	bool spare; /* a spare child has been made before the fork is asked for */
 	enum { MAKING_SPARE, FORKING } during;
 	bool in_child;
@@ -49,7 +49,7 @@ struct ctx {
 	struct loop_timer *timer;
 	const struct scene *scene;
 	struct machine_files files; /* a seed's */
-	size_t n; /* children */
+	size_t n;		    /* children */
 	int parent;
 	unsigned int ticks;
 	uint64_t first; /* a child's counter when it began */
@@ -126,7 +126,8 @@ static void on_tick(void *arg)
 
 	if (!c->asked && (!c->scene->spare || have_spare(c)))
 		ask(c);
-	left = !c->done || (!c->vm->spares.n && !waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT));
+	left = !c->done ||
+	       (!c->vm->spares.n && !waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT));
 	if (!left) {
 		loop_stop(c->vm->m.loop);
 		return;
@@ -290,8 +291,8 @@ static void forks(const char *name, const struct scene *scene, unsigned int min)
 	const struct sweep_op op = { name, setup, run, after, true, min };
 	struct ctx c = { .scene = scene, .n = scene->n };
 
-	c.shared = mmap(NULL, sizeof(*c.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
-			0);
+	c.shared = mmap(NULL, sizeof(*c.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			-1, 0);
 	assert_true(c.shared != MAP_FAILED);
 	if (scene->seed)
 		assert_true(machine_save(1, &c.files));
@@ -312,7 +313,9 @@ static void test_inject__fork_in_the_parent(void **state)
 static void test_inject__fork_in_the_child(void **state)
 {
 	static const struct scene running = { .n = 1, .during = FORKING, .in_child = true };
-	static const struct scene seed = { .n = 1, .seed = true, .during = FORKING, .in_child = true };
+	static const struct scene seed = {
+		.n = 1, .seed = true, .during = FORKING, .in_child = true
+	};
 
 	(void)state;
 	forks("fork, in the child", &running, 50);
@@ -323,7 +326,9 @@ static void test_inject__spare_children(void **state)
 {
 	static const struct scene making = { .n = 1, .seed = true, .spare = true };
 	static const struct scene being = { .n = 1, .seed = true, .spare = true, .in_child = true };
-	static const struct scene using = { .n = 1, .seed = true, .spare = true, .during = FORKING };
+	static const struct scene using = {
+		.n = 1, .seed = true, .spare = true, .during = FORKING
+	};
 
 	(void)state;
 	forks("making a spare", &making, 5);

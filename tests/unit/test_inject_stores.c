@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Whatever fails in the stores of templates and images: what is published is whole, what is listed is
- * all there is, and what failed can be done again. And the initrd composer, which only reads.
+ * Whatever fails in the stores of templates and images: what is published is whole, what is listed
+ * is all there is, and what failed can be done again. And the initrd composer, which only reads.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -66,18 +66,18 @@ static int make(const char *name, struct err *e)
 	struct template_stage s;
 	int ret = template_stage_begin(name, &s, e);
 
-	t = (struct template){ .created = "2025-06-01T12:00:00Z",
-			       .clone_version = "0.1.0",
-			       .image = "debian",
-			       .cpu = "Some CPU",
-			       .mem_bytes = RAM_BYTES,
-			       .vcpus = 2,
-			       .ndisks = 1,
-			       .disks = { { .id = "root", .layer = 2 } },
-			       .nfiles = 3,
-			       .files = { { .name = "state" },
-					  { .name = "ram" },
-					  { .name = "layer-root" } } };
+	t = (struct template){
+		.created = "2025-06-01T12:00:00Z",
+		.clone_version = "0.1.0",
+		.image = "debian",
+		.cpu = "Some CPU",
+		.mem_bytes = RAM_BYTES,
+		.vcpus = 2,
+		.ndisks = 1,
+		.disks = { { .id = "root", .layer = 2 } },
+		.nfiles = 3,
+		.files = { { .name = "state" }, { .name = "ram" }, { .name = "layer-root" } }
+	};
 	snprintf(t.disks[0].base, sizeof(t.disks[0].base), "%s/base.img", dir);
 	for (size_t i = 0; i < ARRAY_SIZE(parts) && !ret; i++) {
 		int fd = template_stage_file(&s, parts[i], e);
@@ -336,7 +336,8 @@ static void image_rm_after(void *arg, int ret)
 static void test_inject__images(void **state)
 {
 	static const struct sweep_op ops[] = {
-		{ "image: publish", image_setup, image_publish_run, image_publish_after, false, 20 },
+		{ "image: publish", image_setup, image_publish_run, image_publish_after, false,
+		  20 },
 		{ "image: open", image_setup, image_look_run, image_look_after, false, 10 },
 		{ "image: list", image_setup, image_list_run, just_remove, false, 5 },
 		{ "image: rm", image_setup, image_rm_run, image_rm_after, false, 5 },

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Whatever fails while a machine is made, started, saved or loaded: an error with a story, nothing left
- * behind, and a machine that was running runs on.
+ * Whatever fails while a machine is made, started, saved or loaded: an error with a story, nothing
+ * left behind, and a machine that was running runs on.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -125,14 +125,12 @@ static void test_inject__snapshot_and_load(void **state)
 					      .run = snapshot_run,
 					      .after = snapshot_after,
 					      .min = 5 };
-	static const struct sweep_op load = { .name = "load",
-					      .setup = load_setup,
-					      .run = load_run,
-					      .min = 100 };
-	static const struct sweep_op seed = { .name = "load of a seed",
-					      .setup = load_setup,
-					      .run = load_run,
-					      .min = 100 };
+	static const struct sweep_op load = {
+		.name = "load", .setup = load_setup, .run = load_run, .min = 100
+	};
+	static const struct sweep_op seed = {
+		.name = "load of a seed", .setup = load_setup, .run = load_run, .min = 100
+	};
 	static const struct vm_seed huge = { .huge_pages = true };
 	struct ctx c = { .vcpus = 2 };
 
