@@ -8,8 +8,10 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -128,13 +130,9 @@ static void test_inject__state_file(void **state)
 	close(f.state);
 }
 
-struct nothing {
-	bool ran;
-};
-
 static void on_timer(void *arg)
 {
-	((struct nothing *)arg)->ran = true;
+	(void)arg;
 }
 
 static void on_io(void *arg, int fd, unsigned int events)
@@ -144,27 +142,32 @@ static void on_io(void *arg, int fd, unsigned int events)
 	(void)events;
 }
 
-static int loop_run_once(struct loop *l, struct err *e)
+/* Timers and watches of a loop, armed and disarmed. */
+static int use_loop(struct loop *l, struct err *e)
 {
-	struct nothing ran[8] = { { false } };
 	struct loop_timer *t[8] = { NULL };
 	struct loop_io *io[8] = { NULL };
 	int fds[8], ret = 0;
 
 	inject_hold();
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
-		fds[i] = dup(STDERR_FILENO), dup2(fds[i], fds[i]);
+		fds[i] = eventfd(0, EFD_CLOEXEC);
 	inject_release();
 	for (size_t i = 0; i < ARRAY_SIZE(t) && !ret; i++) {
-		t[i] = loop_add_timer(l, on_timer, &ran[i]);
-		ret = t[i] ? 0 : err_set(e, 12, "no timer");
+		t[i] = loop_add_timer(l, on_timer, NULL);
+		io[i] = loop_add_io(l, fds[i], LOOP_READ, on_io, NULL);
+		if (!t[i] || !io[i])
+			ret = err_set(e, ENOMEM, "no timer or no watch");
+		if (t[i])
+			loop_set_timer(t[i], 1000);
+		if (io[i])
+			loop_set_io(io[i], LOOP_READ | LOOP_WRITE);
 	}
-	(void)io;
-	(void)on_io;
-	for (size_t i = 0; i < ARRAY_SIZE(t); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
 		loop_del_timer(t[i]);
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		loop_del_io(io[i]);
 		close(fds[i]);
+	}
 	return ret;
 }
 
@@ -185,7 +188,7 @@ static int base_run(void *arg, struct err *e)
 	if (!ret)
 		ret = loop_create(&lock, &l, e);
 	if (!ret)
-		ret = loop_run_once(l, e);
+		ret = use_loop(l, e);
 	for (int i = 0; i < 40 && !ret; i++) {
 		char name[32];
 		int fd;
