@@ -98,7 +98,8 @@ static int make_block(const struct gmem_huge *h, uint64_t at, char *hva, struct 
 	munmap(p + BLOCK, (size_t)(map + BLOCK - p));
 	if (r) {
 		munmap(p, BLOCK);
-		return err_sys(e, -r, "huge pages");
+		return r == -EPIPE ? err_set(e, EPIPE, "huge pages: the RAM file is truncated")
+				   : err_sys(e, -r, "huge pages");
 	}
 	return 0;
 }

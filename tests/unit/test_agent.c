@@ -161,7 +161,8 @@ static void test_agent_exec__a_command_inherits_nothing_of_the_agents(void **sta
 	struct outcome o;
 
 	exec_shell(*state,
-		   "ls /proc/self/fd | wc -l; ulimit -n; exec grep -E 'Sig(Blk|Ign)' /proc/self/status",
+		   "ls /proc/self/fd | wc -l; ulimit -n; exec grep -E 'Sig(Blk|Ign)' "
+		   "/proc/self/status",
 		   &o);
 	/* 0, 1, 2 and the one that ls reads the directory with */
 	assert_string_equal(o.out,
