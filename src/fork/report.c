@@ -9,10 +9,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "fork/fork.h"
 #include "base/buf.h"
 #include "base/endian.h"
 #include "base/util.h"
+#include "fork/fork.h"
 
 #define REPORT_MAX 512
 

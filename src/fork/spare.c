@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Spare children: a list of sockets in the seed, and one message that makes a spare somebody. Both
- * ends are the same program's, and no guest has run in either. See spare.h. Main thread.
+ * ends are the same program's, and no guest has run in either. What else a seed makes when it is
+ * idle (huge pages) goes by the same timer. See spare.h. Main thread.
  */
 #include "fork/spare.h"
 

@@ -10,7 +10,6 @@
 #include <stdbool.h>
 
 #include "fork/fork.h"
-#include "snapshot/snapshot.h"
 #include "vm/vm.h"
 
 /*

@@ -101,7 +101,7 @@ static void hook_ended(void *arg, enum vm_end how, const char *detail)
 	(void)detail;
 }
 
-static const struct vm_hooks no_hooks = {
+const struct vm_hooks vm_no_hooks = {
 	.child_forget = hook_forget_nothing,
 	.child_enter = hook_child_nothing,
 	.child_serve = hook_nothing,
@@ -139,7 +139,7 @@ int vm_create(const char *name, struct vm **out, struct err *e)
 	pthread_mutex_init(&vm->lock, NULL);
 	vm->kvm_fd = vm->kernel_fd = vm->initrd_fd = vm->seed_ram_fd = vm->child.report_fd = -1;
 	vm->devices_tail = &vm->devices;
-	vm->hooks = &no_hooks;
+	vm->hooks = &vm_no_hooks;
 	vm->cfg.vcpus = 1;
 	vm->cfg.mem_bytes = MIB(128);
 	snprintf(vm->id.name, sizeof(vm->id.name), "%s", name);

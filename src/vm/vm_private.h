@@ -64,6 +64,9 @@ struct vm_hooks {
 	void (*ended)(void *arg, enum vm_end how, const char *detail);
 };
 
+/* Hooks that do nothing: what a VM has until its process says otherwise. */
+extern const struct vm_hooks vm_no_hooks;
+
 /* A seed's children that are nobody yet (fork/spare.h). */
 struct spares {
 	struct spare *first;

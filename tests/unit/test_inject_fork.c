@@ -21,6 +21,7 @@
 #include "base/util.h"
 #include "event/grants.h"
 #include "fork/fork.h"
+#include "snapshot/snapshot.h"
 #include "event/loop.h"
 #include "fork/spare.h"
 #include "tests/inject/machine.h"
@@ -154,26 +155,6 @@ static void on_child_tick(void *arg)
 	loop_set_timer(c->timer, TICK_NS);
 }
 
-static int nothing_spec(void *arg, const struct vm_child_spec *spec, struct err *e)
-{
-	(void)arg;
-	(void)spec;
-	(void)e;
-	return 0;
-}
-
-static void forget_nothing(void *arg)
-{
-	(void)arg;
-}
-
-static int nothing(void *arg, struct err *e)
-{
-	(void)arg;
-	(void)e;
-	return 0;
-}
-
 static int serve(void *arg, struct err *e)
 {
 	struct ctx *c = arg;
@@ -187,20 +168,14 @@ static int serve(void *arg, struct err *e)
 	return 0;
 }
 
-static void ended(void *arg, enum vm_end how, const char *detail)
+static const struct vm_hooks *hooks(void)
 {
-	(void)arg;
-	(void)how;
-	(void)detail;
-}
+	static struct vm_hooks h;
 
-static const struct vm_hooks hooks = {
-	.child_forget = forget_nothing,
-	.child_enter = nothing_spec,
-	.child_serve = serve,
-	.vcpu_enter = nothing,
-	.ended = ended,
-};
+	h = vm_no_hooks;
+	h.child_serve = serve;
+	return &h;
+}
 
 static void must(int ret, const struct err *e)
 {
@@ -226,7 +201,7 @@ static void setup(void *arg)
 				   memfd_create("data", MFD_CLOEXEC), &e),
 		     &e);
 	}
-	c->vm->hooks = &hooks;
+	c->vm->hooks = hooks();
 	c->vm->hooks_arg = c;
 	for (size_t i = 0; i < c->n; i++) {
 		char prefix[64];

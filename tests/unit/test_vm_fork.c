@@ -166,26 +166,6 @@ static void on_tick(void *arg)
 	loop_set_timer(c->timer, TICK_NS);
 }
 
-static int nothing_spec(void *arg, const struct vm_child_spec *spec, struct err *e)
-{
-	(void)arg;
-	(void)spec;
-	(void)e;
-	return 0;
-}
-
-static void forget_nothing(void *arg)
-{
-	(void)arg;
-}
-
-static int nothing(void *arg, struct err *e)
-{
-	(void)arg;
-	(void)e;
-	return 0;
-}
-
 static int serve(void *arg, struct err *e)
 {
 	struct ctx *c = arg;
@@ -207,13 +187,15 @@ static void ended(void *arg, enum vm_end how, const char *detail)
 	}
 }
 
-static const struct vm_hooks hooks = {
-	.child_forget = forget_nothing,
-	.child_enter = nothing_spec,
-	.child_serve = serve,
-	.vcpu_enter = nothing,
-	.ended = ended,
-};
+static const struct vm_hooks *hooks(void)
+{
+	static struct vm_hooks h;
+
+	h = vm_no_hooks;
+	h.child_serve = serve;
+	h.ended = ended;
+	return &h;
+}
 
 static void on_kick(int sig)
 {
@@ -233,7 +215,7 @@ static int machine_main(struct ctx *c)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", base);
 	if (ftruncate(base, 1 << 20) < 0 || vm_create("tiny", &c->vm, &e))
 		return 1;
-	c->vm->hooks = &hooks;
+	c->vm->hooks = hooks();
 	c->vm->hooks_arg = c;
 	c->vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	fdtab_add(c->vm->m.fds, c->vm->kvm_fd, FD_KEEP, "kvm");
