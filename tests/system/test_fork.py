@@ -212,7 +212,8 @@ def test_fork__runs_a_command_in_the_fork(w):
     same((r.code, r.err), (0, ""), "code and stderr")
     check(int(r.out) > 0, "it is no fork of a template that counts")
     same(w.clone("fork", t, "--rm", "--", "/no/such/file").code, 127, "missing command")
-    same(w.clone("fork", t, "--rm", "--", "poweroff").code != 2, True, "a fork that ends by itself")
+    # a guest that ends under its command: answered before, or cut off, and gone either way
+    check(w.clone("fork", t, "--rm", "--", "poweroff").code in (0, 125), "a fork that ends by itself")
     check(not [n for n in w.names() if n.startswith(t)], "--rm left something")
     w.refused("fork", t, "-n", "2", "--", "true", says="one fork", code=2)
     w.refused("fork", t, "--rm", says="COMMAND", code=2)
