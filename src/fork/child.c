@@ -17,6 +17,7 @@
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
+#include "fork/child.h"
 #include "fork/fork.h"
 #include "fork/report.h"
 #include "fork/spare.h"
@@ -96,15 +97,9 @@ static void check_descriptors(const struct vm *vm)
 #endif
 }
 
-/* What needs no name: a spare does it ahead of time. Nothing of the parent's may be touched but
- * memory. */
-static int prepare(struct vm *vm, struct err *e)
+void child_sweep(struct vm *vm, const char *prefix)
 {
-	char prefix[VM_NAME_MAX + 16];
-	int ret;
-
-	snprintf(prefix, sizeof(prefix), "child/%s/", vm->child.spec.id.name);
-	grants_child(vm->m.grants, vm->child.spare ? NULL : prefix);
+	grants_child(vm->m.grants, prefix);
 	fdtab_add(vm->m.fds, vm->child.report_fd, FD_KEEP, "fork report");
 	fdtab_child(vm->m.fds);
 	check_descriptors(vm);
@@ -117,8 +112,20 @@ static int prepare(struct vm *vm, struct err *e)
 	kvm_abandon(vm->m.kvm);
 	vm->m.kvm = NULL;
 	vm->forks = NULL;
+	vm->frozen = NULL;
 	vm->reapers = NULL;
 	spares_forget(vm);
+}
+
+/* What needs no name: a spare does it ahead of time. Nothing of the parent's may be touched but
+ * memory. */
+static int prepare(struct vm *vm, struct err *e)
+{
+	char prefix[VM_NAME_MAX + 16];
+	int ret;
+
+	snprintf(prefix, sizeof(prefix), "child/%s/", vm->child.spec.id.name);
+	child_sweep(vm, vm->child.spare ? NULL : prefix);
 	gmem_huge_end(vm->m.mem);
 	vm->seed_ram_fd = -1;
 	vm->entered_posted = vm->event_posted = false;
@@ -155,8 +162,11 @@ static int become(struct vm *vm, struct err *e)
 static void child_main(struct vm *vm)
 {
 	struct err e;
-	int ret = prepare(vm, &e);
+	int ret;
 
+	if (vm->child.frozen)
+		frozen_main(vm);
+	ret = prepare(vm, &e);
 	if (!ret && vm->child.spare)
 		ret = spare_wait(vm, &e);
 	if (!ret)

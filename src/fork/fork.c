@@ -145,8 +145,7 @@ static int check_request(struct vm *vm, const struct vm_fork_request *rq, struct
 	return 0;
 }
 
-/* What the parent itself wrote to its disks becomes a shared, read-only layer. */
-static int rotate_disks(struct vm *vm, struct err *e)
+int fork_rotate_disks(struct vm *vm, struct err *e)
 {
 	for (uint32_t i = 0; i < vm->cfg.nr_disks; i++) {
 		const struct disk_cfg *d = &vm->cfg.disks[i];
@@ -236,7 +235,7 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 	if (live)
 		ret = vm_stop_world(vm, e);
 	if (!ret) {
-		ret = rotate_disks(vm, e);
+		ret = fork_rotate_disks(vm, e);
 		grants_drop(vm->m.grants, "parent/");
 		if (ret && live)
 			vm_start_world(vm);
