@@ -152,6 +152,18 @@ static int become(struct vm *vm, struct err *e)
 	return ret;
 }
 
+static int run(struct vm *vm, struct err *e)
+{
+	int ret = 0;
+
+	if (vm->agent)
+		ret = agent_set_identity(vm->agent, &vm->id, true, NULL, 0, vm->child.timeout_ms,
+					 on_identity, vm, e);
+	memset(vm->id.entropy, 0, sizeof(vm->id.entropy));
+	vm->identity_given = true;
+	return ret ? ret : vm_go(vm, e);
+}
+
 static void child_main(struct vm *vm)
 {
 	struct err e;
@@ -161,16 +173,13 @@ static void child_main(struct vm *vm)
 		ret = spare_wait(vm, &e);
 	if (!ret)
 		ret = become(vm, &e);
-	if (!ret && vm->agent)
-		ret = agent_set_identity(vm->agent, &vm->id, true, NULL, 0, vm->child.timeout_ms,
-					 on_identity, vm, &e);
-	memset(vm->id.entropy, 0, sizeof(vm->id.entropy));
-	vm->identity_given = true;
 	if (!ret && vm->child.spec.paused) {
+		/* it learns who it is when it is resumed, however late that is */
 		vm->state = VM_PAUSED;
+		vm->identity_given = false;
 		report(vm, 0, "");
 	} else if (!ret) {
-		ret = vm_go(vm, &e);
+		ret = run(vm, &e);
 		barrier_resume(vm->m.barrier); /* the count that barrier_child left */
 		__atomic_store_n(&vm->starting, false, __ATOMIC_RELEASE);
 	}

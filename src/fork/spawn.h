@@ -19,5 +19,8 @@ int child_spawn(struct vm *vm, const struct child_start *start, int *pid, int *r
  * its pidfd as "pidfd/NAME" until then. -errno: neither can be, and the child has been killed and
  * reaped. */
 int child_reap(struct vm *vm, int pid, const char *name, struct err *e);
+/* Ends a child that child_reap took; one that has been reaped since is left alone: its number may
+ * be another's. */
+void child_kill(const struct vm *vm, int pid);
 
 #endif

@@ -216,8 +216,9 @@ void tiny_seed_end(struct tiny_seed *seed)
 int tiny_seed_fork(const struct tiny_seed *seed, struct fork_child_info *c, size_t n, struct err *e)
 {
 	struct fork_source src = { .dir = &seed->proc.dir, .info = seed->info };
+	struct fork_how how = { .wait = true, .timeout_ms = TINY_MS };
 	uint64_t pause_ns;
-	int r = fork_request(&src, c, n, true, TINY_MS, -1, &pause_ns, e);
+	int r = fork_request(&src, c, n, &how, -1, &pause_ns, e);
 
 	for (size_t i = 0; i < n && !r; i++)
 		if (!c[i].ok)
