@@ -256,15 +256,17 @@ static void undo(struct fork_child_info *c, size_t n, const char *why)
  * and those of which we could not make VMs. */
 static bool undo_if_failed(struct fork_child_info *c, size_t done, size_t n)
 {
+	char why[ERR_MSG_MAX];
 	size_t bad = 0;
 
 	while (bad < done && c[bad].ok)
 		bad++;
 	if (bad == done)
 		return false;
+	snprintf(why, sizeof(why), "%s", c[bad].why);
 	for (size_t i = done; i < n; i++)
-		snprintf(c[i].why, sizeof(c[i].why), "%s", c[bad].why);
-	undo(c, done, c[bad].why);
+		snprintf(c[i].why, sizeof(c[i].why), "%s", why);
+	undo(c, done, why);
 	return true;
 }
 

@@ -17,6 +17,7 @@
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
+#include "event/maps.h"
 #include "fork/fork.h"
 #include "fork/report.h"
 #include "fork/spare.h"
@@ -96,6 +97,31 @@ static void check_descriptors(const struct vm *vm)
 #endif
 }
 
+/* Debug builds: what is the parent's is gone, and before anything is our own nothing is shared. A
+ * jailed process cannot know. */
+static void check_mappings(const struct vm *vm)
+{
+#ifdef CLONE_DEBUG
+	struct map_range known[GMEM_MAX_REGIONS + 4];
+	struct gmem_region r[GMEM_MAX_REGIONS];
+	size_t n = gmem_regions(vm->m.mem, r);
+	struct err e = { "" };
+
+	for (size_t i = 0; i < n; i++)
+		known[i] = (struct map_range){ r[i].hva, r[i].size_bytes, false, "guest RAM" };
+	for (const struct map_range *s = vm->shared_memory; s && s->len; s++) {
+		BUG_ON(n == ARRAY_SIZE(known));
+		known[n++] = *s;
+	}
+	if (maps_unknown(known, n, &e) <= 0)
+		return;
+	log_warn("fork: %s", e.msg);
+	BUG_ON("a child has memory of its parent's");
+#else
+	(void)vm;
+#endif
+}
+
 /* What needs no name: a spare does it ahead of time. Nothing of the parent's may be touched but
  * memory. */
 static int prepare(struct vm *vm, struct err *e)
@@ -116,6 +142,7 @@ static int prepare(struct vm *vm, struct err *e)
 	vcpu_threads_forget(vm);
 	kvm_abandon(vm->m.kvm);
 	vm->m.kvm = NULL;
+	check_mappings(vm);
 	vm->forks = NULL;
 	vm->reapers = NULL;
 	spares_forget(vm);

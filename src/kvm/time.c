@@ -24,6 +24,11 @@ static int64_t ns_to_tsc(int64_t ns, uint32_t khz)
 	return (int64_t)((__int128)ns * khz / 1000000);
 }
 
+uint64_t kvm_tsc_at(uint64_t tsc, uint32_t khz, uint64_t then_ns, uint64_t now_ns)
+{
+	return tsc + (uint64_t)ns_to_tsc((int64_t)(now_ns - then_ns), khz);
+}
+
 static uint64_t clock_ns(clockid_t id)
 {
 	struct timespec ts;
@@ -88,7 +93,8 @@ int kvm_time_set(struct kvm *k, const struct kvm_time *t, bool passed, bool *exa
 	return 0;
 }
 
-static int offset_attr(struct kvm_vcpu *v, unsigned long nr, uint64_t *offset)
+/* 1: there is no such thing here. */
+static int offset_attr(struct kvm_vcpu *v, unsigned long nr, uint64_t *offset, struct err *e)
 {
 	struct kvm_device_attr a = { .group = KVM_VCPU_TSC_CTRL,
 				     .attr = KVM_VCPU_TSC_OFFSET,
@@ -96,18 +102,24 @@ static int offset_attr(struct kvm_vcpu *v, unsigned long nr, uint64_t *offset)
 
 	/* a scaled TSC is no sum of the host's and an offset */
 	if (v->scaled)
-		return -EOPNOTSUPP;
-	return kvm_callp(v->fd, nr, &a) < 0 ? -errno : 0;
+		return 1;
+	if (kvm_callp(v->fd, nr, &a) == 0)
+		return 0;
+	/* before Linux 5.16 */
+	if (errno == ENXIO || errno == ENOTTY || errno == EINVAL)
+		return 1;
+	return err_sys(e, errno, "vCPU %u: its TSC's offset", v->index);
 }
 
 int kvm_vcpu_tsc_get(struct kvm_vcpu *v, const struct kvm_time *at, uint64_t *tsc, struct err *e)
 {
 	uint64_t offset = 0;
+	int r = offset_attr(v, KVM_GET_DEVICE_ATTR, &offset, e);
 
-	if (!offset_attr(v, KVM_GET_DEVICE_ATTR, &offset)) {
+	if (!r)
 		*tsc = at->host_tsc + offset;
-		return 0;
-	}
+	if (r <= 0)
+		return r;
 	/* as near as can be: nothing else runs */
 	if (msr_get(v, MSR_IA32_TSC, tsc))
 		return err_set(e, EIO, "vCPU %u: its TSC cannot be read", v->index);
@@ -118,20 +130,11 @@ int kvm_vcpu_tsc_set(struct kvm_vcpu *v, const struct kvm_time *at, uint64_t tsc
 {
 	uint64_t offset = tsc - at->host_tsc;
 	struct msr_table t = { .n = 1, .e[0].index = MSR_IA32_TSC };
-	int khz;
+	int r = offset_attr(v, KVM_SET_DEVICE_ATTR, &offset, e), khz;
 
-	if (!offset_attr(v, KVM_SET_DEVICE_ATTR, &offset))
-		return 0;
-	khz = kvm_call(v->fd, KVM_GET_TSC_KHZ, 0);
-	t.e[0].data =
-		tsc +
-		(khz > 0 ? (uint64_t)ns_to_tsc((int64_t)(clock_ns(CLOCK_BOOTTIME) - at->boot_ns),
-					       (uint32_t)khz)
-			 : 0);
+	if (r <= 0)
+		return r;
+	khz = MAX(kvm_call(v->fd, KVM_GET_TSC_KHZ, 0), 0);
+	t.e[0].data = kvm_tsc_at(tsc, (uint32_t)khz, at->boot_ns, clock_ns(CLOCK_BOOTTIME));
 	return msrs_load(v, &t, e);
-}
-
-uint64_t kvm_tsc_at(uint64_t tsc, uint32_t khz, uint64_t then_ns, uint64_t now_ns)
-{
-	return tsc + (uint64_t)ns_to_tsc((int64_t)(now_ns - then_ns), khz);
 }
