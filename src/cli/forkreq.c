@@ -205,13 +205,15 @@ static int batch(const struct session *s, struct prepared *p, struct fork_child_
 {
 	cleanup_json json_t *body = NULL, *reply = NULL;
 	struct bundle own = { .n = 0 };
+	char prefix[96];
 	uint64_t sent;
 	int r = 0;
 
 	for (size_t i = 0; i < n && !r; i++)
 		r = prepare(s, c[i].name, &p[i], e);
 	if (!r && s->src->live) {
-		r = add_overlays(s, &own, "parent/", e);
+		snprintf(prefix, sizeof(prefix), "child/%s/parent/", c[0].name);
+		r = add_overlays(s, &own, prefix, e);
 		r = send_bundle(s, &own, r, e);
 	}
 	if (r)

@@ -146,7 +146,7 @@ static int prepare(struct vm *vm, struct err *e)
 	vm->forks = NULL;
 	vm->reapers = NULL;
 	spares_forget(vm);
-	gmem_huge_end(vm->m.mem);
+	gmem_huge_child(vm->m.mem);
 	vm->seed_ram_fd = -1;
 	vm->entered_posted = vm->event_posted = false;
 	ret = loop_create(&vm->lock, &vm->m.loop, e);

@@ -181,26 +181,39 @@ static int check_request(struct vm *vm, const struct vm_fork_request *rq, struct
 	return 0;
 }
 
+/* The file that a disk of the parent's goes on with. It was granted with the first child, because
+ * requests may come at the same time; or on its own. */
+static int take_own(struct vm *vm, const char *child, const char *disk, const char *what,
+		    struct err *e)
+{
+	char name[GRANT_NAME_MAX];
+	int fd;
+
+	snprintf(name, sizeof(name), "child/%s/parent/disk/%s/%s", child, disk, what);
+	fd = grants_take(vm->m.grants, name, NULL);
+	if (fd >= 0)
+		return fd;
+	snprintf(name, sizeof(name), "parent/disk/%s/%s", disk, what);
+	return grants_take(vm->m.grants, name, e);
+}
+
 /* What the parent itself wrote to its disks becomes a shared, read-only layer. */
-static int rotate_disks(struct vm *vm, struct err *e)
+static int rotate_disks(struct vm *vm, const char *child, struct err *e)
 {
 	for (uint32_t i = 0; i < vm->cfg.nr_disks; i++) {
 		const struct disk_cfg *d = &vm->cfg.disks[i];
 		struct device *dev = vm_find_device(vm, "virtio-blk", d->id);
-		char name[GRANT_NAME_MAX];
 		int fd, ret;
 
 		if (d->read_only || vm->state == VM_SEED)
 			continue;
-		snprintf(name, sizeof(name), "parent/disk/%s/data", d->id);
-		fd = grants_take(vm->m.grants, name, e);
+		fd = take_own(vm, child, d->id, "data", e);
 		if (fd < 0)
 			return err_wrap(e, fd, "fork");
 		ret = virtio_blk_rotate(dev, fd, e);
 		if (ret)
 			return err_wrap(e, ret, "fork: %s", d->id);
-		snprintf(name, sizeof(name), "parent/disk/%s/data-ro", d->id);
-		fd = grants_take(vm->m.grants, name, NULL);
+		fd = take_own(vm, child, d->id, "data-ro", NULL);
 		if (fd >= 0) {
 			fdtab_del(vm->m.fds, fd);
 			virtio_blk_set_reader(dev, fd);
@@ -273,7 +286,7 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 	if (live)
 		ret = vm_stop_world(vm, e);
 	if (!ret) {
-		ret = rotate_disks(vm, e);
+		ret = rotate_disks(vm, rq->specs[0].id.name, e);
 		grants_drop(vm->m.grants, "parent/");
 		if (ret && live)
 			vm_start_world(vm);

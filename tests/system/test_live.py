@@ -43,9 +43,7 @@ def fork(w, what, prefix, n=1, *more):
 
 
 def load(w, vm):
-    w.sh(vm, LOAD)
-    for worker in WORKERS:
-        w.sh(vm, f"until [ -e /run/n.{worker} ]; do sleep 0.1; done")
+    w.sh(vm, LOAD + f"for x in {' '.join(WORKERS)}; do until [ -e /run/n.$x ]; do sleep 0.1; done; done")
 
 
 def counts(w, vm):
@@ -54,13 +52,12 @@ def counts(w, vm):
 
 def works(w, vm, since=None):
     """Each worker moves on, from where it was at the fork, and none has found anything wrong."""
-    before = counts(w, vm)
+    out = w.sh(vm, f"for x in {' '.join(WORKERS)}; do c=$(cat /run/n.$x); echo $c;"
+                   " until [ $(cat /run/n.$x) -gt $c ]; do sleep 0.1; done; done; cat /run/bad 2>/dev/null; true").split("\n")
+    before = [int(n) for n in out[:len(WORKERS)]]
+    same(out[len(WORKERS):], [], f"{vm}: what its workers found")
     if since:
         check(all(b >= s for b, s in zip(before, since)), f"{vm}: {before} after {since}: it began again")
-    for worker, count in zip(WORKERS, before):
-        w.sh(vm, f"until [ $(cat /run/n.{worker}) -gt {count} ]; do sleep 0.1; done")
-    same(w.sh(vm, "cat /run/bad 2>/dev/null; true"), "", f"{vm}: what its workers found")
-    return before
 
 
 def inspect(w, vm):
@@ -96,7 +93,7 @@ def test_live__nine_generations_in_a_line(w):
 
 def test_live__debian_forks_with_its_timers_and_clocks(w):
     vm = run(w, "deb1", image="debian", memory="512M")
-    same(w.sh(vm, "systemctl is-system-running --wait"), "running", "systemd")
+    w.sh(vm, "until [ \"$(systemctl is-system-running)\" = running ]; do sleep 0.5; done")
     load(w, vm)
     ask = ("cat /sys/devices/system/clocksource/clocksource0/current_clocksource;"
            " dmesg | grep -ciE 'unstable|backwards|lockup|stall'; true")
@@ -274,7 +271,7 @@ def test_live__the_console_stays_with_the_parent(w):
             check(more, "the console connection was closed")
             text += more
     lines = [x.strip() for x in text.decode().split("\n") if x.startswith("line-")]
-    same(lines, [f"line-{i}-of-tty" for i in range(1, len(lines) + 1)], "the console's lines")
+    same(lines, [f"line-{i}-of-tty" for i in range(1, len(lines) + 1)], f"the console's lines of {text!r}")
     for kid in kids:
         until(lambda k=kid: f"-of-{k}" in w.must("logs", k).out, "a line on the child's own console")
         log = [x for x in w.must("logs", kid).out.split("\n") if x.startswith("line-")]
