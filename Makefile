@@ -142,10 +142,18 @@ test: deps
 	tests/run system unit:release unit:asan unit:tsan:$(subst $(SPACE),$(COMMA),$(TSAN_TESTS)) \
 		fuzz:fuzz
 
+## soak           10,000 forks, natively and with guests that answer: nothing may grow (hours in the rig)
+SOAK_ROUNDS ?= 10000
+.PHONY: soak
+soak: deps
+	$(MAKE) -s VARIANT=release all build/release/tests/test_soak
+	$(MAKE) -s images
+	tests/soak $(SOAK_ROUNDS)
+
 ## bench          our clocks beside QEMU's, as a table and in build/bench.json
 .PHONY: bench
 bench: deps
-	$(MAKE) -s VARIANT=release all build/release/bench/tiny build/release/bench/initrd
+	$(MAKE) -s VARIANT=release all build/release/bench/tiny build/release/bench/live build/release/bench/initrd
 	$(MAKE) -s images
 	tests/bench/run
 

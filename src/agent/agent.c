@@ -78,12 +78,20 @@ static void give_end(struct agent *a, const struct agent_reply *r)
 		log_guest(&a->calls.log, "again, after the agent restarted: %s", r->e.msg);
 }
 
+static void give_or_end(struct agent *a);
+
 static void give_answered(void *arg, const struct agent_reply *answer)
 {
 	struct agent *a = arg;
 	struct agent_reply r = *answer;
 
 	a->giver = NULL;
+	/* On a host with more guests than it can run, the agent may have waited for its time while
+	 * what we sent was on its way. It has taken nothing; our own time goes on. */
+	if (r.type == PROTO_ERROR && r.ret == -ETIMEDOUT && r.stage == PROTO_STAGE_PROTOCOL) {
+		give_or_end(a);
+		return;
+	}
 	if (!r.ret && r.type != PROTO_ACK)
 		call_not_an_answer(&r, "a frame of the wrong type", r.type);
 	else if (!r.ret && r.ack.version != PROTO_VERSION)

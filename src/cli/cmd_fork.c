@@ -22,33 +22,37 @@
 #define FORK_MAX 10000
 
 const char cmd_fork_usage[] =
-	"TEMPLATE|VM [-n N] [--name NAME] [--no-wait] [--timeout DURATION] [-o json]\n"
+	"TEMPLATE|VM [-n N] [--name NAME] [--all] [--paused] [--wait|--no-wait]\n"
+	"            [--timeout DURATION] [-o json]\n"
 	"       clone fork TEMPLATE|VM [--name NAME] [--rm] [--timeout DURATION] [-i] [-t]\n"
 	"            [-e KEY=VALUE]... [-w DIR] [-u USER] -- COMMAND [ARGUMENT]...\n"
 	"\n"
 	"  -n, --count N     how many (default 1)\n"
 	"      --name NAME   of the fork; with -n NAME-1 to NAME-N. Default: SOURCE-xxxx\n"
-	"      --no-wait     return before the guests have acknowledged who they are\n"
+	"      --all         all or none: when one fails, the others are ended and removed\n"
+	"      --paused      they stand still until clone resume, which is also when they\n"
+	"                    learn who they are\n"
+	"      --wait        return when the guests have acknowledged who they are (default)\n"
+	"      --no-wait     return before that\n"
 	"      --timeout D   how long a guest has for that; default 30s\n"
 	"      --rm          remove the fork when COMMAND has ended\n"
 	"  -i -t -e -w -u    of COMMAND, as in clone exec\n"
 	"\n"
-	"A template of that name is preferred to a VM of that name. A VM that is forked goes on; "
-	"its\n"
-	"forks begin at the same instant, with an identity, a disk and sockets of their own. "
-	"Prints\n"
-	"the names of those that are ready; exit 1 when one is not.\n"
+	"A template of that name is preferred to a VM of that name. A VM that is forked goes on,\n"
+	"or stays paused if it is; its forks begin at that instant, with an identity, a disk and\n"
+	"sockets of their own, and run unless --paused is given. Prints the names of those that\n"
+	"are ready; exit 1 when one is not.\n"
 	"With a COMMAND, runs it in the one fork and exits as clone exec does.\n";
 
 struct fork_args {
 	const char *source, *name;
 	uint64_t n, timeout_ms;
-	bool no_wait, json, counted, rm;
+	bool no_wait, json, rm, all, paused;
 	char **command; /* NULL: none */
 	struct exec_cmd exec;
 };
 
-enum { O_NAME = 1000, O_NO_WAIT, O_TIMEOUT, O_RM };
+enum { O_NAME = 1000, O_WAIT, O_NO_WAIT, O_TIMEOUT, O_RM, O_ALL, O_PAUSED };
 
 static int parse_option(struct fork_args *a, int opt, struct err *e)
 {
@@ -56,7 +60,6 @@ static int parse_option(struct fork_args *a, int opt, struct err *e)
 
 	switch (opt) {
 	case 'n':
-		a->counted = true;
 		r = cli_parse_uint(optarg, 1, FORK_MAX, &a->n, e);
 		return r ? err_wrap(e, r, "-n") : 0;
 	case 'o':
@@ -64,8 +67,15 @@ static int parse_option(struct fork_args *a, int opt, struct err *e)
 	case O_NAME:
 		a->name = optarg;
 		return cli_name_check("--name", optarg, e);
+	case O_WAIT:
 	case O_NO_WAIT:
-		a->no_wait = true;
+		a->no_wait = opt == O_NO_WAIT; /* the last one counts */
+		return 0;
+	case O_ALL:
+		a->all = true;
+		return 0;
+	case O_PAUSED:
+		a->paused = true;
 		return 0;
 	case O_TIMEOUT:
 		r = cli_parse_duration(optarg, &a->timeout_ms, e);
@@ -100,9 +110,9 @@ static int check_args(const struct fork_args *a)
 	}
 	if (!a->command[0])
 		return cli_usage("fork", "which command?");
-	if (a->n != 1 || a->no_wait || a->json)
+	if (a->n != 1 || a->no_wait || a->json || a->paused)
 		return cli_usage("fork", "a command runs in one fork, when it is ready: no -n, "
-					 "--no-wait or -o");
+					 "--no-wait, --paused or -o");
 	return CLI_OK;
 }
 
@@ -112,7 +122,10 @@ static int parse_args(struct fork_args *a, int argc, char **argv)
 		{ "count", required_argument, NULL, 'n' },
 		{ "output", required_argument, NULL, 'o' },
 		{ "name", required_argument, NULL, O_NAME },
+		{ "wait", no_argument, NULL, O_WAIT },
 		{ "no-wait", no_argument, NULL, O_NO_WAIT },
+		{ "all", no_argument, NULL, O_ALL },
+		{ "paused", no_argument, NULL, O_PAUSED },
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
 		{ "rm", no_argument, NULL, O_RM },
 		EXEC_CMD_OPTIONS,
@@ -186,7 +199,10 @@ static int print(const struct fork_args *a, const struct fork_child_info *c, uin
 			fprintf(stderr, "clone: fork %s: %s\n", c[i].name, c[i].why);
 		}
 	}
-	if (failed > 1)
+	if (failed > 1 && a->all)
+		fprintf(stderr, "clone: (so none of the %llu was made: --all)\n",
+			(unsigned long long)a->n);
+	else if (failed > 1)
 		fprintf(stderr, "clone: (and %zu more of %llu failed)\n", failed - 1,
 			(unsigned long long)a->n);
 	r = list ? cli_print_json(json_pack("{s:I, s:o}", "pause_ns", (json_int_t)pause_ns,
@@ -222,13 +238,16 @@ static int run_command(struct fork_args *a, const struct fork_child_info *c)
 
 static int fork_from(struct fork_args *a, const struct fork_source *src, int signals, struct err *e)
 {
+	const struct fork_how how = {
+		.wait = !a->no_wait, .paused = a->paused, .all = a->all, .timeout_ms = a->timeout_ms
+	};
 	struct fork_child_info *c = name_children(a, e);
 	uint64_t pause_ns = 0;
 	int r;
 
 	if (!c)
 		return -EINVAL;
-	r = fork_request(src, c, a->n, !a->no_wait, a->timeout_ms, signals, &pause_ns, e);
+	r = fork_request(src, c, a->n, &how, signals, &pause_ns, e);
 	if (!r)
 		r = a->command ? run_command(a, c) : print(a, c, pause_ns);
 	else

@@ -28,8 +28,8 @@ static void add_request(json_t *v, struct client *c, const char *key, const char
 		json_object_set_new(v, key, j);
 }
 
-/* Host memory of the process in bytes, from /proc/PID/smaps_rollup. */
-static void add_memory(json_t *v)
+/* Lines of /proc/PID/what that are "Field: N kB". */
+static void add_lines(json_t *m, pid_t pid, const char *what)
 {
 	static const struct {
 		const char *field, *key;
@@ -37,18 +37,15 @@ static void add_memory(json_t *v)
 		     { "Pss:", "pss_bytes" },
 		     { "Private_Dirty:", "private_dirty_bytes" },
 		     { "Private_Clean:", "private_clean_bytes" },
-		     { "Swap:", "swap_bytes" } };
-	pid_t pid = procid_pid(v);
+		     { "AnonHugePages:", "huge_page_bytes" },
+		     { "Swap:", "swap_bytes" },
+		     { "VmPTE:", "page_table_bytes" } };
 	char path[64], line[256];
-	json_t *m;
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", pid);
-	f = pid ? fopen(path, "re") : NULL;
-	if (!f)
-		return;
-	m = json_object();
-	while (m && fgets(line, sizeof(line), f)) {
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, what);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f)) {
 		for (size_t i = 0; i < ARRAY_SIZE(want); i++) {
 			unsigned long long kb;
 
@@ -58,7 +55,20 @@ static void add_memory(json_t *v)
 						    json_integer((json_int_t)(kb << 10)));
 		}
 	}
-	fclose(f);
+	if (f)
+		fclose(f);
+}
+
+/* Host memory of the process, in bytes. Page tables are what a fork of it copies. */
+static void add_memory(json_t *v)
+{
+	pid_t pid = procid_pid(v);
+	json_t *m = pid ? json_object() : NULL;
+
+	if (!m)
+		return;
+	add_lines(m, pid, "smaps_rollup");
+	add_lines(m, pid, "status");
 	json_object_set_new(v, "host_memory", m);
 }
 

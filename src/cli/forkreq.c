@@ -22,6 +22,7 @@
 
 struct session {
 	const struct fork_source *src;
+	const struct fork_how *how;
 	struct client *api;
 	int fdsock;
 };
@@ -154,16 +155,17 @@ static int publish(const struct session *s, struct prepared *p, const json_t *cl
 }
 
 static json_t *request_body(const struct prepared *p, const struct fork_child_info *c, size_t n,
-			    bool wait, uint64_t timeout_ms)
+			    const struct fork_how *how)
 {
 	json_t *list = json_array();
-	json_t *body = json_pack("{s:o, s:b, s:I}", "children", list, "wait", wait, "timeout_ms",
-				 (json_int_t)timeout_ms);
+	json_t *body = json_pack("{s:o, s:b, s:b, s:I}", "children", list, "wait", how->wait, "all",
+				 how->all, "timeout_ms", (json_int_t)how->timeout_ms);
 
 	for (size_t i = 0; body && i < n; i++)
-		json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "name", c[i].name, "uid",
-						      (json_int_t)p[i].dir.uid, "gid",
-						      (json_int_t)p[i].dir.gid));
+		json_array_append_new(list,
+				      json_pack("{s:s, s:I, s:I, s:b}", "name", c[i].name, "uid",
+						(json_int_t)p[i].dir.uid, "gid",
+						(json_int_t)p[i].dir.gid, "paused", how->paused));
 	return body;
 }
 
@@ -199,26 +201,28 @@ static void settle_child(const struct session *s, struct prepared *p, struct for
 }
 
 static int batch(const struct session *s, struct prepared *p, struct fork_child_info *c, size_t n,
-		 bool wait, uint64_t timeout_ms, uint64_t *pause_ns, struct err *e)
+		 uint64_t *pause_ns, struct err *e)
 {
 	cleanup_json json_t *body = NULL, *reply = NULL;
 	struct bundle own = { .n = 0 };
+	char prefix[96];
 	uint64_t sent;
 	int r = 0;
 
 	for (size_t i = 0; i < n && !r; i++)
 		r = prepare(s, c[i].name, &p[i], e);
 	if (!r && s->src->live) {
-		r = add_overlays(s, &own, "parent/", e);
+		snprintf(prefix, sizeof(prefix), "child/%s/parent/", c[0].name);
+		r = add_overlays(s, &own, prefix, e);
 		r = send_bundle(s, &own, r, e);
 	}
 	if (r)
 		return r;
-	body = request_body(p, c, n, wait, timeout_ms);
+	body = request_body(p, c, n, s->how);
 	if (!body)
 		return err_set(e, ENOMEM, "out of memory");
 	sent = time_mono_ns();
-	r = client_request(s->api, "PUT", "/fork", body, timeout_ms + LAUNCH_MS, &reply, e);
+	r = client_request(s->api, "PUT", "/fork", body, s->how->timeout_ms + LAUNCH_MS, &reply, e);
 	if (r)
 		return r;
 	*pause_ns = (uint64_t)json_integer_value(json_object_get(reply, "pause_ns"));
@@ -229,11 +233,50 @@ static int batch(const struct session *s, struct prepared *p, struct fork_child_
 	return 0;
 }
 
-int fork_request(const struct fork_source *src, struct fork_child_info *c, size_t n, bool wait,
-		 uint64_t timeout_ms, int cancel_fd, uint64_t *pause_ns, struct err *e)
+/* Ends those that live: why says on whose account. */
+static void undo(struct fork_child_info *c, size_t n, const char *why)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct vmdir d;
+
+		if (!c[i].ok)
+			continue;
+		vmdir_init(&d);
+		if (!vmdir_open(PLACE_VM, c[i].name, &d, NULL)) {
+			if (vmdir_alive(&d))
+				vm_kill(&d, -1, NULL);
+			vmdir_wait_end(&d, LAUNCH_MS, -1, NULL);
+			vmdir_remove(&d, NULL);
+			vmdir_close(&d);
+		}
+		c[i].ok = false;
+		snprintf(c[i].why, sizeof(c[i].why), "%s", why);
+	}
+}
+
+/* All or none: the source ended those of its batch; what is left are those that it had made before,
+ * and those of which we could not make VMs. */
+static bool undo_if_failed(struct fork_child_info *c, size_t done, size_t n)
+{
+	char why[ERR_MSG_MAX];
+	size_t bad = 0;
+
+	while (bad < done && c[bad].ok)
+		bad++;
+	if (bad == done)
+		return false;
+	snprintf(why, sizeof(why), "%s", c[bad].why);
+	for (size_t i = done; i < n; i++)
+		snprintf(c[i].why, sizeof(c[i].why), "%s", why);
+	undo(c, done, why);
+	return true;
+}
+
+int fork_request(const struct fork_source *src, struct fork_child_info *c, size_t n,
+		 const struct fork_how *how, int cancel_fd, uint64_t *pause_ns, struct err *e)
 {
 	struct prepared *p = calloc(FORK_BATCH, sizeof(*p));
-	struct session s = { .src = src, .fdsock = -1 };
+	struct session s = { .src = src, .how = how, .fdsock = -1 };
 	int r = p ? 0 : err_set(e, ENOMEM, "out of memory");
 
 	if (!r)
@@ -247,9 +290,13 @@ int fork_request(const struct fork_source *src, struct fork_child_info *c, size_
 		size_t m = MIN(n - at, (size_t)FORK_BATCH);
 
 		memset(p, 0, FORK_BATCH * sizeof(*p));
-		r = batch(&s, p, c + at, m, wait, timeout_ms, pause_ns, e);
+		r = batch(&s, p, c + at, m, pause_ns, e);
+		if (!r && how->all && undo_if_failed(c, at + m, n))
+			break;
 		if (!r)
 			continue;
+		if (how->all)
+			undo(c, at, e->msg);
 		/* grants that nobody took end with the connection, and with them the children's
 		 * locks */
 		if (s.fdsock >= 0)

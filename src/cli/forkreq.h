@@ -23,6 +23,13 @@ struct fork_source {
 		*info; /* what the children's vm.json begin with: memory, vcpus, disks, source */
 };
 
+struct fork_how {
+	bool wait;   /* for each guest's acknowledgement */
+	bool paused; /* the children run when they are resumed */
+	bool all;    /* or none: when one fails, nothing is left of the others either */
+	uint64_t timeout_ms;
+};
+
 struct fork_child_info {
 	char name[65];
 	bool ok;
@@ -36,8 +43,8 @@ struct fork_child_info {
  * child lives; those that do not have left nothing. *pause_ns: how long a running source stood
  * still.
  */
-int fork_request(const struct fork_source *src, struct fork_child_info *c, size_t n, bool wait,
-		 uint64_t timeout_ms, int cancel_fd, uint64_t *pause_ns, struct err *e);
+int fork_request(const struct fork_source *src, struct fork_child_info *c, size_t n,
+		 const struct fork_how *how, int cancel_fd, uint64_t *pause_ns, struct err *e);
 void fork_child_info_free(struct fork_child_info *c, size_t n);
 
 #endif

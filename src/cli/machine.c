@@ -66,7 +66,7 @@ int machine_grant_chain(struct vmproc *p, const struct template *chain, size_t n
 			const char *prefix, json_t *list, struct err *e)
 {
 	for (size_t i = 0; i < n; i++) {
-		char state[48], ram[48];
+		char state[160], ram[160];
 		int r;
 
 		snprintf(state, sizeof(state), "%s%zu/state", prefix, i);

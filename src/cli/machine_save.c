@@ -17,14 +17,23 @@
 
 #define POLL_US 20000
 
-/* A new file of the stage, granted under `grant`. */
-static int stage_file(const struct machine_save *s, const char *file, const char *grant,
+/* Names of one request's grants, apart from another's at the same time. */
+static void in_folder(const struct machine_save *s, const char *what, char *buf, size_t n)
+{
+	snprintf(buf, n, "save/%s/%s", s->stage->name, what);
+}
+
+/* A new file of the stage, granted under `what` in the request's folder. */
+static int stage_file(const struct machine_save *s, const char *file, const char *what,
 		      struct err *e)
 {
 	int fd = template_stage_file(s->stage, file, e), r;
+	char name[160];
+	const char *grant = name;
 
 	if (fd < 0)
 		return fd;
+	in_folder(s, what, name, sizeof(name));
 	r = client_grant(s->p->fdsock, &grant, &fd, 1, e);
 	close(fd);
 	if (!r)
@@ -34,10 +43,12 @@ static int stage_file(const struct machine_save *s, const char *file, const char
 
 static int stage_files(const struct machine_save *s, struct err *e)
 {
+	char folder[96];
 	int r = stage_file(s, "state", "state", e);
 
 	if (!r)
 		r = stage_file(s, "ram", "ram", e);
+	in_folder(s, "parent/", folder, sizeof(folder));
 	for (size_t i = 0; i < s->t->ndisks && !r; i++) {
 		struct template_disk *d = &s->t->disks[i];
 		char file[48], grant[48];
@@ -49,7 +60,7 @@ static int stage_files(const struct machine_save *s, struct err *e)
 		d->layer = (int)s->t->nfiles;
 		r = stage_file(s, file, grant, e);
 		if (!r)
-			r = launch_grant_overlay(s->p->fdsock, "parent/", d->id, e);
+			r = launch_grant_overlay(s->p->fdsock, folder, d->id, e);
 	}
 	return r;
 }
@@ -59,11 +70,13 @@ static int grant_base(const struct machine_save *s, json_t *body, struct err *e)
 {
 	struct template *chain = NULL;
 	json_t *list = json_array();
+	char folder[96];
 	size_t n = 0;
 	int r = list ? template_chain(s->base, &chain, &n, e) : err_set(e, ENOMEM, "out of memory");
 
+	in_folder(s, "from/", folder, sizeof(folder));
 	if (!r)
-		r = machine_grant_chain(s->p, chain, n, "from/", list, e);
+		r = machine_grant_chain(s->p, chain, n, folder, list, e);
 	free(chain);
 	if (!r && json_object_set(body, "parents", list))
 		r = err_set(e, ENOMEM, "out of memory");
@@ -121,11 +134,17 @@ static void give_up(const struct machine_save *s)
 
 int machine_save(const struct machine_save *s, json_t **result, struct err *e)
 {
-	cleanup_json json_t *body = json_pack(
-		"{s:s, s:s, s:s, s:b, s:b, s:I}", "snapshot_type", s->base ? "Diff" : "Full",
-		"snapshot_path", "state", "mem_file_path", "ram", "wait", 0, "compress",
-		s->compress, "max_growth_bytes", (json_int_t)s->max_growth_bytes);
-	int r = body ? stage_files(s, e) : err_set(e, ENOMEM, "out of memory");
+	cleanup_json json_t *body = NULL;
+	char state[96], ram[96];
+	int r;
+
+	in_folder(s, "state", state, sizeof(state));
+	in_folder(s, "ram", ram, sizeof(ram));
+	body = json_pack("{s:s, s:s, s:s, s:b, s:b, s:I}", "snapshot_type",
+			 s->base ? "Diff" : "Full", "snapshot_path", state, "mem_file_path", ram,
+			 "wait", 0, "compress", s->compress, "max_growth_bytes",
+			 (json_int_t)s->max_growth_bytes);
+	r = body ? stage_files(s, e) : err_set(e, ENOMEM, "out of memory");
 
 	if (!r && s->base) {
 		r = grant_base(s, body, e);

@@ -22,6 +22,7 @@
 static int fork_once(const struct template_from *f, const struct fork_source *src, int cancel_fd,
 		     struct err *e)
 {
+	const struct fork_how how = { .wait = true, .timeout_ms = f->timeout_ms };
 	struct fork_child_info *c = calloc(1, sizeof(*c));
 	uint64_t pause_ns;
 	int r;
@@ -29,7 +30,7 @@ static int fork_once(const struct template_from *f, const struct fork_source *sr
 	if (!c)
 		return err_set(e, ENOMEM, "out of memory");
 	cli_auto_name("template", c->name, sizeof(c->name));
-	r = fork_request(src, c, 1, true, f->timeout_ms, cancel_fd, &pause_ns, e);
+	r = fork_request(src, c, 1, &how, cancel_fd, &pause_ns, e);
 	if (!r && !c->ok)
 		r = err_set(e, EIO, "fork %s: %s", f->source, c->why);
 	if (!r)

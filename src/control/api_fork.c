@@ -198,7 +198,7 @@ static void fork_done(void *arg, const struct vm_child_result *res, size_t n, ui
 
 struct fork_body {
 	json_t *children;
-	bool wait;
+	bool wait, all;
 	uint64_t timeout_ms;
 };
 
@@ -207,6 +207,7 @@ int api_put_fork(struct api_call *call, json_t **reply, struct err *e)
 	static const struct json_field tab[] = {
 		JSON_FIELD(struct fork_body, children, WANT_ARRAY, true, 1, VM_FORK_MAX),
 		JSON_FIELD(struct fork_body, wait, WANT_BOOL, false, 0, 0),
+		JSON_FIELD(struct fork_body, all, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct fork_body, timeout_ms, WANT_UINT, false, 1, API_TIMEOUT_MAX_MS),
 	};
 	struct fork_body b = { .wait = true, .timeout_ms = 30000 };
@@ -228,6 +229,7 @@ int api_put_fork(struct api_call *call, json_t **reply, struct err *e)
 	rq = (struct vm_fork_request){ .specs = specs,
 				       .n = n,
 				       .wait = b.wait,
+				       .all = b.all,
 				       .timeout_ms = (uint32_t)b.timeout_ms,
 				       .done = fork_done,
 				       .arg = call->rq };

@@ -65,11 +65,12 @@ int api_get_stats(struct api_call *call, json_t **reply, struct err *e)
 	json_t *j;
 
 	vm_stats(call->vm, &s);
-	j = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "uptime_ns", (json_int_t)s.uptime_ns,
-		      "exits_total", (json_int_t)s.exits_total, "exits_mmio",
-		      (json_int_t)s.exits_mmio, "exits_pio", (json_int_t)s.exits_pio, "forks",
-		      (json_int_t)s.forks, "last_pause_ns", (json_int_t)s.last_pause_ns,
-		      "fork_depth", (json_int_t)s.fork_depth);
+	j = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "uptime_ns",
+		      (json_int_t)s.uptime_ns, "exits_total", (json_int_t)s.exits_total,
+		      "exits_mmio", (json_int_t)s.exits_mmio, "exits_pio", (json_int_t)s.exits_pio,
+		      "forks", (json_int_t)s.forks, "last_pause_ns", (json_int_t)s.last_pause_ns,
+		      "last_forks", (json_int_t)s.last_forks, "last_fork_ns",
+		      (json_int_t)s.last_fork_ns, "fork_depth", (json_int_t)s.fork_depth);
 	*reply = j ? json_pack("{s:o, s:{s:I, s:I, s:I, s:I, s:I}}", "vm", j, "clocks", "forked_ns",
 			       (json_int_t)s.forked_ns, "adopted_ns", (json_int_t)s.adopted_ns,
 			       "entered_ns", (json_int_t)s.entered_ns, "first_exit_ns",

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kvmclock as a device: the nanoseconds since boot that a guest's paravirtual clock counts from.
- * Which page each vCPU reads it through is in the vCPU's MSRs, so this is adopted after them. Main
- * thread.
+ * The machine's time as a device: kvmclock, the nanoseconds since boot that a guest's paravirtual
+ * clock counts, and with it the TSCs of all vCPUs. The state of a vCPU holds its TSC at the instant
+ * of this device's state. Quiesced and adopted after the vCPUs. Main thread.
  *
- * Identity: kept. A child's monotonic time goes on from the instant of the fork; time that a
- * template spent on disk did not pass for it. Real time is the agent's to set.
+ * Identity: kept. A child's time goes on from the parent's, as if both were one machine; time that
+ * a template spent on disk did not pass for it. Real time is the agent's to set.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -54,15 +54,19 @@ static void clock_reset(struct device *d)
 
 static int clock_quiesce(struct device *d, struct err *e)
 {
-	struct clock_state *s = &dev_of(d)->state;
+	struct dev_clock *dev = dev_of(d);
 	int r;
 
 	if (!d->m->kvm)
 		return 0;
-	r = kvm_clock_save(d->m->kvm, &s->ns, e);
-	if (!r)
-		s->valid = 1;
-	return r;
+	r = kvm_time_get(d->m->kvm, &dev->at, e);
+	for (struct dev_vcpu *v = d->m->vcpus; v && !r; v = v->next)
+		r = dev_vcpu_save_tsc(v, &dev->at, dev->start_ns, e);
+	if (r)
+		return r;
+	dev->state = (struct clock_state){ .valid = 1, .ns = dev->at.clock_ns };
+	dev->ours = true;
+	return 0;
 }
 
 static int clock_check(const struct device *d, const void *state, struct err *e)
@@ -78,12 +82,30 @@ static int clock_check(const struct device *d, const void *state, struct err *e)
 	return 0;
 }
 
+static void clock_commit(struct device *d, const void *state)
+{
+	device_commit_copy(d, state);
+	dev_of(d)->ours = false;
+}
+
 static int clock_adopt(struct device *d, const struct identity *id, struct err *e)
 {
-	const struct clock_state *s = &dev_of(d)->state;
+	struct dev_clock *dev = dev_of(d);
+	struct kvm_time t = { .clock_ns = dev->state.ns };
+	bool exact = false;
+	int r = 0;
 
 	(void)id;
-	return s->valid ? kvm_clock_load(d->m->kvm, s->ns, e) : 0;
+	if (dev->state.valid)
+		r = kvm_time_set(d->m->kvm, dev->ours ? &dev->at : &t, dev->ours, &exact, e);
+	if (!r && exact)
+		t = dev->at;
+	else if (!r)
+		r = kvm_time_get(d->m->kvm, &t, e);
+	dev->start_ns = dev->state.valid ? dev->state.ns : t.clock_ns;
+	for (struct dev_vcpu *v = d->m->vcpus; v && !r; v = v->next)
+		r = dev_vcpu_load_tsc(v, &t, dev->start_ns, e);
+	return r;
 }
 
 const struct device_class dev_clock_class = {
@@ -96,7 +118,7 @@ const struct device_class dev_clock_class = {
 	.quiesce = clock_quiesce,
 	.resume = device_resume_nothing,
 	.check = clock_check,
-	.commit = device_commit_copy,
+	.commit = clock_commit,
 	.prepare = device_prepare_nothing,
 	.adopt = clock_adopt,
 };

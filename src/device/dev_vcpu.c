@@ -18,8 +18,6 @@
 
 #define LONG_PAUSE_NS NS_PER_SEC /* half of what a guest's watchdog bears, at its strictest */
 
-#define TSC_LATE_NS (10 * NS_PER_MS) /* less is within what any fork takes */
-
 #define MSR_MISC_ENABLE 0x1a0
 #define MSR_MTRR_DEFAULT 0x2ff
 
@@ -50,14 +48,21 @@ static int vcpu_dev_create(struct machine *m, const char *id, const void *cfg, s
 		.cls = &dev_vcpu_class, .m = m, .cfg = &v->cfg, .state = &v->state
 	};
 	snprintf(v->d.id, sizeof(v->d.id), "%s", id);
+	v->next = m->vcpus;
+	m->vcpus = v;
 	*out = &v->d;
 	return 0;
 }
 
 static void vcpu_dev_destroy(struct device *d)
 {
+	struct dev_vcpu **pp;
+
 	if (!d)
 		return;
+	for (pp = &d->m->vcpus; *pp != dev_of(d);)
+		pp = &(*pp)->next;
+	*pp = (*pp)->next;
 	kvm_vcpu_destroy(dev_of(d)->kv);
 	free(dev_of(d));
 }
@@ -110,21 +115,45 @@ static int vcpu_dev_prepare(struct device *d, struct err *e)
 	/* In a fork's child, what kv points to went with kvm_abandon. */
 	v->kv = NULL;
 	v->paused_ns = 0;
-	v->prepared_ns = time_mono_ns();
 	r = kvm_vcpu_create(d->m->kvm, v->cfg.index, &v->kv, e);
 	return r ? r : kvm_vcpu_load(v->kv, &v->state, e);
 }
 
-/* A vCPU's TSC counts from the moment it is loaded: what a spare child waited is not the guest's
- * time. */
-static int vcpu_dev_adopt(struct device *d, const struct identity *id, struct err *e)
+int dev_vcpu_save_tsc(struct dev_vcpu *v, const struct kvm_time *now, uint64_t start_ns,
+		      struct err *e)
 {
-	struct dev_vcpu *v = dev_of(d);
+	uint64_t *saved = vcpu_state_tsc(&v->state), tsc;
+	int r;
 
-	(void)id;
-	if (time_mono_ns() - v->prepared_ns < TSC_LATE_NS)
+	if (!v->kv || v->state.phase != VCPU_SAVED || !saved)
 		return 0;
-	return kvm_vcpu_load_tsc(v->kv, &v->state, e);
+	r = kvm_vcpu_tsc_get(v->kv, now, &tsc, e);
+	if (r)
+		return r;
+	/* On a host whose own TSC is not to be trusted, KVM stops a vCPU's while it does not run,
+	 * and moves it to where it ought to be when it is entered. */
+	if (!now->stable)
+		tsc = MAX(tsc, kvm_tsc_at(v->start_tsc, v->state.tsc_khz, start_ns, now->clock_ns));
+	*saved = tsc;
+	return 0;
+}
+
+int dev_vcpu_load_tsc(struct dev_vcpu *v, const struct kvm_time *at, uint64_t saved_ns,
+		      struct err *e)
+{
+	uint64_t *saved = vcpu_state_tsc(&v->state);
+	int r;
+
+	if (v->state.phase == VCPU_COLD) {
+		v->start_tsc = 0;
+		return kvm_vcpu_tsc_set(v->kv, at, 0, e);
+	}
+	if (v->state.phase != VCPU_SAVED || !saved)
+		return 0;
+	v->start_tsc = *saved;
+	r = kvm_vcpu_tsc_set(v->kv, at,
+			     kvm_tsc_at(*saved, v->state.tsc_khz, saved_ns, at->clock_ns), e);
+	return r ? r : kvm_vcpu_arm_deadline(v->kv, &v->state, e);
 }
 
 static int vcpu_dev_quiesce(struct device *d, struct err *e)
@@ -177,5 +206,5 @@ const struct device_class dev_vcpu_class = {
 	.check = vcpu_dev_check,
 	.commit = device_commit_copy,
 	.prepare = vcpu_dev_prepare,
-	.adopt = vcpu_dev_adopt,
+	.adopt = device_adopt_nothing,
 };

@@ -30,6 +30,7 @@
 
 struct barrier;
 struct bus;
+struct dev_vcpu;
 struct device;
 struct fdtab;
 struct gmem;
@@ -70,6 +71,7 @@ struct machine {
 	struct pci_bus *pci;
 	pthread_mutex_t *lock; /* the device lock: held by every handler, callback and operation */
 	unsigned int nr_vcpus;
+	struct dev_vcpu *vcpus; /* a list, kept by dev_vcpu.c */
 	/* Tells vm/ of a guest's wish; any thread; takes effect on main. detail is a literal. */
 	void (*event)(struct machine *m, enum vm_event ev, const char *detail);
 };

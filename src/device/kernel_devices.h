@@ -30,12 +30,22 @@ struct vcpu_cfg {
 struct dev_vcpu {
 	struct device d;
 	struct vcpu_cfg cfg;
-	struct kvm_vcpu *kv; /* prepare makes it; NULL before */
-	uint64_t prepared_ns;
-	uint64_t paused_ns; /* when this process paused it last; 0: it was not */
+	struct dev_vcpu *next; /* the machine's */
+	struct kvm_vcpu *kv;   /* prepare makes it; NULL before */
+	uint64_t start_tsc;    /* what its TSC was when this process set its time */
+	uint64_t paused_ns;    /* when this process paused it last; 0: it was not */
 	struct vcpu_state state;
 };
 extern const struct device_class dev_vcpu_class;
+/*
+ * The clock's share of a vCPU, whose TSC is saved and set at the same instant as kvmclock. start_ns
+ * is kvmclock when this process set its time.
+ */
+int dev_vcpu_save_tsc(struct dev_vcpu *v, const struct kvm_time *now, uint64_t start_ns,
+		      struct err *e);
+/* Its TSC at the instant `at`, when kvmclock was at->clock_ns, from what it was at saved_ns. */
+int dev_vcpu_load_tsc(struct dev_vcpu *v, const struct kvm_time *at, uint64_t saved_ns,
+		      struct err *e);
 /*
  * Cold boot, between create and adopt: CPUID out of the host's table (kvm_supported_cpuid) and, for
  * the boot CPU, registers. entry is NULL for all other vCPUs: they wait for INIT and SIPI.
@@ -62,6 +72,9 @@ struct clock_state {
 struct dev_clock {
 	struct device d;
 	struct clock_state state;
+	struct kvm_time at; /* the instant of state */
+	bool ours;	    /* which was on this host, in this process or its parent */
+	uint64_t start_ns;  /* kvmclock when this process set its time */
 };
 extern const struct device_class dev_clock_class;
 

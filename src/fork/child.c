@@ -17,6 +17,7 @@
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
+#include "event/maps.h"
 #include "fork/child.h"
 #include "fork/fork.h"
 #include "fork/report.h"
@@ -97,6 +98,31 @@ static void check_descriptors(const struct vm *vm)
 #endif
 }
 
+/* Debug builds: what is the parent's is gone, and before anything is our own nothing is shared. A
+ * jailed process cannot know. */
+static void check_mappings(const struct vm *vm)
+{
+#ifdef CLONE_DEBUG
+	struct map_range known[GMEM_MAX_REGIONS + 4];
+	struct gmem_region r[GMEM_MAX_REGIONS];
+	size_t n = gmem_regions(vm->m.mem, r);
+	struct err e = { "" };
+
+	for (size_t i = 0; i < n; i++)
+		known[i] = (struct map_range){ r[i].hva, r[i].size_bytes, false, "guest RAM" };
+	for (const struct map_range *s = vm->shared_memory; s && s->len; s++) {
+		BUG_ON(n == ARRAY_SIZE(known));
+		known[n++] = *s;
+	}
+	if (maps_unknown(known, n, &e) <= 0)
+		return;
+	log_warn("fork: %s", e.msg);
+	BUG_ON("a child has memory of its parent's");
+#else
+	(void)vm;
+#endif
+}
+
 void child_sweep(struct vm *vm, const char *prefix)
 {
 	grants_child(vm->m.grants, prefix);
@@ -111,6 +137,7 @@ void child_sweep(struct vm *vm, const char *prefix)
 	vcpu_threads_forget(vm);
 	kvm_abandon(vm->m.kvm);
 	vm->m.kvm = NULL;
+	check_mappings(vm);
 	vm->forks = NULL;
 	vm->frozen = NULL;
 	vm->reapers = NULL;
@@ -126,7 +153,7 @@ static int prepare(struct vm *vm, struct err *e)
 
 	snprintf(prefix, sizeof(prefix), "child/%s/", vm->child.spec.id.name);
 	child_sweep(vm, vm->child.spare ? NULL : prefix);
-	gmem_huge_end(vm->m.mem);
+	gmem_huge_child(vm->m.mem);
 	vm->seed_ram_fd = -1;
 	vm->entered_posted = vm->event_posted = false;
 	ret = loop_create(&vm->lock, &vm->m.loop, e);
@@ -159,6 +186,18 @@ static int become(struct vm *vm, struct err *e)
 	return ret;
 }
 
+static int run(struct vm *vm, struct err *e)
+{
+	int ret = 0;
+
+	if (vm->agent)
+		ret = agent_set_identity(vm->agent, &vm->id, true, NULL, 0, vm->child.timeout_ms,
+					 on_identity, vm, e);
+	memset(vm->id.entropy, 0, sizeof(vm->id.entropy));
+	vm->identity_given = true;
+	return ret ? ret : vm_go(vm, e);
+}
+
 static void child_main(struct vm *vm)
 {
 	struct err e;
@@ -171,16 +210,13 @@ static void child_main(struct vm *vm)
 		ret = spare_wait(vm, &e);
 	if (!ret)
 		ret = become(vm, &e);
-	if (!ret && vm->agent)
-		ret = agent_set_identity(vm->agent, &vm->id, true, NULL, 0, vm->child.timeout_ms,
-					 on_identity, vm, &e);
-	memset(vm->id.entropy, 0, sizeof(vm->id.entropy));
-	vm->identity_given = true;
 	if (!ret && vm->child.spec.paused) {
+		/* it learns who it is when it is resumed, however late that is */
 		vm->state = VM_PAUSED;
+		vm->identity_given = false;
 		report(vm, 0, "");
 	} else if (!ret) {
-		ret = vm_go(vm, &e);
+		ret = run(vm, &e);
 		barrier_resume(vm->m.barrier); /* the count that barrier_child left */
 		__atomic_store_n(&vm->starting, false, __ATOMIC_RELEASE);
 	}

@@ -36,6 +36,7 @@ struct fork_op {
 	struct vm *vm;
 	struct fork_op *next;
 	size_t n, left;
+	bool all;
 	uint64_t pause_ns;
 	struct loop_timer *timer;
 	void (*done)(void *arg, const struct vm_child_result *res, size_t n, uint64_t pause_ns);
@@ -60,16 +61,47 @@ static void finish_op(struct fork_op *op)
 	free(op);
 }
 
+static void stop_listening(struct fork_child *c)
+{
+	loop_del_io(c->io);
+	c->io = NULL;
+	fdtab_del(c->op->vm->m.fds, c->report_fd);
+	close(c->report_fd);
+	c->report_fd = -1;
+}
+
+/* All or none, and one has failed: whatever the others said or will say, they end. */
+static void fail_all(struct fork_op *op)
+{
+	const struct fork_child *why = op->c;
+
+	while (!why->res.error)
+		why++;
+	for (size_t i = 0; i < op->n; i++) {
+		struct fork_child *c = &op->c[i];
+
+		if (c->report_fd >= 0)
+			stop_listening(c);
+		if (c->res.error)
+			continue;
+		if (c->res.pid)
+			child_kill(op->vm, c->res.pid);
+		c->res.error = -ECANCELED;
+		snprintf(c->res.msg, sizeof(c->res.msg), "not without %s: %.160s", why->res.name,
+			 why->res.msg);
+	}
+	finish_op(op);
+}
+
 static void child_reported(struct fork_child *c)
 {
 	struct fork_op *op = c->op;
 
-	loop_del_io(c->io);
-	c->io = NULL;
-	fdtab_del(op->vm->m.fds, c->report_fd);
-	close(c->report_fd);
-	c->report_fd = -1;
-	if (--op->left == 0)
+	stop_listening(c);
+	op->left--;
+	if (op->all && c->res.error)
+		fail_all(op);
+	else if (!op->left)
 		finish_op(op);
 }
 
@@ -96,11 +128,11 @@ static void on_timeout(void *arg)
 
 	for (size_t i = 0; i < n; i++) {
 		struct fork_child *c = &op->c[i];
-		bool last = op->left == 1;
+		bool last = op->all || op->left == 1;
 
 		if (c->report_fd < 0)
 			continue;
-		kill(c->res.pid, SIGKILL);
+		child_kill(op->vm, c->res.pid);
 		c->res.error = -ETIMEDOUT;
 		snprintf(c->res.msg, sizeof(c->res.msg), "the child was not ready in time");
 		child_reported(c);
@@ -109,9 +141,10 @@ static void on_timeout(void *arg)
 	}
 }
 
-/* Each child has its own result: one that could not be made does not stop the others. */
-static void fork_one(struct vm *vm, struct fork_child *c, const struct vm_fork_request *rq,
-		     const struct vm_child_spec *spec)
+/* Each child has its own result: one that could not be made does not stop the others, unless all
+ * were asked for. */
+static int fork_one(struct vm *vm, struct fork_child *c, const struct vm_fork_request *rq,
+		    const struct vm_child_spec *spec)
 {
 	struct child_start start = { .spec = *spec,
 				     .wait = rq->wait,
@@ -126,8 +159,11 @@ static void fork_one(struct vm *vm, struct fork_child *c, const struct vm_fork_r
 			snprintf(c->res.msg, sizeof(c->res.msg), "%.255s", e.msg);
 	}
 	explicit_bzero(&start.spec, sizeof(start.spec)); /* the child's entropy */
-	if (!c->res.error)
-		vm->stats.forks++;
+	if (c->res.error)
+		return c->res.error;
+	vm->stats.forks++;
+	vm->stats.last_forks++;
+	return 0;
 }
 
 static int check_request(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
@@ -145,25 +181,38 @@ static int check_request(struct vm *vm, const struct vm_fork_request *rq, struct
 	return 0;
 }
 
-int fork_rotate_disks(struct vm *vm, struct err *e)
+/* The file that a disk of the parent's goes on with. It was granted with what else the request
+ * needs, because requests may come at the same time; or on its own. */
+static int take_own(struct vm *vm, const char *prefix, const char *disk, const char *what,
+		    struct err *e)
+{
+	char name[GRANT_NAME_MAX];
+	int fd;
+
+	snprintf(name, sizeof(name), "%sparent/disk/%s/%s", prefix, disk, what);
+	fd = grants_take(vm->m.grants, name, NULL);
+	if (fd >= 0)
+		return fd;
+	snprintf(name, sizeof(name), "parent/disk/%s/%s", disk, what);
+	return grants_take(vm->m.grants, name, e);
+}
+
+int fork_rotate_disks(struct vm *vm, const char *prefix, struct err *e)
 {
 	for (uint32_t i = 0; i < vm->cfg.nr_disks; i++) {
 		const struct disk_cfg *d = &vm->cfg.disks[i];
 		struct device *dev = vm_find_device(vm, "virtio-blk", d->id);
-		char name[GRANT_NAME_MAX];
 		int fd, ret;
 
 		if (d->read_only || vm->state == VM_SEED)
 			continue;
-		snprintf(name, sizeof(name), "parent/disk/%s/data", d->id);
-		fd = grants_take(vm->m.grants, name, e);
+		fd = take_own(vm, prefix, d->id, "data", e);
 		if (fd < 0)
 			return err_wrap(e, fd, "fork");
 		ret = virtio_blk_rotate(dev, fd, e);
 		if (ret)
 			return err_wrap(e, ret, "fork: %s", d->id);
-		snprintf(name, sizeof(name), "parent/disk/%s/data-ro", d->id);
-		fd = grants_take(vm->m.grants, name, NULL);
+		fd = take_own(vm, prefix, d->id, "data-ro", NULL);
 		if (fd >= 0) {
 			fdtab_del(vm->m.fds, fd);
 			virtio_blk_set_reader(dev, fd);
@@ -187,6 +236,7 @@ static struct fork_op *op_new(struct vm *vm, const struct vm_fork_request *rq)
 	}
 	op->vm = vm;
 	op->n = op->left = rq->n;
+	op->all = rq->all;
 	op->done = rq->done;
 	op->arg = rq->arg;
 	for (size_t i = 0; i < rq->n; i++) {
@@ -207,7 +257,7 @@ static int listen_to(struct vm *vm, struct fork_child *c)
 		c->io = loop_add_io(vm->m.loop, c->report_fd, LOOP_READ, on_report, c);
 		if (c->io)
 			return 0;
-		kill(c->res.pid, SIGKILL);
+		child_kill(vm, c->res.pid);
 		ret = err_set(&e, ENOMEM, "fork: out of memory");
 	}
 	c->res.error = ret;
@@ -221,6 +271,7 @@ static int listen_to(struct vm *vm, struct fork_child *c)
 int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 {
 	bool live = vm->state == VM_RUNNING;
+	char prefix[VM_NAME_MAX + 16];
 	struct fork_op *op;
 	uint64_t t0;
 	size_t failed = 0;
@@ -235,7 +286,8 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 	if (live)
 		ret = vm_stop_world(vm, e);
 	if (!ret) {
-		ret = fork_rotate_disks(vm, e);
+		snprintf(prefix, sizeof(prefix), "child/%s/", rq->specs[0].id.name);
+		ret = fork_rotate_disks(vm, prefix, e);
 		grants_drop(vm->m.grants, "parent/");
 		if (ret && live)
 			vm_start_world(vm);
@@ -246,18 +298,19 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 		free(op);
 		return ret;
 	}
-	for (size_t i = 0; i < rq->n; i++)
-		fork_one(vm, &op->c[i], rq, &rq->specs[i]);
+	vm->stats.last_fork_ns = vm->stats.last_forks = 0;
+	for (size_t i = 0; i < rq->n && !(rq->all && failed); i++)
+		failed += fork_one(vm, &op->c[i], rq, &rq->specs[i]) != 0;
 	if (live)
 		vm_start_world(vm);
 	op->pause_ns = time_mono_ns() - t0;
 	vm->stats.last_pause_ns = live ? op->pause_ns : 0;
+	failed = 0;
 
 	op->next = vm->forks;
 	vm->forks = op;
 	for (size_t i = 0; i < rq->n; i++) {
 		struct fork_child *c = &op->c[i];
-		char prefix[VM_NAME_MAX + 16];
 
 		/* the child has its own copies of its descriptors now */
 		snprintf(prefix, sizeof(prefix), "child/%s/", c->res.name);
@@ -267,7 +320,9 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 	}
 	op->left -= failed;
 	loop_set_timer(op->timer, rq->timeout_ms * NS_PER_MS);
-	if (!op->left)
+	if (op->all && failed)
+		fail_all(op);
+	else if (!op->left)
 		finish_op(op);
 	return 0;
 }

@@ -31,6 +31,7 @@ struct vm_fork_request {
 	size_t n;
 	bool wait; /* for the agent's acknowledgement in each child (if the template had an agent)
 		    */
+	bool all;  /* or none: when one child fails, the others are ended, and have failed too */
 	uint32_t timeout_ms;
 	/* Called once on main in the parent, when every child is ready or failed. Pidfds of the
 	 * living are in vm_grants as "pidfd/NAME" for the caller to claim. */

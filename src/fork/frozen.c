@@ -211,18 +211,20 @@ static int rename_grant(struct vm *vm, const char *from, const char *to, struct 
 }
 
 /* The files under names that the child knows them by. */
-static int gather(struct vm *vm, const struct vm_snapshot_request *rq, struct err *e)
+static int gather(struct vm *vm, const struct vm_snapshot_request *rq, const char *folder,
+		  struct err *e)
 {
 	int ret = rename_grant(vm, rq->to.state, "state", e);
-	char from[64], to[64];
+	char from[GRANT_NAME_MAX + 64], to[64];
 
 	if (!ret)
 		ret = rename_grant(vm, rq->to.ram, "ram", e);
 	for (uint32_t i = 0; i < vm->cfg.nr_disks && !ret; i++) {
 		if (vm->cfg.disks[i].read_only)
 			continue;
-		snprintf(from, sizeof(from), "layer/%s", vm->cfg.disks[i].id);
-		ret = rename_grant(vm, from, from, e);
+		snprintf(to, sizeof(to), "layer/%s", vm->cfg.disks[i].id);
+		snprintf(from, sizeof(from), "%s%s", folder, to);
+		ret = rename_grant(vm, from, to, e);
 	}
 	for (size_t i = 0; i < rq->nr_base && !ret; i++) {
 		snprintf(to, sizeof(to), "base/%zu/state", i);
@@ -234,7 +236,7 @@ static int gather(struct vm *vm, const struct vm_snapshot_request *rq, struct er
 	return ret;
 }
 
-static int freeze(struct vm *vm, struct frozen_op *op, struct err *e)
+static int freeze(struct vm *vm, struct frozen_op *op, const char *folder, struct err *e)
 {
 	struct child_start start = { .frozen = op };
 	uint64_t t0 = time_mono_ns(), t1;
@@ -243,7 +245,7 @@ static int freeze(struct vm *vm, struct frozen_op *op, struct err *e)
 
 	if (ret)
 		return ret;
-	ret = fork_rotate_disks(vm, e);
+	ret = fork_rotate_disks(vm, folder, e);
 	op->faults_before = faults();
 	t1 = time_mono_ns();
 	if (!ret)
@@ -258,6 +260,7 @@ static int freeze(struct vm *vm, struct frozen_op *op, struct err *e)
 
 int vm_snapshot(struct vm *vm, const struct vm_snapshot_request *rq, struct err *e)
 {
+	char folder[GRANT_NAME_MAX], *slash;
 	struct frozen_op *op;
 	int ret;
 
@@ -281,11 +284,14 @@ int vm_snapshot(struct vm *vm, const struct vm_snapshot_request *rq, struct err 
 				  .done = rq->done,
 				  .arg = rq->arg };
 	op->guard = loop_add_timer(vm->m.loop, on_guard, op);
-	ret = op->guard ? gather(vm, rq, e) : err_set(e, ENOMEM, "out of memory");
+	snprintf(folder, sizeof(folder), "%s", rq->to.state);
+	slash = strrchr(folder, '/');
+	slash = slash ? slash + 1 : folder;
+	*slash = '\0';
+	ret = op->guard ? gather(vm, rq, folder, e) : err_set(e, ENOMEM, "out of memory");
 	if (!ret)
-		ret = freeze(vm, op, e);
+		ret = freeze(vm, op, folder, e);
 	grants_drop(vm->m.grants, PREFIX);
-	grants_drop(vm->m.grants, "parent/");
 	if (!ret) {
 		ret = child_reap(vm, op->pid, NULL, e);
 		op->io = ret ? NULL : loop_add_io(vm->m.loop, op->fd, LOOP_READ, on_word, op);

@@ -27,8 +27,9 @@ struct vm_snapshot_request {
 
 /*
  * Starts a snapshot of a running or paused VM, which goes on. Descriptors were granted: the files
- * named in the request, "layer/ID" of each disk that is written to, and "parent/disk/ID/data" as
- * for a fork. Returns after the fork(2); done comes later, once. -EBUSY: one is being written.
+ * named in the request and, in the folder of the state file's name, "layer/ID" of each disk that is
+ * written to, and "parent/disk/ID/data" as for a fork. Returns after the fork(2); done comes later,
+ * once. -EBUSY: one is being written.
  */
 int vm_snapshot(struct vm *vm, const struct vm_snapshot_request *rq, struct err *e);
 

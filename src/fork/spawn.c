@@ -125,13 +125,22 @@ int child_reap(struct vm *vm, int pid, const char *name, struct err *e)
 	return ret;
 }
 
+void child_kill(const struct vm *vm, int pid)
+{
+	for (const struct reaper *r = vm->reapers; r; r = r->next)
+		if (r->pid == pid)
+			kill(pid, SIGKILL);
+}
+
 int child_spawn(struct vm *vm, const struct child_start *start, int *pid, int *report_fd,
 		struct err *e)
 {
 	int pair[2], ret;
+	uint64_t t0;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_sys(e, errno, "fork: socketpair");
+	t0 = time_mono_ns();
 	ret = fork();
 	if (ret == 0) {
 		vm->child = *start;
@@ -140,6 +149,7 @@ int child_spawn(struct vm *vm, const struct child_start *start, int *pid, int *r
 					       .fork_depth = vm->stats.fork_depth + 1 };
 		siglongjmp(vm->child_env, 1);
 	}
+	vm->stats.last_fork_ns += time_mono_ns() - t0;
 	close(pair[1]);
 	if (ret < 0) {
 		ret = errno;

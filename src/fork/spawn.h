@@ -17,12 +17,16 @@ int child_spawn(struct vm *vm, const struct child_start *start, int *pid, int *r
 		struct err *e);
 /*
  * Before fork(2)s, the world stopped: what the VM wrote to its disks becomes a shared, read-only
- * layer, and it goes on in the files granted as "parent/disk/ID/data" (and -ro). No-op in a seed.
+ * layer, and it goes on in the files granted as PREFIX"parent/disk/ID/data" and -ro, or without the
+ * prefix. No-op in a seed.
  */
-int fork_rotate_disks(struct vm *vm, struct err *e);
+int fork_rotate_disks(struct vm *vm, const char *prefix, struct err *e);
 /* Reaps the child when it ends, whatever becomes of its fork; name (NULL: nobody yet) also grants
  * its pidfd as "pidfd/NAME" until then. -errno: neither can be, and the child has been killed and
  * reaped. */
 int child_reap(struct vm *vm, int pid, const char *name, struct err *e);
+/* Ends a child that child_reap took; one that has been reaped since is left alone: its number may
+ * be another's. */
+void child_kill(const struct vm *vm, int pid);
 
 #endif

@@ -42,6 +42,7 @@ struct kvm_vcpu {
 	unsigned int index;
 	int fd;
 	bool entered;
+	bool scaled; /* its TSC runs at another rate than the host's */
 	struct kvm_run *run;
 };
 

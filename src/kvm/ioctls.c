@@ -38,6 +38,8 @@ const struct kvm_ioctl kvm_ioctls[] = {
 	IOCTL(KVM_SET_PIT2, "restore, fork"),
 	IOCTL(KVM_GET_CLOCK, "save"),
 	IOCTL(KVM_SET_CLOCK, "restore, fork"),
+	IOCTL(KVM_GET_DEVICE_ATTR, "save: a vCPU's TSC by its offset"),
+	IOCTL(KVM_SET_DEVICE_ATTR, "restore, fork: as KVM_GET_DEVICE_ATTR"),
 	IOCTL(KVM_CREATE_VCPU, "part of making a VM"),
 	IOCTL(KVM_RUN, "run the guest"),
 	IOCTL(KVM_SET_CPUID2, "part of making a vCPU"),

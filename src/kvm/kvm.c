@@ -312,23 +312,3 @@ int kvm_chip_load(struct kvm *k, const struct chip_state *s, struct err *e)
 		return err_sys(e, errno, "KVM_SET_PIT2");
 	return 0;
 }
-
-int kvm_clock_save(struct kvm *k, uint64_t *ns, struct err *e)
-{
-	struct kvm_clock_data c = { 0 };
-
-	if (kvm_callp(k->fd, KVM_GET_CLOCK, &c) < 0)
-		return err_sys(e, errno, "KVM_GET_CLOCK");
-	*ns = c.clock;
-	return 0;
-}
-
-int kvm_clock_load(struct kvm *k, uint64_t ns, struct err *e)
-{
-	/* No KVM_CLOCK_REALTIME: time that passed while nobody ran is not the guest's. */
-	struct kvm_clock_data c = { .clock = ns };
-
-	if (kvm_callp(k->fd, KVM_SET_CLOCK, &c) < 0)
-		return err_sys(e, errno, "KVM_SET_CLOCK");
-	return 0;
-}

@@ -90,9 +90,26 @@ int kvm_routes_commit(struct kvm *k, struct err *e);
 /* PIC, IOAPIC, PIT. The LAPIC belongs to its vCPU. */
 int kvm_chip_save(struct kvm *k, struct chip_state *out, struct err *e);
 int kvm_chip_load(struct kvm *k, const struct chip_state *s, struct err *e);
-/* kvmclock of the VM (KVM_GET_CLOCK); on load it goes on from the saved value. */
-int kvm_clock_save(struct kvm *k, uint64_t *ns, struct err *e);
-int kvm_clock_load(struct kvm *k, uint64_t ns, struct err *e);
+
+/* ---- time (time.c) ---- */
+
+/* One instant of a VM's life, as several clocks saw it. */
+struct kvm_time {
+	uint64_t clock_ns;    /* the VM's kvmclock */
+	uint64_t host_tsc;    /* what names the instant, on this host */
+	uint64_t boot_ns;     /* the host's CLOCK_BOOTTIME */
+	uint64_t realtime_ns; /* its CLOCK_REALTIME, 0 when KVM did not say */
+	bool stable;	      /* kvmclock runs on the host's TSC, and the vCPUs' TSCs are in step */
+};
+int kvm_time_get(struct kvm *k, struct kvm_time *out, struct err *e);
+/*
+ * kvmclock goes on from t->clock_ns. passed: as if it had run since t, which was on this host and
+ * boot; *exact is then whether it does so to the nanosecond, so that TSCs may go on from the same
+ * t. Otherwise they are to be set by a new kvm_time_get.
+ */
+int kvm_time_set(struct kvm *k, const struct kvm_time *t, bool passed, bool *exact, struct err *e);
+/* What a TSC of that rate is at now_ns (of kvmclock) that was tsc at then_ns. */
+uint64_t kvm_tsc_at(uint64_t tsc, uint32_t khz, uint64_t then_ns, uint64_t now_ns);
 
 /* ---- vCPUs ---- */
 
@@ -121,9 +138,14 @@ int kvm_vcpu_save(struct kvm_vcpu *v, struct vcpu_state *out, struct err *e);
  * 1% from this host's, which the host cannot scale to, is -EOPNOTSUPP.
  */
 int kvm_vcpu_load(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e);
-/* Turns the TSC of a vCPU that was loaded a while ago, and never run since, back to what was saved,
- * with its deadline timer. A state that says nothing of them changes nothing. */
-int kvm_vcpu_load_tsc(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e);
+/* Its TSC at the instant `at`. */
+int kvm_vcpu_tsc_get(struct kvm_vcpu *v, const struct kvm_time *at, uint64_t *tsc, struct err *e);
+/* Makes it so that it was tsc at that instant. The deadline timer is to be armed again. */
+int kvm_vcpu_tsc_set(struct kvm_vcpu *v, const struct kvm_time *at, uint64_t tsc, struct err *e);
+/* The deadline timer as saved, if it was running: it counts from the TSC as it is set now. */
+int kvm_vcpu_arm_deadline(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e);
+/* The TSC in a saved state; NULL: it has none. */
+uint64_t *vcpu_state_tsc(struct vcpu_state *s);
 /* KVM_KVMCLOCK_CTRL: tells the guest's watchdog that it was paused; errors are ignored. */
 void kvm_vcpu_was_paused(struct kvm_vcpu *v);
 

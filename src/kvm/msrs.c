@@ -10,7 +10,6 @@
 #include "kvm/internal.h"
 #include "kvm/msrs.h"
 
-#define MSR_IA32_TSC 0x10
 #define MSR_IA32_TSC_DEADLINE 0x6e0
 #define MSR_KVM_WALL_CLOCK_OLD 0x11
 #define MSR_KVM_SYSTEM_TIME_OLD 0x12
@@ -98,7 +97,7 @@ bool kvm_msr_known(struct kvm *k, uint32_t index)
 	return false;
 }
 
-static int msr_get(struct kvm_vcpu *v, uint32_t index, uint64_t *value)
+int msr_get(struct kvm_vcpu *v, uint32_t index, uint64_t *value)
 {
 	struct {
 		uint32_t n, pad;
@@ -189,13 +188,20 @@ int msrs_load(struct kvm_vcpu *v, const struct msr_table *t, struct err *e)
 	return 0;
 }
 
-int kvm_vcpu_load_tsc(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e)
+int kvm_vcpu_arm_deadline(struct kvm_vcpu *v, const struct vcpu_state *s, struct err *e)
 {
 	struct msr_table t = { 0 };
 
 	for (uint32_t i = 0; i < s->msrs.n; i++)
-		if (s->msrs.e[i].index == MSR_IA32_TSC ||
-		    s->msrs.e[i].index == MSR_IA32_TSC_DEADLINE)
+		if (s->msrs.e[i].index == MSR_IA32_TSC_DEADLINE)
 			t.e[t.n++] = s->msrs.e[i];
 	return msrs_load(v, &t, e);
+}
+
+uint64_t *vcpu_state_tsc(struct vcpu_state *s)
+{
+	for (uint32_t i = 0; i < s->msrs.n; i++)
+		if (s->msrs.e[i].index == MSR_IA32_TSC)
+			return (uint64_t *)&s->msrs.e[i].data;
+	return NULL;
 }

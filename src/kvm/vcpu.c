@@ -159,7 +159,8 @@ static int load_tsc_khz(struct kvm_vcpu *v, uint32_t khz, struct err *e)
 	off = (here > khz ? here - khz : khz - here) * 1000000 / khz;
 	if (off <= TSC_SAME_PPM)
 		return 0;
-	if (kvm_call(v->fd, KVM_SET_TSC_KHZ, khz) == 0 || off <= TSC_BEARABLE_PPM)
+	v->scaled = kvm_call(v->fd, KVM_SET_TSC_KHZ, khz) == 0;
+	if (v->scaled || off <= TSC_BEARABLE_PPM)
 		return 0;
 	return err_set(e, EOPNOTSUPP,
 		       "the saved guest's TSC runs at %u kHz, this host's at %lld kHz, and it "

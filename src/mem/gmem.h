@@ -80,12 +80,16 @@ bool gmem_valid(const struct gmem *gm, gpa_t gpa, uint64_t n);
  */
 int gmem_map_file(struct gmem *gm, int fd, const struct gmem_extent *ext, size_t n, struct err *e);
 
+/* A machine that boots: its RAM is to be in huge pages, all of it. Does nothing to a template's. */
+void gmem_huge_prefer(struct gmem *gm);
+/* In a fork's child: what it touches first is in small pages, and a plan (below) is not ours. */
+void gmem_huge_child(struct gmem *gm);
+
 /*
  * A seed's RAM, mapped from these extents of fd: begin a plan of making huge pages (2 MiB) of what
  * the file mostly fills, for the children to share. Each gmem_huge_step makes one block: 1, 0 when
  * there is none left, -errno when the host has no memory or no huge pages for it (RAM is whole in
  * any case, the plan has ended). At most 512 MiB. fd stays the caller's and open until then.
- * gmem_huge_end: in a child, the plan is not ours.
  */
 int gmem_huge_begin(struct gmem *gm, int fd, const struct gmem_extent *ext, size_t n,
 		    struct err *e);

@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A seed's RAM in huge pages where that costs no sharing. A guest that runs on 2 MiB mappings of
+ * RAM in huge pages where that costs no sharing: of a machine that boots, whose RAM is its own, all
+ * of it, because fork(2) of a page table that maps 2 MiB at a time is many times faster; and of a
+ * seed some. A child says no for what it will touch first: its share of the parent's huge pages
+ * stays, and is split page by page where it writes.
+ *
+ * A seed's guest that runs on 2 MiB mappings of
  * its kernel and its page cache takes one fault where it took hundreds. Private mappings of files
  * have small pages only, so a block of 2 MiB that the template's file mostly fills is copied into
  * anonymous memory: fork(2) shares it as a whole, and a child's first write to it splits the
@@ -29,6 +34,26 @@ struct gmem_huge {
 	struct gmem_extent ext[];
 };
 
+static void advise(struct gmem *gm, int advice)
+{
+	for (size_t k = 0; k < gm->n; k++)
+		/* fails where the kernel has no huge pages: then nothing is lost */
+		(void)madvise(gm->r[k].pub.hva, gm->r[k].pub.size_bytes, advice);
+}
+
+void gmem_huge_prefer(struct gmem *gm)
+{
+	if (!gm->file_backed)
+		advise(gm, MADV_HUGEPAGE);
+}
+
+void gmem_huge_child(struct gmem *gm)
+{
+	gmem_huge_end(gm);
+	if (!gm->file_backed)
+		advise(gm, MADV_NOHUGEPAGE);
+}
+
 int gmem_huge_begin(struct gmem *gm, int fd, const struct gmem_extent *ext, size_t n, struct err *e)
 {
 	struct gmem_huge *h = malloc(sizeof(*h) + n * sizeof(*ext));
@@ -39,9 +64,7 @@ int gmem_huge_begin(struct gmem *gm, int fd, const struct gmem_extent *ext, size
 	memcpy(h->ext, ext, n * sizeof(*ext));
 	free(gm->huge);
 	gm->huge = h;
-	for (size_t k = 0; k < gm->n; k++)
-		/* fails where the kernel has no huge pages: then nothing is lost */
-		(void)madvise(gm->r[k].pub.hva, gm->r[k].pub.size_bytes, MADV_NOHUGEPAGE);
+	advise(gm, MADV_NOHUGEPAGE);
 	return 0;
 }
 

@@ -16,6 +16,7 @@
 #define VM_MAX_VCPUS 64
 
 struct kvm_vcpu;
+struct map_range;
 struct loop_io;
 struct loop_timer;
 
@@ -118,6 +119,9 @@ struct vm {
 	struct vm_snapshot_result last_snapshot; /* when snapshot_done */
 	struct reaper *reapers;			 /* of children (fork/spawn.c) */
 	struct spares spares;
+	/* shared memory that a child keeps: a test's, which looks at all machines through it; the
+	 * range without length is the last */
+	const struct map_range *shared_memory;
 };
 
 /* ---- vm/vm.c ---- */

@@ -128,12 +128,12 @@ const struct conf_row conf_row_irqchip = {
 /* Goes on from where it was, never back. */
 static void clock_progress(struct conf *c)
 {
-	uint64_t ns = 0;
+	struct kvm_time t;
 	struct err e;
 
-	must_ok(c, kvm_clock_save(c->fm.m.kvm, &ns, &e), &e);
-	CONF(c, ns >= c->done);
-	c->done = ns;
+	must_ok(c, kvm_time_get(c->fm.m.kvm, &t, &e), &e);
+	CONF(c, t.clock_ns >= c->done);
+	c->done = t.clock_ns;
 }
 
 const struct conf_row conf_row_clock = {

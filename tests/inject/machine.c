@@ -17,10 +17,23 @@
 #include "base/util.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
+#include "event/maps.h"
 #include "mem/gmem.h"
 #include "snapshot/snapshot.h"
 #include "tests/inject/sweep.h"
 #include "tests/lib/tiny_kernel.h"
+
+static struct map_range shared[3]; /* the last stays empty */
+
+void machine_share(const void *at, size_t n)
+{
+	size_t i = 0;
+
+	while (shared[i].len && shared[i].at != at && i < ARRAY_SIZE(shared) - 1)
+		i++;
+	BUG_ON(i == ARRAY_SIZE(shared) - 1);
+	shared[i] = (struct map_range){ at, ROUND_UP(n, 4096), true, "the test's" };
+}
 
 static void on_kick(int sig)
 {
@@ -93,6 +106,7 @@ int machine_create(struct vm **out, struct err *e)
 	if (ret)
 		return ret;
 	*out = vm;
+	vm->shared_memory = shared;
 	pthread_mutex_lock(&vm->lock);
 	inject_hold();
 	vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);

@@ -14,6 +14,8 @@
 
 #define MACHINE_MEM (64ull << 20)
 
+/* Memory that the test and all its machines share, to the page. */
+void machine_share(const void *at, size_t n);
 /* What a test opens for its machines does not count: makes fd a grant, which counts. */
 int machine_grant(struct vm *vm, const char *prefix, const char *name, int fd, struct err *e);
 /* A file of a few sectors, read-only as a disk's base is. */

@@ -5,6 +5,8 @@
  */
 #include "tests/inject/sweep.h"
 
+#include "tests/inject/machine.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -179,6 +181,7 @@ void sweep(const struct sweep_op *op, void *arg)
 		sweep_now = mmap(NULL, sizeof(*sweep_now), PROT_READ | PROT_WRITE,
 				 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	assert_true(sweep_now != MAP_FAILED);
+	machine_share(sweep_now, sizeof(*sweep_now));
 	for (n = 1; n < CALLS_MAX; n++) {
 		if (!run_nth(op, arg, n) && ++failures == FAILURES_SHOWN)
 			break;

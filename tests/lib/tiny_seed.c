@@ -156,12 +156,33 @@ void tiny_snapshot_close(struct tiny_snapshot *s)
 			close(take_fd(fd[i]));
 }
 
+static json_t *children_info(void)
+{
+	return json_pack("{s:[{s:s, s:b}]}", "disks", "id", "root", "read_only", 0);
+}
+
+int tiny_vm_start(const char *name, int kernel, int base, struct tiny_seed *vm, struct err *e)
+{
+	int r = vmproc_start(PLACE_VM, name, 0, -1, &vm->proc, e);
+
+	if (r)
+		return r;
+	vm->info = children_info();
+	vm->live = true;
+	r = boot(&vm->proc, kernel, base, e);
+	if (!r)
+		r = wait_counting(&vm->proc, e);
+	if (r)
+		tiny_seed_end(vm);
+	return r;
+}
+
 int tiny_seed_open(const char *name, struct tiny_seed *seed, struct err *e)
 {
 	int r = vmproc_start(PLACE_SEED, name, 600000, -1, &seed->proc, e);
 
-	seed->info =
-		r ? NULL : json_pack("{s:[{s:s, s:b}]}", "disks", "id", "root", "read_only", 0);
+	seed->info = r ? NULL : children_info();
+	seed->live = false;
 	return r;
 }
 
@@ -220,9 +241,10 @@ void tiny_seed_end(struct tiny_seed *seed)
 
 int tiny_seed_fork(const struct tiny_seed *seed, struct fork_child_info *c, size_t n, struct err *e)
 {
-	struct fork_source src = { .dir = &seed->proc.dir, .info = seed->info };
+	struct fork_source src = { .dir = &seed->proc.dir, .live = seed->live, .info = seed->info };
+	struct fork_how how = { .wait = true, .timeout_ms = TINY_MS };
 	uint64_t pause_ns;
-	int r = fork_request(&src, c, n, true, TINY_MS, -1, &pause_ns, e);
+	int r = fork_request(&src, c, n, &how, -1, &pause_ns, e);
 
 	for (size_t i = 0; i < n && !r; i++)
 		if (!c[i].ok)

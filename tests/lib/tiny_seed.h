@@ -41,7 +41,12 @@ void tiny_snapshot_close(struct tiny_snapshot *s);
 struct tiny_seed {
 	struct vmproc proc;
 	json_t *info; /* what its children's vm.json begin with */
+	bool live;    /* it is no seed, but a running VM */
 };
+
+/* A VM that runs the kernel, with a disk over base (both stay the caller's), once it counts. To be
+ * forked and ended as a seed is. */
+int tiny_vm_start(const char *name, int kernel, int base, struct tiny_seed *vm, struct err *e);
 
 /* A VM process that may be loaded. tiny_seed_end also takes one that failed or was killed. */
 int tiny_seed_open(const char *name, struct tiny_seed *seed, struct err *e);

@@ -25,7 +25,7 @@ from rig_build import REPO, RigError, say
 
 START_LIMIT_S = 90
 PR_SET_PDEATHSIG = 1
-CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off tsc=unstable "
+CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable "
            "systemd.unified_cgroup_hierarchy=1")
 
 

@@ -274,6 +274,31 @@ static void test_agent__refused_identity_keeps_the_gate_closed(void **state)
 	assert_false(gate_open(r, PROTO_AGENT_PORT));
 }
 
+static void test_agent__one_that_did_not_hear_in_time_is_told_again(void **state)
+{
+	struct proto_error pe = { .err = ETIMEDOUT, .stage = PROTO_STAGE_PROTOCOL };
+	struct rig *r = *state;
+	uint8_t b[PROTO_SMALL_FRAME];
+	struct proto_identity id;
+	struct proto_rd p;
+
+	hello(r, none);
+	identify(r, 60000);
+	accept_frame(r, &p);
+	r->stale = r->port;
+	answer_bytes(r, b, proto_put_error(b, sizeof(b), &pe));
+	assert_int_equal(r->done, 0);
+	assert_false(agent_reconciled(r->a));
+	assert_int_equal(accept_frame(r, &p), PROTO_IDENTITY);
+	assert_true(proto_get_identity(p, &id));
+	assert_memory_equal(id.gen.p, me.generation, PROTO_GEN);
+	assert_memory_not_equal(id.entropy.p, no_entropy, sizeof(no_entropy));
+	ack(r, me.generation);
+	assert_int_equal(r->done, 1);
+	assert_int_equal(r->r.ret, 0);
+	assert_true(agent_reconciled(r->a));
+}
+
 static void test_agent__acknowledging_another_generation_is_refused(void **state)
 {
 	struct rig *r = *state;
@@ -560,6 +585,7 @@ int main(void)
 		T(test_agent__hello_makes_it_present),
 		T(test_agent__acknowledged_identity_opens_the_gate),
 		T(test_agent__refused_identity_keeps_the_gate_closed),
+		T(test_agent__one_that_did_not_hear_in_time_is_told_again),
 		T(test_agent__acknowledging_another_generation_is_refused),
 		T(test_agent__silence_ends_at_the_deadline),
 		T(test_agent__a_new_identity_replaces_the_one_under_way),

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -290,6 +291,44 @@ static char *copy_of_ram(struct gmem *gm, uint64_t offset, uint64_t len)
 	return copy;
 }
 
+/* What was said of huge pages for the mapping at p: "hg", "nh", or "" for nothing. */
+static const char *huge_advice(const void *p)
+{
+	FILE *f = fopen("/proc/self/smaps", "re");
+	const char *said = "";
+	bool here = false;
+	char line[512];
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f)) {
+		unsigned long from, to;
+
+		if (sscanf(line, "%lx-%lx", &from, &to) == 2)
+			here = from <= (uintptr_t)p && (uintptr_t)p < to;
+		if (here && !strncmp(line, "VmFlags:", 8))
+			said = strstr(line, " hg") ? "hg" : strstr(line, " nh") ? "nh" : "";
+	}
+	fclose(f);
+	return said;
+}
+
+static void test_gmem_huge__preferred_by_who_boots_but_not_by_its_child(void **state)
+{
+	struct gmem *gm = make(GIB(4));
+	struct gmem_region r[GMEM_MAX_REGIONS];
+	size_t n = gmem_regions(gm, r);
+
+	(void)state;
+	assert_int_equal(n, 2);
+	gmem_huge_prefer(gm);
+	for (size_t i = 0; i < n; i++)
+		assert_string_equal(huge_advice(r[i].hva), "hg");
+	gmem_huge_child(gm);
+	for (size_t i = 0; i < n; i++)
+		assert_string_equal(huge_advice(r[i].hva), "nh");
+	gmem_destroy(gm);
+}
+
 static void test_gmem_huge__ram_reads_as_before(void **state)
 {
 	int fd;
@@ -538,6 +577,7 @@ int main(void)
 		cmocka_unit_test(test_gmem__template_is_shared_and_never_written),
 		cmocka_unit_test(test_gmem__hostile_extents_are_refused),
 		cmocka_unit_test(test_gmem__fork_diverges_both_ways),
+		cmocka_unit_test(test_gmem_huge__preferred_by_who_boots_but_not_by_its_child),
 		cmocka_unit_test(test_gmem_huge__ram_reads_as_before),
 		cmocka_unit_test(test_gmem_huge__blocks_leave_the_file_and_others_stay_in_it),
 		cmocka_unit_test(test_gmem_huge__write_does_not_reach_the_file),

@@ -271,6 +271,7 @@ static void forks(const char *name, const struct scene *scene, unsigned int min)
 	c.shared = mmap(NULL, sizeof(*c.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 			-1, 0);
 	assert_true(c.shared != MAP_FAILED);
+	machine_share(c.shared, sizeof(*c.shared));
 	if (scene->seed)
 		assert_true(machine_save(1, &c.files));
 	sweep(&op, &c);

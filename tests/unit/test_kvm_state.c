@@ -11,8 +11,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -342,17 +344,122 @@ static void test_vcpu__64_of_them_each_with_its_apic_id(void **st)
 
 static void test_kvm__clock_goes_on(void **st)
 {
-	uint64_t ns = 0;
+	struct kvm_time t = { .clock_ns = 1000ull * 1000000000 };
+	bool exact = true;
 	struct kvm *k;
 	struct err e;
 
 	(void)st;
 	assert_int_equal(kvm_create(sys_fd, &k, &e), 0);
 	assert_int_equal(kvm_create_irqchip(k, false, &e), 0);
-	assert_int_equal(kvm_clock_load(k, 1000ull * 1000000000, &e), 0);
-	assert_int_equal(kvm_clock_save(k, &ns, &e), 0);
-	assert_true(ns >= 1000ull * 1000000000 && ns < 1100ull * 1000000000);
+	assert_int_equal(kvm_time_set(k, &t, false, &exact, &e), 0);
+	assert_false(exact);
+	assert_int_equal(kvm_time_get(k, &t, &e), 0);
+	assert_true(t.clock_ns >= 1000ull * 1000000000 && t.clock_ns < 1100ull * 1000000000);
 	kvm_destroy(k);
+}
+
+#define TIMED 4
+
+/* A VM with vCPUs that never run. */
+static struct kvm *timed_vm(struct kvm_vcpu **v)
+{
+	struct kvm *k;
+	struct err e;
+
+	assert_int_equal(kvm_create(sys_fd, &k, &e), 0);
+	assert_int_equal(kvm_create_irqchip(k, false, &e), 0);
+	for (unsigned int i = 0; i < TIMED; i++)
+		assert_int_equal(kvm_vcpu_create(k, i, &v[i], &e), 0);
+	return k;
+}
+
+/* How far two instants are apart, by two clocks; the same but for what reading them takes. */
+static void same_span(uint64_t ns, uint64_t tsc, uint32_t khz)
+{
+	int64_t off = (int64_t)(kvm_tsc_at(0, khz, 0, ns) - tsc);
+
+	/* a quarter of what makes a Linux guest give up its TSC */
+	if (llabs(off) > (int64_t)khz / 16)
+		fail_msg("%lld cycles at %u kHz", (long long)off, khz);
+}
+
+/* tsc[] is that of a's vCPUs at the instant ta; b is to be as if it were a. */
+static void copy_time(struct kvm *b, struct kvm_vcpu **vb, const struct kvm_time *ta,
+		      const uint64_t *tsc, uint32_t khz, bool passed)
+{
+	struct kvm_time t = *ta;
+	bool exact;
+	struct err e;
+
+	assert_int_equal(kvm_time_set(b, &t, passed, &exact, &e), 0);
+	assert_int_equal(exact, passed && ta->realtime_ns != 0);
+	if (!exact)
+		assert_int_equal(kvm_time_get(b, &t, &e), 0);
+	for (int i = 0; i < TIMED; i++)
+		assert_int_equal(kvm_vcpu_tsc_set(vb[i], &t,
+						  kvm_tsc_at(tsc[i], khz, ta->clock_ns, t.clock_ns),
+						  &e),
+				 0);
+}
+
+/* Some KVMs (page-table virtualisation) give every guest the host's own TSC, and say nothing. */
+static bool tsc_can_be_set(struct kvm_vcpu *v, const struct kvm_time *now)
+{
+	uint64_t tsc = 0;
+	struct err e;
+
+	assert_int_equal(kvm_vcpu_tsc_set(v, now, 77, &e), 0);
+	assert_int_equal(kvm_vcpu_tsc_get(v, now, &tsc, &e), 0);
+	return tsc == 77;
+}
+
+static void test_kvm__tsc_and_clock_go_on_as_one(void **st)
+{
+	struct kvm_vcpu *va[TIMED], *vb[TIMED];
+	struct kvm *a = timed_vm(va), *b;
+	static struct vcpu_state s;
+	uint64_t tsc[TIMED], now;
+	struct kvm_time ta, tb, later;
+	uint32_t khz;
+	bool can;
+	struct err e;
+
+	(void)st;
+	assert_int_equal(kvm_vcpu_save(va[0], &s, &e), 0);
+	khz = s.tsc_khz;
+	assert_int_equal(kvm_time_get(a, &ta, &e), 0);
+	/* in step with each other, but not with the host */
+	for (int i = 0; i < TIMED; i++)
+		assert_int_equal(kvm_vcpu_tsc_set(va[i], &ta, 5000000, &e), 0);
+	assert_int_equal(kvm_time_get(a, &ta, &e), 0);
+	can = tsc_can_be_set(va[0], &ta);
+	assert_int_equal(kvm_vcpu_tsc_set(va[0], &ta, 5000000, &e), 0);
+	for (int i = 0; i < TIMED; i++) {
+		assert_int_equal(kvm_vcpu_tsc_get(va[i], &ta, &tsc[i], &e), 0);
+		if (can && i)
+			assert_true(tsc[i] > tsc[0] && tsc[i] == tsc[1]);
+	}
+	for (int passed = 0; passed < 2; passed++) {
+		usleep(20000); /* in which the copy would fall behind, if it could */
+		b = timed_vm(vb);
+		copy_time(b, vb, &ta, tsc, khz, passed);
+		assert_int_equal(kvm_time_get(b, &tb, &e), 0);
+		for (int i = 0; i < TIMED; i++) {
+			assert_int_equal(kvm_vcpu_tsc_get(vb[i], &tb, &now, &e), 0);
+			if (can || passed)
+				same_span(tb.clock_ns - ta.clock_ns, now - tsc[i], khz);
+			if (passed && ta.realtime_ns)
+				assert_true(now - tb.host_tsc == tsc[i] - ta.host_tsc);
+		}
+		assert_int_equal(kvm_time_get(a, &later, &e), 0);
+		if (passed) /* b is where a is */
+			same_span(later.clock_ns - tb.clock_ns, later.host_tsc - tb.host_tsc, khz);
+		else /* b is where a was */
+			assert_true(tb.clock_ns + 20000000 <= later.clock_ns);
+		kvm_destroy(b);
+	}
+	kvm_destroy(a);
 }
 
 static void test_kvm__routes_run_out_and_come_back(void **st)
@@ -446,6 +553,7 @@ int main(void)
 		cmocka_unit_test(test_vcpu__other_tsc_rate_is_refused),
 		cmocka_unit_test(test_vcpu__64_of_them_each_with_its_apic_id),
 		cmocka_unit_test(test_kvm__clock_goes_on),
+		cmocka_unit_test(test_kvm__tsc_and_clock_go_on_as_one),
 		cmocka_unit_test(test_kvm__routes_run_out_and_come_back),
 		cmocka_unit_test(test_kvm__wrong_fd_says_so),
 		cmocka_unit_test(test_ioctls__every_call_in_the_sources_is_listed),

@@ -17,15 +17,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/time.h"
+#include "base/util.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
+#include "event/maps.h"
 #include "fork/fork.h"
 #include "mem/gmem.h"
 #include "tests/lib/tiny_kernel.h"
@@ -46,6 +49,17 @@ struct scene {
 	} m[MACHINES];
 	int forks_failed;
 	char why[800];
+	/* of a fork that is to fail: what was said of each child, and its process */
+	unsigned int n_failed;
+	char said[4][256];
+	int error[4], pid[4];
+};
+
+/* What goes wrong with one child of a request. */
+enum mishap {
+	NO_MISHAP,
+	NO_DISK,   /* it lacks a descriptor, and fails when it is alive */
+	NO_SOCKET, /* it cannot be forked */
 };
 
 struct ctx {
@@ -55,7 +69,12 @@ struct ctx {
 	struct loop_timer *timer;
 	int ticks, depth, fan;
 	unsigned int vcpus;
+	enum mishap mishap;
+	bool all;
+	struct map_range shared[2]; /* s */
 };
+
+#define UNLUCKY 2 /* which child it is */
 
 static uint64_t counter(struct vm *vm)
 {
@@ -84,6 +103,16 @@ static void on_forked(void *arg, const struct vm_child_result *res, size_t n, ui
 	struct ctx *c = arg;
 
 	(void)pause_ns;
+	if (c->mishap) {
+		setrlimit(RLIMIT_NOFILE, &(struct rlimit){ 4096, 4096 });
+		for (size_t i = 0; i < n; i++) {
+			c->s->n_failed += res[i].error != 0;
+			c->s->error[i] = res[i].error;
+			c->s->pid[i] = res[i].pid;
+			snprintf(c->s->said[i], sizeof(c->s->said[i]), "%s", res[i].msg);
+		}
+		return;
+	}
 	for (size_t i = 0; i < n; i++) {
 		if (!res[i].error && res[i].entered_ns >= res[i].forked_ns)
 			continue;
@@ -122,6 +151,19 @@ static void grant_machine(struct vm *vm, const char *prefix)
 	grant(vm, prefix, "disk/root/data", memfd_create("data", MFD_CLOEXEC));
 }
 
+/* No descriptor is left for the unlucky child: each before it leaves the parent with one more, and
+ * the disk, which goes on with another file, with one less. */
+static void limit_fds(void)
+{
+	int fds[UNLUCKY], last = 0;
+
+	for (int i = 0; i < UNLUCKY; i++)
+		last = fds[i] = dup(0);
+	for (int i = 0; i < UNLUCKY; i++)
+		close(fds[i]);
+	setrlimit(RLIMIT_NOFILE, &(struct rlimit){ (rlim_t)last + 1, 4096 });
+}
+
 static void on_tick(void *arg)
 {
 	struct vm_child_spec spec[4];
@@ -147,7 +189,14 @@ static void on_tick(void *arg)
 				 i);
 			snprintf(prefix, sizeof(prefix), "child/%s/", spec[i].id.name);
 			grant_machine(c->vm, prefix);
+			if (c->mishap == NO_DISK && i == UNLUCKY) {
+				strcat(prefix, "disk/");
+				grants_drop(c->vm->m.grants, prefix);
+			}
 		}
+		rq.all = c->all;
+		if (c->mishap == NO_SOCKET)
+			limit_fds();
 		if (vm_fork(c->vm, &rq, &e)) {
 			c->s->forks_failed++;
 			snprintf(c->s->why, sizeof(c->s->why), "%s", e.msg);
@@ -181,7 +230,7 @@ static void ended(void *arg, enum vm_end how, const char *detail)
 {
 	struct ctx *c = arg;
 
-	if (how == VM_END_ERROR && !c->s->why[0]) {
+	if (how == VM_END_ERROR && !c->mishap && !c->s->why[0]) {
 		c->s->forks_failed++;
 		snprintf(c->s->why, sizeof(c->s->why), "ended: %s", detail);
 	}
@@ -215,6 +264,8 @@ static int machine_main(struct ctx *c)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", base);
 	if (ftruncate(base, 1 << 20) < 0 || vm_create("tiny", &c->vm, &e))
 		return 1;
+	c->shared[0] = (struct map_range){ c->s, ROUND_UP(sizeof(*c->s), 4096), true, "scene" };
+	c->vm->shared_memory = c->shared;
 	c->vm->hooks = hooks();
 	c->vm->hooks_arg = c;
 	c->vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -245,22 +296,30 @@ static int machine_main(struct ctx *c)
 	return ret ? 1 : 0;
 }
 
-static void play(int depth, int fan, unsigned int vcpus, unsigned int expect)
+static struct scene *perform(struct ctx *c)
 {
 	struct scene *s =
 		mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	struct ctx c = { .s = s, .depth = depth, .fan = fan, .vcpus = vcpus };
-	unsigned int n;
 	int st, pid;
 
 	assert_true(s != MAP_FAILED);
+	c->s = s;
 	pid = fork();
 	assert_true(pid >= 0);
 	if (!pid)
-		_exit(machine_main(&c));
+		_exit(machine_main(c));
 	assert_int_equal(waitpid(pid, &st, 0), pid);
 	if (st || s->forks_failed)
 		fail_msg("status %#x, %d failed: %s", (unsigned int)st, s->forks_failed, s->why);
+	return s;
+}
+
+static void play(int depth, int fan, unsigned int vcpus, unsigned int expect)
+{
+	struct ctx c = { .depth = depth, .fan = fan, .vcpus = vcpus };
+	struct scene *s = perform(&c);
+	unsigned int n;
+
 	/* grandchildren may outlive their parents: give them the time that a tick needs */
 	for (int i = 0; i < 500; i++) {
 		n = 0;
@@ -305,6 +364,48 @@ static void test_vm_fork__smp(void **state)
 	play(2, 1, 4, 3);
 }
 
+/* Four children, of which the third has a mishap: what became of each, and what the last said. */
+static void play_mishap(enum mishap what, bool all, const int *error, const char *said_by_last)
+{
+	struct ctx c = { .depth = 1, .fan = 4, .vcpus = 1, .mishap = what, .all = all };
+	struct scene *s = perform(&c);
+
+	assert_int_equal(s->n_failed, all ? 4 : 1);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(s->error[i], error[i]);
+		/* what was killed may outlive its parent by a little */
+		for (int k = 0; error[i] && s->pid[i] && !kill(s->pid[i], 0); k++) {
+			assert_true(k < 1000);
+			usleep(20000);
+		}
+	}
+	assert_string_equal(s->said[3], said_by_last);
+	/* the parent goes on */
+	assert_true(s->m[0].last > s->m[0].first);
+	munmap(s, sizeof(*s));
+}
+
+static void test_vm_fork__one_childs_failure_is_its_own(void **state)
+{
+	(void)state;
+	play_mishap(NO_DISK, false, (int[]){ 0, 0, -ENOENT, 0 }, "");
+}
+
+static void test_vm_fork__all_or_none(void **state)
+{
+	(void)state;
+	play_mishap(NO_DISK, true, (int[]){ -ECANCELED, -ECANCELED, -ENOENT, -ECANCELED },
+		    "not without child-1-2: root: root: no descriptor was passed for "
+		    "'disk/root/data'");
+}
+
+static void test_vm_fork__all_or_none_when_fork_itself_fails(void **state)
+{
+	(void)state;
+	play_mishap(NO_SOCKET, true, (int[]){ -ECANCELED, -ECANCELED, -EMFILE, -ECANCELED },
+		    "not without child-1-2: fork: socketpair: Too many open files");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -312,6 +413,9 @@ int main(void)
 		cmocka_unit_test(test_vm_fork__four_children_at_once),
 		cmocka_unit_test(test_vm_fork__nests),
 		cmocka_unit_test(test_vm_fork__smp),
+		cmocka_unit_test(test_vm_fork__one_childs_failure_is_its_own),
+		cmocka_unit_test(test_vm_fork__all_or_none),
+		cmocka_unit_test(test_vm_fork__all_or_none_when_fork_itself_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Forks of a running guest, one after another, each of which answers a command and is removed; between them the
+parent writes to its disk. Nothing may grow but the guest's own memory: descriptors, threads and memory of the
+parent, processes, sockets and files of the host. Prints the trend. usage: soak.py ROUNDS"""
+import os
+import sys
+
+from harness import World, check, same, until
+
+SLACK_KIB = 256  # of the parent's own data, for all rounds together
+
+
+def entries(path):
+    return len(os.listdir(path))
+
+
+def status_kib(pid, name):
+    with open(f"/proc/{pid}/status", encoding="utf-8") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith(name))
+
+
+def processes():
+    """VM processes, dead ones that nobody waited for included."""
+    n = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+                n += f.read().split("(", 1)[1].startswith(("clone", "exe)"))
+        except OSError:
+            continue
+    return n
+
+
+def files(path):
+    return sum(len(dirs) + len(names) for _, dirs, names in os.walk(path))
+
+
+def sample(w, pid):
+    with open("/proc/net/unix", encoding="utf-8") as f:
+        sockets = sum(1 for _ in f) - 1
+    return {"fds": entries(f"/proc/{pid}/fd"), "threads": entries(f"/proc/{pid}/task"), "processes": processes(),
+            "sockets": sockets, "files": files(w.run_dir), "data KiB": status_kib(pid, "VmData:"),
+            "RSS KiB": status_kib(pid, "VmRSS:"), "tables KiB": status_kib(pid, "VmPTE:")}
+
+
+STEADY = ("fds", "threads", "processes", "sockets", "files")
+
+
+def one_round(w, vm, i):
+    kid = f"{vm}-{i}"
+    w.must("fork", vm, "--name", kid, "--timeout", "300s")
+    same(w.sh(kid, "hostname; cat /root/soak"), f"{kid}\n{i // 10}", "the fork's answer")
+    w.must("rm", "-f", kid)
+
+
+def soak(w, rounds, say):
+    vm = "soak"
+    w.must("run", "-d", "--name", vm, "--image", "bb", "--memory", "128M", timeout=600)
+    w.sh(vm, "echo 0 > /root/soak; sync")
+    pid = w.pid(vm)
+    first = None
+    for i in range(1, rounds + 1):
+        if i % 10 == 0:
+            w.sh(vm, f"echo {i // 10} > /root/soak; sync")
+        one_round(w, vm, i)
+        if i % max(rounds // 10, 1):
+            continue
+        if first:
+            # a child's death is told to its parent in its own time
+            until(lambda: all(sample(w, pid)[k] == first[k] for k in STEADY),
+                  f"after {i} forks: {first} again, not {sample(w, pid)}", 60)
+        now = sample(w, pid)
+        if not first:
+            say("   forks " + " ".join(f"{k:>10}" for k in now))
+        say(f"{i:8} " + " ".join(f"{v:10}" for v in now.values()))
+        first = first or now
+        check(now["data KiB"] <= first["data KiB"] + SLACK_KIB, f"the parent's data grew from {first} to {now}")
+    w.drop(vm)
+
+
+if __name__ == "__main__":
+    world = World()
+    try:
+        soak(world, int(sys.argv[1]), lambda line: print(line, flush=True))
+    finally:
+        world.close()
