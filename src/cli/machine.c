@@ -96,7 +96,7 @@ static int check_chain(const struct template *chain, size_t n, struct err *e)
 	return r;
 }
 
-static json_t *load_body(const json_t *list, bool seed)
+static json_t *load_body(const json_t *list, const struct seed_options *seed)
 {
 	size_t own = json_array_size(list) - 1;
 	const json_t *last = json_array_get(list, own);
@@ -104,7 +104,7 @@ static json_t *load_body(const json_t *list, bool seed)
 	json_t *body = json_pack("{s:O, s:{s:s, s:O}, s:b}", "snapshot_path",
 				 json_object_get(last, "snapshot_path"), "mem_backend",
 				 "backend_type", "File", "backend_path",
-				 json_object_get(last, "mem_file_path"), "seed", seed);
+				 json_object_get(last, "mem_file_path"), "seed", seed != NULL);
 	int r = !body || !parents;
 
 	for (size_t i = 0; i < own && !r; i++)
@@ -112,8 +112,10 @@ static json_t *load_body(const json_t *list, bool seed)
 	if (!r && own)
 		r = json_object_set(body, "parents", parents);
 	if (!r && seed)
-		r = json_object_set_new(body, "spares", json_integer(SEED_SPARES)) ||
-		    json_object_set_new(body, "huge_pages", json_boolean(host_has_huge_pages()));
+		r = json_object_set_new(body, "spares", json_integer(seed->spares)) ||
+		    json_object_set_new(body, "working_set", json_boolean(seed->working_set)) ||
+		    json_object_set_new(body, "huge_pages",
+					json_boolean(seed->huge_pages && host_has_huge_pages()));
 	json_decref(parents);
 	if (!r)
 		return body;
@@ -125,9 +127,12 @@ int machine_load(struct vmproc *p, const struct template *t, bool seed, struct e
 {
 	cleanup_json json_t *list = json_array(), *body = NULL;
 	struct template *chain = NULL;
+	struct seed_options options;
 	size_t n = 0;
-	int r = list ? template_chain(t, &chain, &n, e) : err_set(e, ENOMEM, "out of memory");
+	int r = list ? seed_options(&options, e) : err_set(e, ENOMEM, "out of memory");
 
+	if (!r)
+		r = template_chain(t, &chain, &n, e);
 	if (!r)
 		r = check_chain(chain, n, e);
 	if (!r)
@@ -135,7 +140,7 @@ int machine_load(struct vmproc *p, const struct template *t, bool seed, struct e
 	if (!r)
 		r = grant_disks(p, t, seed, e);
 	if (!r) {
-		body = load_body(list, seed);
+		body = load_body(list, seed ? &options : NULL);
 		r = body ? vmproc_request(p, "PUT", "/snapshot/load", body, LOAD_MS, NULL, e)
 			 : err_set(e, ENOMEM, "out of memory");
 	}

@@ -18,6 +18,7 @@
 #include "cli/machine.h"
 #include "cli/procid.h"
 #include "control/json.h"
+#include "snapshot/snapshot.h"
 
 /* RUN/seeds/NAME.<what>, locked. The fd, or -errno; -EWOULDBLOCK when not to wait. */
 static int lock_file(const char *name, const char *what, int how, struct err *e)
@@ -38,6 +39,51 @@ static int lock_file(const char *name, const char *what, int how, struct err *e)
 		return err_sys(e, err, "template %s: locking %s", name, path);
 	}
 	return fd;
+}
+
+static int set_option(struct seed_options *o, const char *key, const char *value, struct err *e)
+{
+	bool yes = !strcmp(value, "yes");
+	uint64_t n;
+
+	if (!strcmp(key, "spares")) {
+		int r = cli_parse_uint(value, 0, VM_SPARES_MAX, &n, e);
+
+		if (!r)
+			o->spares = (unsigned int)n;
+		return r;
+	}
+	if (!yes && strcmp(value, "no"))
+		return err_set(e, EINVAL, "%s: must be yes or no", key);
+	if (!strcmp(key, "huge-pages"))
+		o->huge_pages = yes;
+	else if (!strcmp(key, "working-set"))
+		o->working_set = yes;
+	else
+		return err_set(e, EINVAL, "%s: is not spares, huge-pages or working-set", key);
+	return 0;
+}
+
+int seed_options(struct seed_options *o, struct err *e)
+{
+	const char *env = getenv("CLONE_SEED");
+	cleanup_free char *text = strdup(env ? env : "");
+	char *save = NULL;
+
+	*o = (struct seed_options){ SEED_SPARES, true, true };
+	if (!text)
+		return err_set(e, ENOMEM, "out of memory");
+	for (char *word = strtok_r(text, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+		char *value = strchr(word, '=');
+		int r;
+
+		if (value)
+			*value++ = '\0';
+		r = set_option(o, word, value ? value : "", e);
+		if (r)
+			return err_wrap(e, r, "CLONE_SEED");
+	}
+	return 0;
 }
 
 static int start(const struct template *t, int cancel_fd, struct err *e)

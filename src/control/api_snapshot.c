@@ -135,7 +135,7 @@ int api_get_snapshot(struct api_call *call, json_t **reply, struct err *e)
 struct load_body {
 	const char *snapshot_path;
 	json_t *mem_backend, *parents;
-	bool resume_vm, seed, huge_pages;
+	bool resume_vm, seed, huge_pages, working_set;
 	uint64_t spares;
 };
 
@@ -170,6 +170,7 @@ int api_put_snapshot_load(struct api_call *call, json_t **reply, struct err *e)
 		JSON_FIELD(struct load_body, resume_vm, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct load_body, seed, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct load_body, huge_pages, WANT_BOOL, false, 0, 0),
+		JSON_FIELD(struct load_body, working_set, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct load_body, spares, WANT_UINT, false, 0, VM_SPARES_MAX),
 	};
 	struct vm_files chain[RAM_LAYERS_MAX];
@@ -187,9 +188,11 @@ int api_put_snapshot_load(struct api_call *call, json_t **reply, struct err *e)
 		return r;
 	if (b.seed && b.resume_vm)
 		return err_set(e, EINVAL, "resume_vm: a seed never runs");
-	if ((b.spares || b.huge_pages) && !b.seed)
-		return err_set(e, EINVAL, "spares and huge_pages are a seed's");
-	seed = (struct vm_seed){ .spares = (unsigned int)b.spares, .huge_pages = b.huge_pages };
+	if ((b.spares || b.huge_pages || b.working_set) && !b.seed)
+		return err_set(e, EINVAL, "spares, huge_pages and working_set are a seed's");
+	seed = (struct vm_seed){ .spares = (unsigned int)b.spares,
+				 .huge_pages = b.huge_pages,
+				 .working_set = b.working_set };
 	r = vm_load(call->vm, chain, n + 1, b.seed ? &seed : NULL, e);
 	if (!r && b.resume_vm)
 		r = vm_resume(call->vm, e);

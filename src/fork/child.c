@@ -22,6 +22,7 @@
 #include "fork/fork.h"
 #include "fork/report.h"
 #include "fork/spare.h"
+#include "fork/workset.h"
 #include "kvm/kvm.h"
 #include "mem/gmem.h"
 #include "vm/vm_private.h"
@@ -142,6 +143,7 @@ void child_sweep(struct vm *vm, const char *prefix)
 	vm->frozen = NULL;
 	vm->reapers = NULL;
 	spares_forget(vm);
+	workset_child(vm);
 }
 
 /* What needs no name: a spare does it ahead of time. Nothing of the parent's may be touched but
@@ -159,7 +161,11 @@ static int prepare(struct vm *vm, struct err *e)
 	ret = loop_create(&vm->lock, &vm->m.loop, e);
 	if (!ret)
 		ret = vm_open_kvm(vm, e);
-	return ret ? ret : vm_prepare_all(vm, e);
+	if (!ret)
+		ret = vm_prepare_all(vm, e);
+	if (!ret && vm->child.spare)
+		workset_populate(vm);
+	return ret;
 }
 
 static int become(struct vm *vm, struct err *e)
@@ -180,6 +186,7 @@ static int become(struct vm *vm, struct err *e)
 	vm->id.renew = true;
 	vm_random_identity(&vm->id);
 	ret = vm_adopt_all(vm, &vm->id, e);
+	workset_record(vm);
 	if (!ret)
 		ret = vm->hooks->child_serve(vm->hooks_arg, e);
 	vm->stats.adopted_ns = time_mono_ns();

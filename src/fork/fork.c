@@ -21,6 +21,7 @@
 #include "fork/report.h"
 #include "fork/spare.h"
 #include "fork/spawn.h"
+#include "fork/workset.h"
 #include "virtio/blk.h"
 #include "vm/vm_private.h"
 
@@ -151,6 +152,7 @@ static int fork_one(struct vm *vm, struct fork_child *c, const struct vm_fork_re
 				     .timeout_ms = rq->timeout_ms };
 	struct err e;
 
+	workset_ask(vm, spec->id.name);
 	if (spare_use(vm, spec, rq, &c->res.pid, &c->report_fd)) {
 		fdtab_add(vm->m.fds, c->report_fd, FD_CLOSE, "fork report");
 	} else {

@@ -198,7 +198,8 @@ bool spare_use(struct vm *vm, const struct vm_child_spec *spec, const struct vm_
 	return sent;
 }
 
-void spares_end(struct vm *vm)
+/* Nobody knows of them: they end at once. */
+static void end_all(struct vm *vm)
 {
 	while (vm->spares.first) {
 		int pid = vm->spares.first->pid, sock = vm->spares.first->sock;
@@ -209,8 +210,19 @@ void spares_end(struct vm *vm)
 		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 			;
 	}
+}
+
+void spares_end(struct vm *vm)
+{
+	end_all(vm);
 	loop_del_timer(vm->spares.timer);
 	vm->spares.timer = NULL;
+}
+
+void spares_renew(struct vm *vm)
+{
+	end_all(vm);
+	spares_later(vm);
 }
 
 void spares_forget(struct vm *vm)

@@ -22,6 +22,8 @@ bool spare_use(struct vm *vm, const struct vm_child_spec *spec, const struct vm_
 /* Parent: a fork is done. When nothing is asked for a moment, a seed makes its huge pages and the
  * spares that are missing (struct vm_seed). */
 void spares_later(struct vm *vm);
+/* Parent: new spares in the place of those that there are. */
+void spares_renew(struct vm *vm);
 /* Child: the parent's spares are not ours. */
 void spares_forget(struct vm *vm);
 /* Child: waits until it is somebody, which is then in vm->child and in the grants. Does not return

@@ -106,6 +106,8 @@ int gmem_map_zero(struct gmem *gm, const struct gmem_extent *x, struct err *e);
 bool gmem_resident(struct gmem *gm, uint64_t offset, uint64_t len, unsigned char *vec);
 /* A whole page of zeroes? */
 bool gmem_page_is_zero(const void *page);
+/* Private copies of pages, made now instead of when they are first written to. Best effort. */
+void gmem_populate(struct gmem *gm, uint64_t offset, uint64_t len);
 /* Gives pages of a RAM that nobody will read again back to the host, whatever they held. */
 void gmem_forget(struct gmem *gm, uint64_t offset, uint64_t len);
 

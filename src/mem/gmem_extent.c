@@ -126,6 +126,14 @@ bool gmem_resident(struct gmem *gm, uint64_t offset, uint64_t len, unsigned char
 	return any;
 }
 
+void gmem_populate(struct gmem *gm, uint64_t offset, uint64_t len)
+{
+	void *p = gmem_offset_ptr(gm, offset, len);
+
+	if (p) /* a run of pages may cross the hole */
+		(void)madvise(p, len, MADV_POPULATE_WRITE);
+}
+
 void gmem_forget(struct gmem *gm, uint64_t offset, uint64_t len)
 {
 	void *p = gmem_offset_ptr(gm, offset, len);

@@ -184,7 +184,9 @@ int vm_load(struct vm *vm, const struct vm_files *files, size_t n, const struct 
 	/* nothing runs: this pause cannot fail, and vm_resume or the child's start undoes it */
 	BUG_ON(barrier_pause(vm->m.barrier, 0, e));
 	vm->state = seed ? VM_SEED : VM_PAUSED;
-	if (seed)
+	if (seed) {
 		vm->spares.want = seed->spares;
+		vm->workset.want = seed->working_set;
+	}
 	return 0;
 }

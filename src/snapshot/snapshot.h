@@ -44,6 +44,8 @@ struct vm_seed {
 	/* what the template's file mostly fills moves into huge pages (for hosts that have them);
 	 * not of a chain, whose files other templates' forks share */
 	bool huge_pages;
+	/* one of the first forks records what it writes to first, and spares have copies of that */
+	bool working_set;
 };
 
 /*

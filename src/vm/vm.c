@@ -138,6 +138,7 @@ int vm_create(const char *name, struct vm **out, struct err *e)
 	}
 	pthread_mutex_init(&vm->lock, NULL);
 	vm->kvm_fd = vm->kernel_fd = vm->initrd_fd = vm->seed_ram_fd = vm->child.report_fd = -1;
+	vm->workset.fd = -1;
 	vm->devices_tail = &vm->devices;
 	vm->hooks = &vm_no_hooks;
 	vm->cfg.vcpus = 1;
@@ -183,6 +184,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->threads[0])
 		vcpu_threads_stop(vm); /* also when its world could not be stopped */
 	spares_end(vm);
+	free(vm->workset.pages);
 	vm_snapshot_cancel(vm, "snapshot: the VM is gone");
 	vm_unbuild(vm);
 	if (vm->m.fds) {

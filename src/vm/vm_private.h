@@ -76,6 +76,17 @@ struct spares {
 	struct loop_timer *timer;
 };
 
+/* What a template's forks write to first (fork/workset.h). */
+struct workset {
+	bool want;	    /* seed: it is to be recorded */
+	unsigned int tries; /* seed: children that were asked to */
+	uint32_t *pages;    /* known: page numbers, ascending; owned */
+	size_t n;
+	int fd; /* seed: from the recorder; recorder: to the seed; else -1 */
+	struct loop_io *io;
+	struct loop_timer *timer;
+};
+
 /* A fork's child between fork(2) and its report. */
 struct child_start {
 	struct vm_child_spec spec;
@@ -119,6 +130,7 @@ struct vm {
 	struct vm_snapshot_result last_snapshot; /* when snapshot_done */
 	struct reaper *reapers;			 /* of children (fork/spawn.c) */
 	struct spares spares;
+	struct workset workset;
 	/* shared memory that a child keeps: a test's, which looks at all machines through it; the
 	 * range without length is the last */
 	const struct map_range *shared_memory;

@@ -34,7 +34,7 @@
 #define LIMIT_NS (30 * NS_PER_SEC)
 #define PIDS_MAX (VM_SPARES_MAX + 16)
 #define SEEDS_MAX 2
-#define NOT_A_SEED "spares and huge_pages are a seed's"
+#define NOT_A_SEED "spares, huge_pages and working_set are a seed's"
 
 struct world {
 	struct tiny_snapshot snapshot;
