@@ -238,9 +238,11 @@ static int run_command(struct fork_args *a, const struct fork_child_info *c)
 
 static int fork_from(struct fork_args *a, const struct fork_source *src, int signals, struct err *e)
 {
-	const struct fork_how how = {
-		.wait = !a->no_wait, .paused = a->paused, .all = a->all, .timeout_ms = a->timeout_ms
-	};
+	const struct fork_how how = { .wait = !a->no_wait,
+				      .paused = a->paused,
+				      .all = a->all,
+				      .owned = a->rm,
+				      .timeout_ms = a->timeout_ms };
 	struct fork_child_info *c = name_children(a, e);
 	uint64_t pause_ns = 0;
 	int r;

@@ -150,6 +150,8 @@ static int publish(const struct session *s, struct prepared *p, const json_t *cl
 	json_object_set_new(info, "name", json_string(p->dir.name));
 	json_object_set_new(info, "created", json_string(now));
 	json_object_set_new(info, "uid", json_integer(p->dir.uid));
+	if (s->how->owned)
+		json_object_set_new(info, "owned", json_true());
 	procid_note(info, (pid_t)json_integer_value(json_object_get(clocks, "pid")));
 	return vmdir_publish(&p->dir, info, e);
 }
@@ -197,6 +199,7 @@ static void settle_child(const struct session *s, struct prepared *p, struct for
 	}
 	c->ok = true;
 	c->clocks = json_incref(j);
+	c->owner_fd = take_fd(&p->dir.creator_fd);
 	vmdir_close(&p->dir);
 }
 
@@ -286,6 +289,8 @@ int fork_request(const struct fork_source *src, struct fork_child_info *c, size_
 		s.fdsock = client_fdsock(src->dir->fd, e);
 		r = MIN(s.fdsock, 0);
 	}
+	for (size_t i = 0; i < n; i++)
+		c[i].owner_fd = -1;
 	for (size_t at = 0; at < n && !r; at += FORK_BATCH) {
 		size_t m = MIN(n - at, (size_t)FORK_BATCH);
 
@@ -313,7 +318,10 @@ int fork_request(const struct fork_source *src, struct fork_child_info *c, size_
 
 void fork_child_info_free(struct fork_child_info *c, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		json_decref(c[i].clocks);
+		if (c[i].owner_fd >= 0)
+			close(c[i].owner_fd);
+	}
 	free(c);
 }

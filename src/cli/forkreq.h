@@ -27,6 +27,7 @@ struct fork_how {
 	bool wait;   /* for each guest's acknowledgement */
 	bool paused; /* the children run when they are resumed */
 	bool all;    /* or none: when one fails, nothing is left of the others either */
+	bool owned;  /* the children end with us: by fork_child_info_free or our death */
 	uint64_t timeout_ms;
 };
 
@@ -36,6 +37,7 @@ struct fork_child_info {
 	char why[ERR_MSG_MAX]; /* when not ok */
 	json_t *clocks;	       /* the child's object of the reply, ours to free */
 	uint64_t sent_ns;      /* CLOCK_MONOTONIC when the request was sent */
+	int owner_fd;	       /* of an owned one: lets go of it when closed; else -1 */
 };
 
 /*

@@ -168,7 +168,8 @@ json_t *machine_info(const struct template *t)
 
 json_t *machine_info_of_fork(const struct vmdir *d, struct err *e)
 {
-	static const char *const own[] = { "pid", "start_time", "uid", "rm", "name", "created" };
+	static const char *const own[] = { "pid",  "start_time", "uid",	 "rm",
+					   "name", "created",	 "owned" };
 	json_t *info = NULL;
 
 	if (vmdir_info(d, &info, e))

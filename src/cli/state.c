@@ -252,11 +252,13 @@ int vmdir_publish(struct vmdir *d, const json_t *info, struct err *e)
 
 	if (r)
 		return err_wrap(e, r, "%s", d->name);
+	if (d->lock_fd >= 0)
+		close(take_fd(&d->lock_fd));
+	if (json_is_true(json_object_get(info, "owned")))
+		return 0;
 	unlinkat(d->fd, "creator", 0);
 	if (d->creator_fd >= 0)
 		close(take_fd(&d->creator_fd));
-	if (d->lock_fd >= 0)
-		close(take_fd(&d->lock_fd));
 	return 0;
 }
 

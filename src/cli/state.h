@@ -5,7 +5,8 @@
  *     lock              held while directories come or go
  *     vms/NAME/         one VM:
  *         lock          write-locked (fcntl, open file description) by the VM process for life
- *         creator       write-locked by whoever is making the VM, until it is made
+ *         creator       write-locked by whoever is making the VM, until it is made; or as long as
+ *                       its owner lives ("owned" in vm.json): `fork --rm -- COMMAND` and the like
  *         vm.json       what it is; a directory without one is half made
  *         api.sock fd.sock console.sock vsock.sock   console.log vmm.log   exit.json
  *     seeds/TEMPLATE/   the same for a template's seed
@@ -55,7 +56,8 @@ int run_open_file(const char *name, struct err *e);
  */
 int vmdir_create(enum place place, const char *name, uint32_t share_uid, struct vmdir *d,
 		 struct err *e);
-/* Writes vm.json and lets go of creator_fd and lock_fd. */
+/* Writes vm.json and lets go of creator_fd and lock_fd; of creator_fd not if info says "owned":
+ * such a VM lives as long as somebody holds that. */
 int vmdir_publish(struct vmdir *d, const json_t *info, struct err *e);
 /* An existing one. -ENOENT with "no VM is called ..." */
 int vmdir_open(enum place place, const char *name, struct vmdir *d, struct err *e);

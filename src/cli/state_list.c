@@ -15,6 +15,7 @@
 #include "base/time.h"
 #include "base/util.h"
 #include "cli/cli.h"
+#include "cli/procid.h"
 #include "cli/state_private.h"
 #include "control/client.h"
 #include "control/json.h"
@@ -87,6 +88,15 @@ static void kill_orphan(const struct vmdir *d)
 	vmdir_wait_end(d, KILL_MS, -1, NULL);
 }
 
+/* Its owner was killed, who would have removed it. */
+static bool was_abandoned(const struct vmdir *d)
+{
+	cleanup_json json_t *info = NULL;
+
+	return !faccessat(d->fd, "creator", F_OK, 0) && !dir_locked(d->fd, "creator") &&
+	       !vmdir_info(d, &info, NULL) && json_is_true(json_object_get(info, "owned"));
+}
+
 static bool wants_removal(const struct vmdir *d)
 {
 	cleanup_json json_t *info = NULL;
@@ -113,6 +123,9 @@ static void sweep_one(int run, enum place place, const char *name)
 			kill_orphan(&d);
 		if (!dir_locked(d.fd, "lock"))
 			remove_dir(run, place, name, d.fd);
+	} else if (was_abandoned(&d)) {
+		if (!dir_locked(d.fd, "lock") || !vm_kill(&d, -1, NULL))
+			vmdir_remove(&d, NULL);
 	} else if (!dir_locked(d.fd, "lock") && wants_removal(&d)) {
 		vmdir_remove(&d, NULL);
 	}

@@ -22,7 +22,7 @@
 static int fork_once(const struct template_from *f, const struct fork_source *src, int cancel_fd,
 		     struct err *e)
 {
-	const struct fork_how how = { .wait = true, .timeout_ms = f->timeout_ms };
+	const struct fork_how how = { .wait = true, .owned = true, .timeout_ms = f->timeout_ms };
 	struct fork_child_info *c = calloc(1, sizeof(*c));
 	uint64_t pause_ns;
 	int r;
@@ -35,6 +35,8 @@ static int fork_once(const struct template_from *f, const struct fork_source *sr
 		r = err_set(e, EIO, "fork %s: %s", f->source, c->why);
 	if (!r)
 		r = vmproc_attach(c->name, cancel_fd, f->p, e);
+	if (!r)
+		f->p->dir.creator_fd = take_fd(&c->owner_fd);
 	fork_child_info_free(c, 1);
 	return r;
 }

@@ -220,6 +220,29 @@ def test_fork__runs_a_command_in_the_fork(w):
     w.refused("fork", "nosuch", "--", "true", says="no template", code=125)
 
 
+def test_fork__a_machine_for_one_command_ends_with_who_asked(w):
+    t = template(w)
+    p = w.popen("fork", t, "--name", "own", "--rm", "--", "/bin/sh", "-c", "echo on; sleep 1000",
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    same(p.stdout.readline(), b"on\n", "what the command says")
+    check("own" in w.names(), "it is listed while its owner lives")
+    pid = w.pid("own")
+    # what is forked of it is nobody's means
+    w.must("fork", "own", "--name", "free")
+    p.kill()
+    p.communicate()
+    check("own" not in w.names(), "the next command leaves it")
+    until(lambda: not os.path.exists(f"/proc/{pid}"), "its process ends")
+    progress(w, "free")
+    p = w.popen("template", "create", "torn", "--from", t, "--warm", "sleep 1000", stdout=subprocess.DEVNULL)
+    until(lambda: [n for n in w.names() if n.startswith("template-")], "the means of a template appears")
+    p.kill()
+    p.communicate()
+    same([n for n in w.names() if n != "free"], [], "machines after its maker was killed")
+    check("torn" not in json.loads(w.must("template", "ls", "-o", "json").out), "half a template")
+    w.drop("free")
+
+
 def spares(w, t):
     """The children of the template's seed that are no VM yet."""
     with open(f"{w.run_dir}/seeds/{t}/vm.json", encoding="utf-8") as f:
