@@ -98,6 +98,8 @@ void identity_begin(struct conn *c, const struct proto_identity *x)
 	id->agent = a;
 	id->conn = c;
 	memcpy(id->gen, x->gen.p, PROTO_GEN);
+	id->fork = x->flags & PROTO_IDENTITY_FORK;
+	copy(id->name, x->name);
 	copy(id->hostname, x->hostname);
 	copy(id->machine_id, x->machine_id);
 	id->output.fd = -1;

@@ -19,7 +19,7 @@
 #include "event/loop.h"
 #include "virtio/vsock.h"
 
-#define IDENTITY_MAX (PROTO_HEADER + 256u + PROTO_MAX_ENTROPY + PROTO_MAX_USERDATA)
+#define IDENTITY_MAX (PROTO_HEADER + 384u + PROTO_MAX_ENTROPY + PROTO_MAX_USERDATA)
 
 struct agent {
 	struct machine *m;
@@ -31,8 +31,10 @@ struct agent {
 
 	/* The identity given last, kept to be given again. */
 	bool wanted, set_clock, fresh; /* fresh: `entropy` has not been used */
+	bool renew;		       /* the guest has run under another identity */
 	uint8_t gen[PROTO_GEN];
 	uint8_t entropy[sizeof(((struct identity *)0)->entropy)];
+	char name[sizeof(((struct identity *)0)->name)];
 	char hostname[sizeof(((struct identity *)0)->hostname)];
 	char machine_id[sizeof(((struct identity *)0)->machine_id)];
 	void *userdata;
@@ -103,8 +105,10 @@ static int give(struct agent *a, struct err *e)
 {
 	struct proto_identity_args args = {
 		.gen = a->gen,
+		.flags = a->renew ? PROTO_IDENTITY_FORK : 0,
 		.entropy = a->entropy,
 		.entropy_len = sizeof(a->entropy),
+		.name = a->name,
 		.hostname = a->hostname,
 		.machine_id = a->machine_id,
 		.userdata = a->userdata,
@@ -181,8 +185,10 @@ int agent_set_identity(struct agent *a, const struct identity *id, bool set_cloc
 		return err_set(e, EINVAL, "identity: user data of %zu bytes exceeds %u",
 			       userdata_len, PROTO_MAX_USERDATA);
 	if (!text_ok(id->hostname, PROTO_MAX_HOSTNAME + 1) ||
-	    !text_ok(id->machine_id, sizeof(id->machine_id)) || !timeout_ms)
-		return err_set(e, EINVAL, "identity: host name, machine id or time-out is bad");
+	    !text_ok(id->machine_id, sizeof(id->machine_id)) ||
+	    !text_ok(id->name, sizeof(id->name)) || !timeout_ms)
+		return err_set(e, EINVAL,
+			       "identity: name, host name, machine id or time-out is bad");
 	if (userdata_len) {
 		copy = malloc(userdata_len);
 		if (!copy)
@@ -200,10 +206,12 @@ int agent_set_identity(struct agent *a, const struct identity *id, bool set_cloc
 	a->userdata_len = userdata_len;
 	memcpy(a->gen, id->generation, sizeof(a->gen));
 	memcpy(a->entropy, id->entropy, sizeof(a->entropy));
+	strcpy(a->name, id->name);
 	strcpy(a->hostname, id->hostname);
 	strcpy(a->machine_id, id->machine_id);
 	a->wanted = a->fresh = true;
 	a->set_clock = set_clock;
+	a->renew = id->renew;
 	if (a->reconciled) {
 		a->reconciled = false;
 		tell_change(a);

@@ -24,6 +24,7 @@ static struct vsock_hdr h;
 static uint8_t data[VG_RX_DATA];
 
 static const struct identity me = {
+	.renew = true,
 	.name = "me",
 	.hostname = "me.example",
 	.machine_id = "0123456789abcdef0123456789abcdef",
@@ -239,6 +240,9 @@ static void test_agent__acknowledged_identity_opens_the_gate(void **state)
 	assert_true(id.realtime_ns > 1600000000ull * 1000000000);
 	assert_int_equal(id.entropy.len, sizeof(me.entropy));
 	assert_memory_equal(id.entropy.p, me.entropy, sizeof(me.entropy));
+	assert_int_equal(id.flags, PROTO_IDENTITY_FORK);
+	assert_int_equal(id.name.len, strlen(me.name));
+	assert_memory_equal(id.name.p, me.name, id.name.len);
 	assert_memory_equal(id.hostname.p, me.hostname, strlen(me.hostname));
 	assert_memory_equal(id.machine_id.p, me.machine_id, 32);
 	assert_memory_equal(id.userdata.p, "ud", 2);
