@@ -28,10 +28,10 @@
  *             0: 24 and 80; used with TTY only), s16 user, s16 cwd, list argv (1 or more), list
  *             env (each "KEY=VALUE")
  *   IDENTITY  gen (not zero), u64 realtime_ns (since 1970; 0: leave the clock), u32 flags
- *             (PROTO_IDENTITY_*), b16 entropy (at most PROTO_MAX_ENTROPY), s16 name (of the
- * machine, as the host calls it; at most PROTO_MAX_NAME; may be empty), s16 hostname (at most
- *             PROTO_MAX_HOSTNAME; empty: leave), s16 machine_id (32 lower-case hex digits; empty:
- *             leave), b16 userdata (at most PROTO_MAX_USERDATA)
+ *             (PROTO_IDENTITY_*), u32 timeout_ms (how long the host will wait; 0: unsaid), b16
+ * entropy (at most PROTO_MAX_ENTROPY), s16 name (of the machine, as the host calls it; at most
+ * PROTO_MAX_NAME; may be empty), s16 hostname (at most PROTO_MAX_HOSTNAME; empty: leave), s16
+ * machine_id (32 lower-case hex digits; empty: leave), b16 userdata (at most PROTO_MAX_USERDATA)
  *   SETTLE    u32 flags (PROTO_SETTLE_*), u32 timeout_ms (how long to wait for an idle guest)
  *   SHUTDOWN  u8 mode (PROTO_SHUTDOWN_*), u32 grace_ms: after it the agent forces it
  *             (0: 10 s, or 60 s if the distribution's own poweroff or reboot succeeded)
@@ -100,7 +100,8 @@
  * IDENTITY invalidates the generation, then: credits the entropy and reseeds the kernel's
  * generator, sets the clock, the host name (and /etc/hostname), /etc/machine-id (and
  * /var/lib/dbus/machine-id if that is a file of its own), /run/clone/userdata; runs the executables
- * in /etc/clone/fork.d in lexical order, each at most PROTO_HOOK_MS, with CLONE_REASON ("boot", or
+ * in /etc/clone/fork.d in lexical order, each at most PROTO_HOOK_MS, or all of them at most three
+ * quarters of timeout_ms, so that the host hears which one was late, with CLONE_REASON ("boot", or
  * "fork" with PROTO_IDENTITY_FORK), CLONE_NAME, CLONE_GENERATION (hex), CLONE_HOSTNAME,
  * CLONE_MACHINE_ID, CLONE_OLD_HOSTNAME, CLONE_OLD_MACHINE_ID (as they were before this IDENTITY),
  * CLONE_USERDATA (a path) in the environment; with PROTO_IDENTITY_FORK, where systemd runs and a
@@ -269,7 +270,7 @@ static inline bool proto_get_exec(struct proto_rd r, struct proto_exec *x)
 struct proto_identity_args { /* IDENTITY as its sender has it */
 	const uint8_t *gen;
 	uint64_t realtime_ns;
-	uint32_t flags;
+	uint32_t flags, timeout_ms;
 	const void *entropy;
 	size_t entropy_len;
 	const char *name;		   /* NULL: none */
@@ -281,7 +282,7 @@ struct proto_identity_args { /* IDENTITY as its sender has it */
 struct proto_identity { /* IDENTITY as received */
 	struct proto_slice gen;
 	uint64_t realtime_ns;
-	uint32_t flags;
+	uint32_t flags, timeout_ms;
 	struct proto_slice entropy, name, hostname, machine_id, userdata;
 };
 
@@ -302,6 +303,7 @@ static inline size_t proto_put_identity(void *buf, size_t cap, const struct prot
 	proto_put(&w, a->gen, PROTO_GEN);
 	proto_put_u64(&w, a->realtime_ns);
 	proto_put_u32(&w, a->flags);
+	proto_put_u32(&w, a->timeout_ms);
 	proto_put_b16(&w, a->entropy, a->entropy_len);
 	proto_put_s16(&w, a->name);
 	proto_put_s16(&w, a->hostname);
@@ -324,6 +326,7 @@ static inline bool proto_get_identity(struct proto_rd r, struct proto_identity *
 	x->gen = proto_get(&r, PROTO_GEN);
 	x->realtime_ns = proto_get_u64(&r);
 	x->flags = proto_get_u32(&r);
+	x->timeout_ms = proto_get_u32(&r);
 	x->entropy = proto_get_b16(&r, PROTO_MAX_ENTROPY);
 	x->name = proto_get_s16(&r, PROTO_MAX_NAME);
 	x->hostname = proto_get_s16(&r, PROTO_MAX_HOSTNAME);

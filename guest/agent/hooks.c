@@ -185,8 +185,9 @@ static void on_hook_exit(struct child *c, int status)
 	hook_over(id);
 	if (id->timed_out)
 		identity_done(id, ETIMEDOUT, PROTO_STAGE_HOOK,
-			      "hook %s: still running after %d s%s%s", name, PROTO_HOOK_MS / 1000,
-			      sep, id->said);
+			      "hook %s: still running after %u.%u s%s%s", name,
+			      (unsigned int)(id->limit_ms / 1000),
+			      (unsigned int)(id->limit_ms % 1000 / 100), sep, id->said);
 	else if (WIFSIGNALED(status))
 		identity_done(id, EIO, PROTO_STAGE_HOOK, "hook %s: killed by signal %d%s%s", name,
 			      WTERMSIG(status), sep, id->said);
@@ -253,6 +254,15 @@ static pid_t hook_spawn(struct identity *id, char *path, int out)
 	return pid;
 }
 
+static uint64_t hook_limit_ms(const struct identity *id)
+{
+	uint64_t now = loop_now_ms();
+
+	if (!id->deadline_ms)
+		return PROTO_HOOK_MS;
+	return id->deadline_ms > now ? id->deadline_ms - now : 1;
+}
+
 /* Starts one hook; returns 0 or -errno. */
 static int hook_start(struct identity *id)
 {
@@ -273,7 +283,8 @@ static int hook_start(struct identity *id)
 	id->child = (struct child){ .pid = pid, .fn = on_hook_exit };
 	loop_child(&id->agent->loop, &id->child);
 	id->timer.fn = on_timer;
-	loop_timer(&id->agent->loop, &id->timer, PROTO_HOOK_MS);
+	id->limit_ms = hook_limit_ms(id);
+	loop_timer(&id->agent->loop, &id->timer, id->limit_ms);
 	return loop_watch(&id->agent->loop, &id->output, EPOLLIN);
 }
 

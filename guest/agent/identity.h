@@ -17,6 +17,7 @@ struct identity {
 	struct conn *conn;
 	uint8_t gen[PROTO_GEN];
 	bool fork;
+	uint64_t deadline_ms; /* of all hooks together, loop time; 0: each has PROTO_HOOK_MS */
 	char name[PROTO_MAX_NAME + 1];
 	char hostname[PROTO_MAX_HOSTNAME + 1], machine_id[PROTO_MACHINE_ID + 1];
 	char old_hostname[PROTO_MAX_HOSTNAME + 1], old_machine_id[PROTO_MACHINE_ID + 1];
@@ -28,6 +29,7 @@ struct identity {
 	struct child child;
 	struct timer timer;
 	struct watch output;
+	uint64_t limit_ms; /* of the hook that runs */
 	bool timed_out;
 	char said[HOOK_OUTPUT];
 	size_t nsaid;

@@ -7,6 +7,7 @@
 #include "agent/agent.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -45,9 +46,11 @@ struct agent {
 	struct call *giver; /* the call that does, once it could be made */
 	struct loop_timer *give_timer;
 	unsigned int give_ms;
+	uint64_t give_end_ns;
 	agent_done_fn give_done;
 	void *give_arg;
 	bool reconciled;
+	char why[sizeof(((struct err *)0)->msg)]; /* the last one failed so; "": it did not */
 };
 
 static void tell_change(struct agent *a)
@@ -74,6 +77,7 @@ static void give_end(struct agent *a, const struct agent_reply *r)
 	a->give_done = NULL;
 	loop_set_timer(a->give_timer, 0);
 	drop_giver(a);
+	snprintf(a->why, sizeof(a->why), "%s", r->ret ? r->e.msg : "");
 	if (done)
 		done(arg, r);
 	else if (r->ret && r->ret != -ECANCELED)
@@ -100,12 +104,20 @@ static void give_answered(void *arg, const struct agent_reply *answer)
 	give_end(a, &r);
 }
 
+static uint32_t time_left_ms(const struct agent *a)
+{
+	uint64_t now = time_mono_ns();
+
+	return a->give_end_ns > now ? (uint32_t)((a->give_end_ns - now) / NS_PER_MS) + 1 : 1;
+}
+
 /* Sends the identity if it can be sent now. */
 static int give(struct agent *a, struct err *e)
 {
 	struct proto_identity_args args = {
 		.gen = a->gen,
 		.flags = a->renew ? PROTO_IDENTITY_FORK : 0,
+		.timeout_ms = time_left_ms(a),
 		.entropy = a->entropy,
 		.entropy_len = sizeof(a->entropy),
 		.name = a->name,
@@ -161,9 +173,11 @@ static void give_timeout(void *arg)
 static void give_start(struct agent *a, unsigned int timeout_ms, agent_done_fn done, void *arg)
 {
 	a->giving = true;
+	a->why[0] = '\0';
 	a->give_done = done;
 	a->give_arg = arg;
 	a->give_ms = timeout_ms;
+	a->give_end_ns = time_mono_ns() + timeout_ms * NS_PER_MS;
 	loop_set_timer(a->give_timer, timeout_ms * NS_PER_MS);
 }
 
@@ -280,6 +294,7 @@ static void forget_identity(struct agent *a)
 	a->wanted = a->giving = a->reconciled = false;
 	a->give_done = NULL;
 	a->giver = NULL;
+	a->why[0] = '\0';
 	memset(a->gen, 0, sizeof(a->gen));
 	explicit_bzero(a->entropy, sizeof(a->entropy));
 }
@@ -323,6 +338,11 @@ bool agent_reconciled(const struct agent *a)
 {
 	/* A guest that reset its driver meanwhile (it rebooted) is another one. */
 	return a->reconciled && agent_present(a);
+}
+
+const char *agent_identity_error(const struct agent *a)
+{
+	return a->why;
 }
 
 const uint8_t *agent_generation(const struct agent *a)

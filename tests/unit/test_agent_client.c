@@ -253,6 +253,7 @@ static void test_agent__acknowledged_identity_opens_the_gate(void **state)
 	assert_int_equal(r->r.ret, 0);
 	assert_string_equal(r->r.text, "fine?[2J");
 	assert_true(agent_reconciled(r->a));
+	assert_string_equal(agent_identity_error(r->a), "");
 	assert_memory_equal(agent_generation(r->a), me.generation, PROTO_GEN);
 	assert_true(gate_open(r, PROTO_AGENT_PORT));
 	assert_int_equal(r->done, 1);
@@ -273,6 +274,7 @@ static void test_agent__refused_identity_keeps_the_gate_closed(void **state)
 	assert_int_equal(r->r.ret, -EIO);
 	assert_int_equal(r->r.stage, PROTO_STAGE_HOOK);
 	assert_string_equal(r->r.e.msg, "identity: the guest's agent: 10-x: Input/output error");
+	assert_string_equal(agent_identity_error(r->a), r->r.e.msg);
 	closed(r);
 	assert_false(agent_reconciled(r->a));
 	assert_false(gate_open(r, PROTO_AGENT_PORT));

@@ -391,6 +391,23 @@ static void test_agent_identity__a_hook_and_an_idle_connection_have_ten_seconds(
 	link_close(&l);
 }
 
+static void test_agent_identity__a_late_hook_is_named_before_the_host_gives_up(void **state)
+{
+	struct proto_identity_args a = { .gen = gen_a, .timeout_ms = 2000 };
+	struct guest *g = *state;
+	struct outcome o;
+
+	hook(g, "10-quick", "true", 0755);
+	hook(g, "20-slow", "sleep 1000", 0755);
+	assert_int_equal(identity(g, &a, &o), PROTO_ERROR);
+	assert_int_equal(o.error, ETIMEDOUT);
+	assert_int_equal(o.stage, PROTO_STAGE_HOOK);
+	assert_non_null(o.text);
+	assert_int_equal(strncmp(o.text, "hook 20-slow: still running after ", 34), 0);
+	outcome_free(&o);
+	assert_stale(g, gen_a);
+}
+
 /* The agent of these tests has no right to set the clock: so this is the step that fails. */
 static void test_agent_identity__a_clock_that_cannot_be_set_is_an_error(void **state)
 {
@@ -709,6 +726,7 @@ int main(void)
 		T(test_agent_identity__a_second_one_replaces_the_first),
 		T(test_agent_identity__a_lost_connection_cancels_it),
 		T(test_agent_identity__a_hook_and_an_idle_connection_have_ten_seconds),
+		T(test_agent_identity__a_late_hook_is_named_before_the_host_gives_up),
 		T(test_agent_identity__a_clock_that_cannot_be_set_is_an_error),
 		T(test_agent__activity_counts_commands),
 		T(test_agent__settle_does_what_it_is_asked),
