@@ -77,7 +77,10 @@ static void give_end(struct agent *a, const struct agent_reply *r)
 	a->give_done = NULL;
 	loop_set_timer(a->give_timer, 0);
 	drop_giver(a);
-	snprintf(a->why, sizeof(a->why), "%s", r->ret ? r->e.msg : "");
+	/* Without an agent there is still hope: when one says hello it is given again. */
+	snprintf(a->why, sizeof(a->why), "%s", r->ret && agent_present(a) ? r->e.msg : "");
+	if (a->why[0])
+		tell_change(a);
 	if (done)
 		done(arg, r);
 	else if (r->ret && r->ret != -ECANCELED)

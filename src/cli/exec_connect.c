@@ -57,7 +57,7 @@ static int learn(const struct vmdir *d, struct client *c, uint64_t timeout_ms,
 		why = json_string_value(json_object_get(id, "error"));
 		if (why && *why)
 			return err_set(e, ENOTRECOVERABLE,
-				       "%s has not become a machine of its own: %s", d->name, why);
+				       "the guest has not become a machine of its own: %s", why);
 		if (try == 3)
 			return err_set(e, EAGAIN, "%s: its agent comes and goes", d->name);
 		wait = json_pack("{s:s, s:I}", "action", "wait", "timeout_ms",
