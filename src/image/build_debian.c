@@ -21,10 +21,12 @@
 #define MERGED_USR_HOOKS "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 
 /* Enough for a machine to log in to and to install more into. */
-#define PACKAGES "usr-is-merged,udev,iproute2,procps,kmod"
+#define PACKAGES "usr-is-merged,iproute2,procps,kmod"
 
+/* Where udev is a daemon like others it is left out: the kernel makes the nodes that a guest needs.
+ */
 static const char *const init_packages[] = {
-	[IMAGE_INIT_SYSTEMD] = "systemd-sysv,dbus",
+	[IMAGE_INIT_SYSTEMD] = "systemd-sysv,dbus,udev",
 	[IMAGE_INIT_OPENRC] = "sysvinit-core,openrc,initscripts",
 	[IMAGE_INIT_RUNIT] = "runit-init,getty-run",
 };

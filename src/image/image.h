@@ -115,7 +115,7 @@ struct image_build_cfg {
  * program failed (the last lines of its output are in the story). Needs root, or for Debian an
  * /etc/subuid range and unprivileged user namespaces.
  *
- * Debian: an init system, udev, iproute2, procps, kmod and apt, with systemd dbus, nothing else;
+ * Debian: an init system, iproute2, procps, kmod and apt, with systemd dbus and udev, nothing else;
  * root has no password and is logged in on ttyS0 without being asked: whoever holds the console
  * owns the machine anyway.
  */

@@ -12,7 +12,7 @@ def ended(w, vm):
 
 
 def forked(w, image, pid1):
-    """Boot, two forks with a hook in each, a clean end of a fork and of the parent."""
+    """Boot, two forks with a hook in each, a clean end of a fork."""
     w.must("run", "-d", "--name", image, "--image", image, "--memory", "256M")
     w.sh(image, test_identity.put("/etc/clone/fork.d/10-note", test_identity.HOOK, "755"))
     w.sh(image, "until pgrep -x 'agetty|login|bash'; do sleep 1; done")  # the console's, its last service
@@ -25,10 +25,9 @@ def forked(w, image, pid1):
         same(said, [vm, vm, pid1, "/etc/clone/fork.d/10-note", f"fork {vm} {image} {ids[0]}"],
              "names, process 1, the hooks that ran, what they were told")
     same(len(set(ids)), 3, f"different machine-ids of {ids}")
-    for vm in ("init-1", image):
-        w.must("stop", "--timeout", "300s", vm)
-        same(ended(w, vm), "poweroff", f"how {vm} ended")
-    same(w.sh("init-2", "hostname"), "init-2", "the other fork goes on")
+    w.must("stop", "--timeout", "300s", "init-1")
+    same(ended(w, "init-1"), "poweroff", "how the fork ended")
+    same([w.sh(vm, "hostname") for vm in ("init-2", image)], ["init-2", image], "those that go on")
     w.drop("init-1", "init-2", image)
 
 
