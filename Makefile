@@ -85,6 +85,11 @@ $(INIT): $(wildcard guest/init/*.c guest/init/*.h guest/*.h) Makefile
 	@mkdir -p $(@D)
 	musl-gcc $(GUEST_CFLAGS) -o $@ $(filter %.c,$^)
 
+# What system tests run in guests.
+build/guest/%: tests/system/guest/%.c Makefile
+	@mkdir -p $(@D)
+	musl-gcc $(GUEST_CFLAGS) -o $@ $<
+
 ## tests          build the unit tests
 tests: $(TESTS)
 
@@ -125,6 +130,16 @@ build/state/images/bb/image.json: | all
 build/state/images/debian/image.json: | all
 	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --name debian
 
+# Only for tests: other init systems, and a Debian that holds what a fork can share with its parent.
+.PHONY: test-images
+test-images: images $(patsubst %,build/state/images/%/image.json,openrc runit ident)
+build/state/images/openrc/image.json build/state/images/runit/image.json: \
+		build/state/images/%/image.json: | all
+	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --init $* --name $*
+build/state/images/ident/image.json: | all
+	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --name ident \
+		--package openssh-server --package python3
+
 ## test           everything: unit and conformance tests (also with sanitizers), fuzz corpus, guests (in the rig if need be)
 # Under ThreadSanitizer only what has more than one thread, which is where there are vCPU threads. All other
 # unit tests pass too (in three and a half minutes), but on one thread there is nothing to find. inject_fork
@@ -138,7 +153,7 @@ test: deps
 	$(MAKE) -s VARIANT=asan tests
 	$(MAKE) -s VARIANT=tsan $(TSAN_TESTS:%=build/tsan/tests/test_%)
 	$(MAKE) -s fuzz-build
-	$(MAKE) -s images
+	$(MAKE) -s test-images build/guest/rngspin
 	tests/run system unit:release unit:asan unit:tsan:$(subst $(SPACE),$(COMMA),$(TSAN_TESTS)) \
 		fuzz:fuzz
 

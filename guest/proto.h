@@ -27,10 +27,11 @@
  *   EXEC      gen, u32 flags (PROTO_EXEC_*), u64 timeout_ms (0: none), u16 rows, u16 cols (0 and
  *             0: 24 and 80; used with TTY only), s16 user, s16 cwd, list argv (1 or more), list
  *             env (each "KEY=VALUE")
- *   IDENTITY  gen (not zero), u64 realtime_ns (since 1970; 0: leave the clock), u32 flags (0),
- *             b16 entropy (at most PROTO_MAX_ENTROPY), s16 hostname (at most PROTO_MAX_HOSTNAME;
- *             empty: leave), s16 machine_id (32 lower-case hex digits; empty: leave), b16 userdata
- *             (at most PROTO_MAX_USERDATA)
+ *   IDENTITY  gen (not zero), u64 realtime_ns (since 1970; 0: leave the clock), u32 flags
+ *             (PROTO_IDENTITY_*), u32 timeout_ms (how long the host will wait; 0: unsaid), b16
+ * entropy (at most PROTO_MAX_ENTROPY), s16 name (of the machine, as the host calls it; at most
+ * PROTO_MAX_NAME; may be empty), s16 hostname (at most PROTO_MAX_HOSTNAME; empty: leave), s16
+ * machine_id (32 lower-case hex digits; empty: leave), b16 userdata (at most PROTO_MAX_USERDATA)
  *   SETTLE    u32 flags (PROTO_SETTLE_*), u32 timeout_ms (how long to wait for an idle guest)
  *   SHUTDOWN  u8 mode (PROTO_SHUTDOWN_*), u32 grace_ms: after it the agent forces it
  *             (0: 10 s, or 60 s if the distribution's own poweroff or reboot succeeded)
@@ -99,13 +100,17 @@
  * IDENTITY invalidates the generation, then: credits the entropy and reseeds the kernel's
  * generator, sets the clock, the host name (and /etc/hostname), /etc/machine-id (and
  * /var/lib/dbus/machine-id if that is a file of its own), /run/clone/userdata; runs the executables
- * in /etc/clone/fork.d in lexical order, each at most PROTO_HOOK_MS, with CLONE_GENERATION (hex),
- * CLONE_HOSTNAME, CLONE_MACHINE_ID, CLONE_USERDATA (a path) in the environment; sets the
- * generation; ACK. The first step that fails answers ERROR (stage PROTO_STAGE_IDENTITY, or
- * PROTO_STAGE_HOOK with the hook's name and output) and leaves the generation invalid (ACK then
- * shows zero). A file that cannot be written on a read-only root is a remark in ACK, not an error,
- * if the running system has the new value. A second IDENTITY replaces one in progress (that is
- * answered ERROR ECANCELED); losing the connection cancels it.
+ * in /etc/clone/fork.d in lexical order, each at most PROTO_HOOK_MS, or all of them at most three
+ * quarters of timeout_ms, so that the host hears which one was late, with CLONE_REASON ("boot", or
+ * "fork" with PROTO_IDENTITY_FORK), CLONE_NAME, CLONE_GENERATION (hex), CLONE_HOSTNAME,
+ * CLONE_MACHINE_ID, CLONE_OLD_HOSTNAME, CLONE_OLD_MACHINE_ID (as they were before this IDENTITY),
+ * CLONE_USERDATA (a path) in the environment; with PROTO_IDENTITY_FORK, where systemd runs and a
+ * unit is wanted or required by clone-fork.target, restarts that, under the same limit, as if it
+ * were the last hook; sets the generation; ACK. The first step that fails answers ERROR (stage
+ * PROTO_STAGE_IDENTITY, or PROTO_STAGE_HOOK with the hook's name and output) and leaves the
+ * generation invalid (ACK then shows zero). A file that cannot be written on a read-only root is a
+ * remark in ACK, not an error, if the running system has the new value. A second IDENTITY replaces
+ * one in progress (that is answered ERROR ECANCELED); losing the connection cancels it.
  *
  * SETTLE makes a guest ready to become a template; see PROTO_SETTLE_* for the steps, done in that
  * order. A guest that does not get idle in time is not an error: PROTO_SETTLE_IDLE is then missing
@@ -121,12 +126,13 @@
 
 #include "proto_wire.h"
 
-#define PROTO_VERSION 1u
+#define PROTO_VERSION 2u
 #define PROTO_AGENT_PORT 1024u /* the agent listens here */
 #define PROTO_READY_PORT 1025u /* the agent tells the host here that it does */
 
 #define PROTO_GEN 16u
 #define PROTO_MAX_ENTROPY 256u
+#define PROTO_MAX_NAME 64u
 #define PROTO_MAX_HOSTNAME 64u
 #define PROTO_MAX_USERDATA 16384u
 #define PROTO_MACHINE_ID 32u
@@ -167,6 +173,9 @@ enum proto_type {
 #define PROTO_EXEC_TTY 1u   /* a terminal instead of pipes */
 #define PROTO_EXEC_STDIN 2u /* STDIN follows; else stdin is /dev/null, or a silent terminal */
 #define PROTO_EXEC_ALL 3u
+
+#define PROTO_IDENTITY_FORK 1u /* the guest has run under another identity */
+#define PROTO_IDENTITY_ALL 1u
 
 #define PROTO_SETTLE_IDLE 1u	/* wait until the CPUs are at least 97 % idle for a second */
 #define PROTO_SETTLE_SYNC 2u	/* write dirty data to disk */
@@ -261,8 +270,10 @@ static inline bool proto_get_exec(struct proto_rd r, struct proto_exec *x)
 struct proto_identity_args { /* IDENTITY as its sender has it */
 	const uint8_t *gen;
 	uint64_t realtime_ns;
+	uint32_t flags, timeout_ms;
 	const void *entropy;
 	size_t entropy_len;
+	const char *name;		   /* NULL: none */
 	const char *hostname, *machine_id; /* NULL: leave */
 	const void *userdata;
 	size_t userdata_len;
@@ -271,8 +282,8 @@ struct proto_identity_args { /* IDENTITY as its sender has it */
 struct proto_identity { /* IDENTITY as received */
 	struct proto_slice gen;
 	uint64_t realtime_ns;
-	uint32_t flags;
-	struct proto_slice entropy, hostname, machine_id, userdata;
+	uint32_t flags, timeout_ms;
+	struct proto_slice entropy, name, hostname, machine_id, userdata;
 };
 
 static inline bool proto_gen_is_zero(const void *gen)
@@ -291,12 +302,23 @@ static inline size_t proto_put_identity(void *buf, size_t cap, const struct prot
 	proto_begin(&w, buf, cap, PROTO_IDENTITY);
 	proto_put(&w, a->gen, PROTO_GEN);
 	proto_put_u64(&w, a->realtime_ns);
-	proto_put_u32(&w, 0);
+	proto_put_u32(&w, a->flags);
+	proto_put_u32(&w, a->timeout_ms);
 	proto_put_b16(&w, a->entropy, a->entropy_len);
+	proto_put_s16(&w, a->name);
 	proto_put_s16(&w, a->hostname);
 	proto_put_s16(&w, a->machine_id);
 	proto_put_b16(&w, a->userdata, a->userdata_len);
 	return proto_end(&w);
+}
+
+/* What a name that goes into a line of a file or an environment is made of. */
+static inline bool proto_is_word(struct proto_slice s)
+{
+	for (size_t i = 0; i < s.len; i++)
+		if (s.p[i] <= ' ' || s.p[i] == '/' || s.p[i] == 127)
+			return false;
+	return true;
 }
 
 static inline bool proto_get_identity(struct proto_rd r, struct proto_identity *x)
@@ -304,11 +326,13 @@ static inline bool proto_get_identity(struct proto_rd r, struct proto_identity *
 	x->gen = proto_get(&r, PROTO_GEN);
 	x->realtime_ns = proto_get_u64(&r);
 	x->flags = proto_get_u32(&r);
+	x->timeout_ms = proto_get_u32(&r);
 	x->entropy = proto_get_b16(&r, PROTO_MAX_ENTROPY);
+	x->name = proto_get_s16(&r, PROTO_MAX_NAME);
 	x->hostname = proto_get_s16(&r, PROTO_MAX_HOSTNAME);
 	x->machine_id = proto_get_s16(&r, PROTO_MACHINE_ID);
 	x->userdata = proto_get_b16(&r, PROTO_MAX_USERDATA);
-	if (!proto_done(&r) || x->flags || proto_gen_is_zero(x->gen.p) ||
+	if (!proto_done(&r) || (x->flags & ~PROTO_IDENTITY_ALL) || proto_gen_is_zero(x->gen.p) ||
 	    x->realtime_ns > INT64_MAX)
 		return false;
 	if (x->machine_id.len && x->machine_id.len != PROTO_MACHINE_ID)
@@ -316,10 +340,7 @@ static inline bool proto_get_identity(struct proto_rd r, struct proto_identity *
 	for (size_t i = 0; i < x->machine_id.len; i++)
 		if (!strchr("0123456789abcdef", x->machine_id.p[i]))
 			return false;
-	for (size_t i = 0; i < x->hostname.len; i++)
-		if (x->hostname.p[i] <= ' ' || x->hostname.p[i] == '/' || x->hostname.p[i] == 127)
-			return false;
-	return true;
+	return proto_is_word(x->name) && proto_is_word(x->hostname);
 }
 
 struct proto_ack { /* ACK, both ways; the sender's text ends with NUL */

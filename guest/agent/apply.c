@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -186,6 +187,24 @@ static int set_userdata(struct identity *id, struct proto_slice data)
 	return write_file(path, data.p, data.len, O_CREAT | O_NOFOLLOW, 0600);
 }
 
+/* For the hooks: what they may find in files of the guest's and have to replace. */
+static void remember(struct identity *id)
+{
+	char path[PATH_MAX];
+	struct utsname uts;
+	int fd;
+
+	if (!uname(&uts))
+		snprintf(id->old_hostname, sizeof(id->old_hostname), "%.64s", uts.nodename);
+	fd = open(identity_path(id->agent, path, MACHINE_ID), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return;
+	if (read(fd, id->old_machine_id, PROTO_MACHINE_ID) != PROTO_MACHINE_ID ||
+	    strspn(id->old_machine_id, "0123456789abcdef") != PROTO_MACHINE_ID)
+		id->old_machine_id[0] = '\0';
+	close(fd);
+}
+
 int identity_apply(struct identity *id, const struct proto_identity *x, const char **step)
 {
 	int r;
@@ -198,6 +217,7 @@ int identity_apply(struct identity *id, const struct proto_identity *x, const ch
 	r = set_clock(x->realtime_ns);
 	if (r)
 		return r;
+	remember(id);
 	*step = "host name";
 	r = set_hostname(id);
 	if (r)

@@ -2,7 +2,9 @@
 /*
  * The hooks of a fork: what the image's owner wants done in a guest with a new identity, such as
  * new SSH host keys. One after the other, in lexical order, with a time limit each; the first that
- * fails fails the IDENTITY. Event handlers of the agent's thread.
+ * fails fails the IDENTITY. The restart of systemd's clone-fork.target is like a last hook, and is
+ * left out where it would do nothing: asking systemd costs more than all the rest of a fork. Event
+ * handlers of the agent's thread.
  */
 #include "identity.h"
 
@@ -11,6 +13,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -22,6 +25,16 @@
 #include "spawn.h"
 
 #define HOOKS_DIR "/etc/clone/fork.d"
+#define TARGET "clone-fork.target"
+
+#define ENV_MAX 12
+#define ENV_BYTES (PATH_MAX + 1024)
+
+struct hook_env {
+	char *p[ENV_MAX]; /* ends with NULL */
+	size_t n, used;
+	char text[ENV_BYTES];
+};
 
 static int by_name(const void *a, const void *b)
 {
@@ -37,6 +50,47 @@ static bool is_hook(int dir, const char *name)
 	       (st.st_mode & 0111);
 }
 
+static bool has_entries(const struct identity *id, const char *dir, const char *suffix)
+{
+	char path[PATH_MAX], rooted[PATH_MAX];
+	struct dirent *e;
+	bool found = false;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "%s/systemd/system/" TARGET "%s", dir, suffix);
+	d = opendir(identity_path(id->agent, rooted, path));
+	while (d && !found && (e = readdir(d)))
+		found = e->d_name[0] != '.';
+	if (d)
+		closedir(d);
+	return found;
+}
+
+/* True if a unit says WantedBy= or RequiredBy= the target, and systemd is there to know. */
+static bool target_in_use(const struct identity *id)
+{
+	static const char *const dirs[] = { "/etc", "/run", "/usr/lib", "/lib" };
+	char path[PATH_MAX];
+
+	if (access(identity_path(id->agent, path, "/run/systemd/system"), F_OK))
+		return false;
+	for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++)
+		if (has_entries(id, dirs[i], ".wants") || has_entries(id, dirs[i], ".requires"))
+			return true;
+	return false;
+}
+
+static int add_hook(struct identity *id, const char *name)
+{
+	if (id->nhooks == HOOKS_MAX)
+		return -E2BIG;
+	id->hooks[id->nhooks] = strdup(name);
+	if (!id->hooks[id->nhooks])
+		return -ENOMEM;
+	id->nhooks++;
+	return 0;
+}
+
 int hooks_list(struct identity *id)
 {
 	char path[PATH_MAX];
@@ -44,21 +98,25 @@ int hooks_list(struct identity *id)
 	DIR *d = opendir(identity_path(id->agent, path, HOOKS_DIR));
 	int r = 0;
 
-	if (!d)
-		return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
-	while (!r && (e = readdir(d))) {
-		if (!is_hook(dirfd(d), e->d_name))
-			continue;
-		if (id->nhooks == HOOKS_MAX)
-			r = -E2BIG;
-		else if (!(id->hooks[id->nhooks] = strdup(e->d_name)))
-			r = -ENOMEM;
-		else
-			id->nhooks++;
-	}
-	closedir(d);
+	if (!d && errno != ENOENT && errno != ENOTDIR)
+		return -errno;
+	while (d && !r && (e = readdir(d)))
+		if (is_hook(dirfd(d), e->d_name))
+			r = add_hook(id, e->d_name);
+	if (d)
+		closedir(d);
 	qsort(id->hooks, id->nhooks, sizeof(id->hooks[0]), by_name);
+	if (!r && id->fork && target_in_use(id)) {
+		r = add_hook(id, TARGET);
+		id->target = !r;
+	}
 	return r;
+}
+
+/* True if the hook at hand is none of the directory but systemd's target. */
+static bool is_target(const struct identity *id)
+{
+	return id->target && id->at == id->nhooks - 1;
 }
 
 /* The end of a hook's output goes to a drain: a daemon it started may hold on to it. */
@@ -127,8 +185,9 @@ static void on_hook_exit(struct child *c, int status)
 	hook_over(id);
 	if (id->timed_out)
 		identity_done(id, ETIMEDOUT, PROTO_STAGE_HOOK,
-			      "hook %s: still running after %d s%s%s", name, PROTO_HOOK_MS / 1000,
-			      sep, id->said);
+			      "hook %s: still running after %u.%u s%s%s", name,
+			      (unsigned int)(id->limit_ms / 1000),
+			      (unsigned int)(id->limit_ms % 1000 / 100), sep, id->said);
 	else if (WIFSIGNALED(status))
 		identity_done(id, EIO, PROTO_STAGE_HOOK, "hook %s: killed by signal %d%s%s", name,
 			      WTERMSIG(status), sep, id->said);
@@ -141,38 +200,67 @@ static void on_hook_exit(struct child *c, int status)
 	}
 }
 
+/* One "NAME=value"; the whole environment of a hook lives in `text`. */
+__attribute__((format(printf, 2, 3))) static void env_add(struct hook_env *env, const char *fmt,
+							  ...)
+{
+	size_t left = sizeof(env->text) - env->used;
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(env->text + env->used, left, fmt, ap);
+	va_end(ap);
+	env->p[env->n++] = env->text + env->used; /* ENV_BYTES holds the longest of everything */
+	env->used += (size_t)n + 1;
+}
+
+static void env_make(const struct identity *id, struct hook_env *env)
+{
+	char gen[2 * PROTO_GEN + 1], file[PATH_MAX];
+	struct utsname uts = { .nodename = "" };
+
+	uname(&uts);
+	for (size_t i = 0; i < PROTO_GEN; i++)
+		snprintf(gen + 2 * i, 3, "%02x", id->gen[i]);
+	env_add(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+	env_add(env, "HOME=/root");
+	env_add(env, "LANG=C.UTF-8");
+	env_add(env, "CLONE_REASON=%s", id->fork ? "fork" : "boot");
+	env_add(env, "CLONE_NAME=%s", id->name);
+	env_add(env, "CLONE_GENERATION=%s", gen);
+	env_add(env, "CLONE_HOSTNAME=%.64s", uts.nodename);
+	env_add(env, "CLONE_MACHINE_ID=%s",
+		id->machine_id[0] ? id->machine_id : id->old_machine_id);
+	env_add(env, "CLONE_OLD_HOSTNAME=%s", id->old_hostname);
+	env_add(env, "CLONE_OLD_MACHINE_ID=%s", id->old_machine_id);
+	env_add(env, "CLONE_USERDATA=%s", identity_path(id->agent, file, "/run/clone/userdata"));
+}
+
 static pid_t hook_spawn(struct identity *id, char *path, int out)
 {
-	char gen[64] = "CLONE_GENERATION=", host[160], machine[64], userdata[PATH_MAX + 32];
-	char *argv[] = { path, NULL };
-	char *envp[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-			 "HOME=/root",
-			 "LANG=C.UTF-8",
-			 gen,
-			 host,
-			 machine,
-			 userdata,
-			 NULL };
-	struct spawn s = { .argv = argv, .envp = envp, .cwd = "/" };
-	struct utsname uts = { .nodename = "" };
-	char file[PATH_MAX];
+	char *hook[] = { path, NULL }, *restart[] = { "systemctl", "restart", TARGET, NULL };
+	struct hook_env env = { .n = 0 };
+	struct spawn s = { .argv = is_target(id) ? restart : hook, .envp = env.p, .cwd = "/" };
 	bool exec_failed;
 	pid_t pid;
 
-	uname(&uts);
-	for (size_t i = 0, n = strlen(gen); i < PROTO_GEN; i++)
-		snprintf(gen + n + 2 * i, 3, "%02x", id->gen[i]);
-	snprintf(host, sizeof(host), "CLONE_HOSTNAME=%s",
-		 id->hostname[0] ? id->hostname : uts.nodename);
-	snprintf(machine, sizeof(machine), "CLONE_MACHINE_ID=%s", id->machine_id);
-	snprintf(userdata, sizeof(userdata), "CLONE_USERDATA=%s",
-		 identity_path(id->agent, file, "/run/clone/userdata"));
+	env_make(id, &env);
 	s.fd[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	s.fd[1] = s.fd[2] = out;
 	pid = s.fd[0] < 0 ? -errno : spawn(&s, &exec_failed);
 	if (s.fd[0] >= 0)
 		close(s.fd[0]);
 	return pid;
+}
+
+static uint64_t hook_limit_ms(const struct identity *id)
+{
+	uint64_t now = loop_now_ms();
+
+	if (!id->deadline_ms)
+		return PROTO_HOOK_MS;
+	return id->deadline_ms > now ? id->deadline_ms - now : 1;
 }
 
 /* Starts one hook; returns 0 or -errno. */
@@ -195,7 +283,8 @@ static int hook_start(struct identity *id)
 	id->child = (struct child){ .pid = pid, .fn = on_hook_exit };
 	loop_child(&id->agent->loop, &id->child);
 	id->timer.fn = on_timer;
-	loop_timer(&id->agent->loop, &id->timer, PROTO_HOOK_MS);
+	id->limit_ms = hook_limit_ms(id);
+	loop_timer(&id->agent->loop, &id->timer, id->limit_ms);
 	return loop_watch(&id->agent->loop, &id->output, EPOLLIN);
 }
 

@@ -98,6 +98,10 @@ void identity_begin(struct conn *c, const struct proto_identity *x)
 	id->agent = a;
 	id->conn = c;
 	memcpy(id->gen, x->gen.p, PROTO_GEN);
+	if (x->timeout_ms)
+		id->deadline_ms = loop_now_ms() + x->timeout_ms / 4u * 3u;
+	id->fork = x->flags & PROTO_IDENTITY_FORK;
+	copy(id->name, x->name);
 	copy(id->hostname, x->hostname);
 	copy(id->machine_id, x->machine_id);
 	id->output.fd = -1;

@@ -16,14 +16,20 @@ struct identity {
 	struct agent *agent;
 	struct conn *conn;
 	uint8_t gen[PROTO_GEN];
+	bool fork;
+	uint64_t deadline_ms; /* of all hooks together, loop time; 0: each has PROTO_HOOK_MS */
+	char name[PROTO_MAX_NAME + 1];
 	char hostname[PROTO_MAX_HOSTNAME + 1], machine_id[PROTO_MACHINE_ID + 1];
+	char old_hostname[PROTO_MAX_HOSTNAME + 1], old_machine_id[PROTO_MACHINE_ID + 1];
 	char remarks[512];
 	/* hooks.c */
 	char *hooks[HOOKS_MAX];
 	size_t nhooks, at;
+	bool target; /* the last of them is not a file but systemd's target */
 	struct child child;
 	struct timer timer;
 	struct watch output;
+	uint64_t limit_ms; /* of the hook that runs */
 	bool timed_out;
 	char said[HOOK_OUTPUT];
 	size_t nsaid;
@@ -38,7 +44,7 @@ int identity_apply(struct identity *id, const struct proto_identity *x, const ch
 void identity_remark(struct identity *id, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
-/* hooks.c: reads the directory. Returns 0 or -errno. */
+/* hooks.c: reads the directory, adds clone-fork.target if it is of use. Returns 0 or -errno. */
 int hooks_list(struct identity *id);
 /* Starts the next hook; without one left, or with a failure, calls identity_done. */
 void hooks_next(struct identity *id);

@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -78,6 +79,18 @@ static void raise_limits(void)
 	setrlimit(RLIMIT_NOFILE, &have);
 }
 
+/*
+ * A fork's identity must not wait for the guest's own work: until the agent has reseeded, what runs
+ * draws the same random numbers as in the fork's twins. Commands do not inherit it. (musl's wrapper
+ * refuses.) Where it is not allowed the agent is merely later.
+ */
+static void run_first(void)
+{
+	struct sched_param p = { .sched_priority = 1 };
+
+	syscall(SYS_sched_setscheduler, 0, SCHED_FIFO | SCHED_RESET_ON_FORK, &p);
+}
+
 static int agent_main(const char *where, const char *root, bool may_shut_down)
 {
 	struct agent *a = calloc(1, sizeof(*a));
@@ -96,6 +109,7 @@ static int agent_main(const char *where, const char *root, bool may_shut_down)
 	}
 	if (may_shut_down)
 		button_open(a);
+	run_first();
 	r = loop_run(&a->loop);
 	if (r)
 		agent_log("event loop: %s", strerror(-r));

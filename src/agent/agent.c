@@ -7,6 +7,7 @@
 #include "agent/agent.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -19,7 +20,7 @@
 #include "event/loop.h"
 #include "virtio/vsock.h"
 
-#define IDENTITY_MAX (PROTO_HEADER + 256u + PROTO_MAX_ENTROPY + PROTO_MAX_USERDATA)
+#define IDENTITY_MAX (PROTO_HEADER + 384u + PROTO_MAX_ENTROPY + PROTO_MAX_USERDATA)
 
 struct agent {
 	struct machine *m;
@@ -31,8 +32,10 @@ struct agent {
 
 	/* The identity given last, kept to be given again. */
 	bool wanted, set_clock, fresh; /* fresh: `entropy` has not been used */
+	bool renew;		       /* the guest has run under another identity */
 	uint8_t gen[PROTO_GEN];
 	uint8_t entropy[sizeof(((struct identity *)0)->entropy)];
+	char name[sizeof(((struct identity *)0)->name)];
 	char hostname[sizeof(((struct identity *)0)->hostname)];
 	char machine_id[sizeof(((struct identity *)0)->machine_id)];
 	void *userdata;
@@ -43,9 +46,11 @@ struct agent {
 	struct call *giver; /* the call that does, once it could be made */
 	struct loop_timer *give_timer;
 	unsigned int give_ms;
+	uint64_t give_end_ns;
 	agent_done_fn give_done;
 	void *give_arg;
 	bool reconciled;
+	char why[sizeof(((struct err *)0)->msg)]; /* the last one failed so; "": it did not */
 };
 
 static void tell_change(struct agent *a)
@@ -72,6 +77,10 @@ static void give_end(struct agent *a, const struct agent_reply *r)
 	a->give_done = NULL;
 	loop_set_timer(a->give_timer, 0);
 	drop_giver(a);
+	/* Without an agent there is still hope: when one says hello it is given again. */
+	snprintf(a->why, sizeof(a->why), "%s", r->ret && agent_present(a) ? r->e.msg : "");
+	if (a->why[0])
+		tell_change(a);
 	if (done)
 		done(arg, r);
 	else if (r->ret && r->ret != -ECANCELED)
@@ -106,13 +115,23 @@ static void give_answered(void *arg, const struct agent_reply *answer)
 	give_end(a, &r);
 }
 
+static uint32_t time_left_ms(const struct agent *a)
+{
+	uint64_t now = time_mono_ns();
+
+	return a->give_end_ns > now ? (uint32_t)((a->give_end_ns - now) / NS_PER_MS) + 1 : 1;
+}
+
 /* Sends the identity if it can be sent now. */
 static int give(struct agent *a, struct err *e)
 {
 	struct proto_identity_args args = {
 		.gen = a->gen,
+		.flags = a->renew ? PROTO_IDENTITY_FORK : 0,
+		.timeout_ms = time_left_ms(a),
 		.entropy = a->entropy,
 		.entropy_len = sizeof(a->entropy),
+		.name = a->name,
 		.hostname = a->hostname,
 		.machine_id = a->machine_id,
 		.userdata = a->userdata,
@@ -165,9 +184,11 @@ static void give_timeout(void *arg)
 static void give_start(struct agent *a, unsigned int timeout_ms, agent_done_fn done, void *arg)
 {
 	a->giving = true;
+	a->why[0] = '\0';
 	a->give_done = done;
 	a->give_arg = arg;
 	a->give_ms = timeout_ms;
+	a->give_end_ns = time_mono_ns() + timeout_ms * NS_PER_MS;
 	loop_set_timer(a->give_timer, timeout_ms * NS_PER_MS);
 }
 
@@ -189,8 +210,10 @@ int agent_set_identity(struct agent *a, const struct identity *id, bool set_cloc
 		return err_set(e, EINVAL, "identity: user data of %zu bytes exceeds %u",
 			       userdata_len, PROTO_MAX_USERDATA);
 	if (!text_ok(id->hostname, PROTO_MAX_HOSTNAME + 1) ||
-	    !text_ok(id->machine_id, sizeof(id->machine_id)) || !timeout_ms)
-		return err_set(e, EINVAL, "identity: host name, machine id or time-out is bad");
+	    !text_ok(id->machine_id, sizeof(id->machine_id)) ||
+	    !text_ok(id->name, sizeof(id->name)) || !timeout_ms)
+		return err_set(e, EINVAL,
+			       "identity: name, host name, machine id or time-out is bad");
 	if (userdata_len) {
 		copy = malloc(userdata_len);
 		if (!copy)
@@ -208,10 +231,12 @@ int agent_set_identity(struct agent *a, const struct identity *id, bool set_cloc
 	a->userdata_len = userdata_len;
 	memcpy(a->gen, id->generation, sizeof(a->gen));
 	memcpy(a->entropy, id->entropy, sizeof(a->entropy));
+	strcpy(a->name, id->name);
 	strcpy(a->hostname, id->hostname);
 	strcpy(a->machine_id, id->machine_id);
 	a->wanted = a->fresh = true;
 	a->set_clock = set_clock;
+	a->renew = id->renew;
 	if (a->reconciled) {
 		a->reconciled = false;
 		tell_change(a);
@@ -280,6 +305,7 @@ static void forget_identity(struct agent *a)
 	a->wanted = a->giving = a->reconciled = false;
 	a->give_done = NULL;
 	a->giver = NULL;
+	a->why[0] = '\0';
 	memset(a->gen, 0, sizeof(a->gen));
 	explicit_bzero(a->entropy, sizeof(a->entropy));
 }
@@ -323,6 +349,11 @@ bool agent_reconciled(const struct agent *a)
 {
 	/* A guest that reset its driver meanwhile (it rebooted) is another one. */
 	return a->reconciled && agent_present(a);
+}
+
+const char *agent_identity_error(const struct agent *a)
+{
+	return a->why;
 }
 
 const uint8_t *agent_generation(const struct agent *a)

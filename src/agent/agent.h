@@ -64,6 +64,8 @@ bool agent_present(const struct agent *a);
 /* The guest has acknowledged the identity that was given last, and its agent has not restarted
  * since. */
 bool agent_reconciled(const struct agent *a);
+/* Why the guest has not reconciled, when giving it its identity failed; "" otherwise. */
+const char *agent_identity_error(const struct agent *a);
 /* The generation given last (16 bytes; zero: none): what EXEC must carry. */
 const uint8_t *agent_generation(const struct agent *a);
 

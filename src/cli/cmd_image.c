@@ -17,7 +17,8 @@
 
 const char cmd_image_usage[] =
 	"build debian|busybox [--name NAME] [--release R] [--mirror URL] [--size SIZE]\n"
-	"                  [--kernel cloud|full] [--package P]... [-q]\n"
+	"                  [--kernel cloud|full] [--init systemd|openrc|runit] [--package P]... "
+	"[-q]\n"
 	"       clone image ls [-q] [-o json]\n"
 	"       clone image inspect IMAGE...\n"
 	"       clone image verify IMAGE...\n"
@@ -28,6 +29,7 @@ const char cmd_image_usage[] =
 	"      --mirror URL   default: the one that this host uses\n"
 	"      --size SIZE    of the disk as the guest sees it\n"
 	"      --kernel K     cloud (default): small; full: every driver\n"
+	"      --init I       of Debian: systemd (default), openrc or runit\n"
 	"      --package P    one more Debian package; may be repeated\n"
 	"  -q, --quiet        build: no progress; ls: names only\n"
 	"  -f, --force        rm: although templates are based on it\n";
@@ -63,6 +65,23 @@ static void show_progress(void *arg, const char *phase, int percent, const char 
 	snprintf(p->phase, sizeof(p->phase), "%s", phase);
 }
 
+static int parse_init(const char *s, enum image_init *init, struct err *e)
+{
+	static const char *const names[] = {
+		[IMAGE_INIT_SYSTEMD] = "systemd",
+		[IMAGE_INIT_OPENRC] = "openrc",
+		[IMAGE_INIT_RUNIT] = "runit",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		if (strcmp(s, names[i]) != 0)
+			continue;
+		*init = (enum image_init)i;
+		return 0;
+	}
+	return err_set(e, EINVAL, "--init: systemd, openrc or runit");
+}
+
 static int build_option(struct build_args *a, int opt, struct err *e)
 {
 	switch (opt) {
@@ -82,6 +101,8 @@ static int build_option(struct build_args *a, int opt, struct err *e)
 			return err_set(e, EINVAL, "--kernel: cloud or full");
 		a->cfg.kernel = *optarg == 'c' ? IMAGE_KERNEL_CLOUD : IMAGE_KERNEL_FULL;
 		return 0;
+	case 'i':
+		return parse_init(optarg, &a->cfg.init, e);
 	case 'p':
 		if (a->npackages == PACKAGES_MAX)
 			return err_set(e, EINVAL, "--package: at most %d", PACKAGES_MAX);
@@ -103,6 +124,7 @@ static int build_args(struct build_args *a, int argc, char **argv)
 		{ "mirror", required_argument, NULL, 'm' },
 		{ "size", required_argument, NULL, 's' },
 		{ "kernel", required_argument, NULL, 'k' },
+		{ "init", required_argument, NULL, 'i' },
 		{ "package", required_argument, NULL, 'p' },
 		{ "quiet", no_argument, NULL, 'q' },
 		{ NULL, 0, NULL, 0 },

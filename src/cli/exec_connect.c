@@ -38,7 +38,7 @@ static int learn(const struct vmdir *d, struct client *c, uint64_t timeout_ms,
 {
 	for (int try = 0;; try++) {
 		cleanup_json json_t *id = NULL, *wait = NULL;
-		const char *state;
+		const char *state, *why;
 		int r = client_request(c, "GET", "/identity", NULL, LAUNCH_MS, &id, e);
 
 		if (r)
@@ -54,6 +54,10 @@ static int learn(const struct vmdir *d, struct client *c, uint64_t timeout_ms,
 				return 0;
 			return err_set(e, EBADMSG, "%s: its identity makes no sense", d->name);
 		}
+		why = json_string_value(json_object_get(id, "error"));
+		if (why && *why)
+			return err_set(e, ENOTRECOVERABLE,
+				       "the guest has not become a machine of its own: %s", why);
 		if (try == 3)
 			return err_set(e, EAGAIN, "%s: its agent comes and goes", d->name);
 		wait = json_pack("{s:s, s:I}", "action", "wait", "timeout_ms",

@@ -68,17 +68,25 @@ void api_waits_destroy(struct api_waits *w)
 	free(w);
 }
 
+/* Reconciled, or never going to be: whoever waits is told at once. */
 static void waits_changed(void *arg)
 {
 	struct api_waits *all = arg;
 	struct waiter *w, *next;
+	struct err e;
 
 	for (w = TAILQ_FIRST(&all->list); w; w = next) {
 		struct agent *a = vm_agent(w->vm);
 
 		next = TAILQ_NEXT(w, link);
-		if (a && agent_reconciled(a))
+		if (a && agent_reconciled(a)) {
 			waiter_end(w, NULL);
+		} else if (a && *agent_identity_error(a)) {
+			err_set(&e, ENOTRECOVERABLE,
+				"the guest has not become a machine of its own: %s",
+				agent_identity_error(a));
+			waiter_end(w, &e);
+		}
 	}
 }
 

@@ -25,6 +25,9 @@
 #include "virtio/blk.h"
 #include "vm/vm_private.h"
 
+/* A child's own time for its guest begins later than ours, and it knows what was late. */
+#define REPORT_MS 5000
+
 struct fork_child {
 	struct fork_op *op;
 	struct vm_child_result res;
@@ -321,7 +324,7 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 			failed++;
 	}
 	op->left -= failed;
-	loop_set_timer(op->timer, rq->timeout_ms * NS_PER_MS);
+	loop_set_timer(op->timer, (rq->timeout_ms + REPORT_MS) * NS_PER_MS);
 	if (op->all && failed)
 		fail_all(op);
 	else if (!op->left)

@@ -48,7 +48,10 @@ int build_mkfs(struct build *b, const char *dir, uint64_t default_size, bool jou
 /* Puts clone-agent into the tree at root, as /usr/lib/clone/clone-agent. */
 int build_put_agent(const struct build *b, const char *root, struct err *e);
 
-/* Makes the fresh Debian tree at root a guest that boots fast (guest_debian.c). */
-int guest_debian_configure(const char *root, struct err *e);
+/* Makes the fresh Debian tree at root a guest that boots fast and forks well (guest_debian.c). */
+int guest_debian_configure(const char *root, enum image_init init, struct err *e);
+
+/* Its part that is about identity after a fork (guest_identity.c). */
+int guest_identity_configure(const char *root, enum image_init init, struct err *e);
 
 #endif

@@ -21,7 +21,15 @@
 #define MERGED_USR_HOOKS "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 
 /* Enough for a machine to log in to and to install more into. */
-#define PACKAGES "usr-is-merged,systemd-sysv,dbus,udev,iproute2,procps,kmod"
+#define PACKAGES "usr-is-merged,iproute2,procps,kmod"
+
+/* Where udev is a daemon like others it is left out: the kernel makes the nodes that a guest needs.
+ */
+static const char *const init_packages[] = {
+	[IMAGE_INIT_SYSTEMD] = "systemd-sysv,dbus,udev",
+	[IMAGE_INIT_OPENRC] = "sysvinit-core,openrc,initscripts",
+	[IMAGE_INIT_RUNIT] = "runit-init,getty-run",
+};
 
 /* mmdebstrap's lines that begin a step, and how far its work has come then (percent of it). */
 static const struct {
@@ -52,8 +60,10 @@ static void mmdebstrap_line(void *arg, const char *text)
 static int include_option(const struct build *b, char **out, struct err *e)
 {
 	const char *const *p = b->cfg->packages;
-	char *s = strdup("--include=" PACKAGES), *more;
+	char *s, *more;
 
+	if (asprintf(&s, "--include=" PACKAGES ",%s", init_packages[b->cfg->init]) < 0)
+		s = NULL;
 	for (; s && p && *p; p++) {
 		if (!**p || strlen(*p) > 100 ||
 		    strspn(*p, "abcdefghijklmnopqrstuvwxyz0123456789+.-:") != strlen(*p) ||
@@ -184,7 +194,8 @@ static int make_rootfs(void *arg, struct err *e)
 
 	if ((r = tree_path(root, sizeof(root), e, "%s/root", fs->b->stage.dir)) ||
 	    (r = tree_mkdirs(root, 0755, e)) || (r = build_run(fs->b, untar, e)) ||
-	    (r = guest_debian_configure(root, e)) || (r = build_put_agent(fs->b, root, e)) ||
+	    (r = guest_debian_configure(root, fs->b->cfg->init, e)) ||
+	    (r = build_put_agent(fs->b, root, e)) ||
 	    (r = tree_path(from, sizeof(from), e, "%s/lib/modules", fs->b->kernel.dir)) ||
 	    (r = tree_path(to, sizeof(to), e, "%s/usr/lib/modules", root)) ||
 	    (r = tree_remove(to, e)) || (r = tree_clone(from, to, true, e)) ||

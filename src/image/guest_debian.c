@@ -5,6 +5,7 @@
  * left running costs each fork memory. All of it is configuration in /etc that a user can undo with
  * systemctl. Called by build_debian.c; any one thread.
  */
+#include <errno.h>
 #include <limits.h>
 #include <string.h>
 
@@ -87,9 +88,15 @@ static const char *const masked_rules[] = {
 	"78-sound-card",     "85-hwclock", "96-e2scrub",
 };
 
-static const struct {
+struct text_file {
 	const char *path, *text;
-} files[] = {
+};
+
+struct link {
+	const char *path, *target;
+};
+
+static const struct text_file files[] = {
 	{ "etc/hostname", "clone\n" },
 	{ "etc/hosts", "127.0.0.1\tlocalhost\n127.0.1.1\tclone\n"
 		       "::1\tlocalhost ip6-localhost ip6-loopback\n" },
@@ -97,6 +104,9 @@ static const struct {
 	{ "etc/fstab", "# The root file system is mounted by clone-init.\n" },
 	/* Empty, not absent: systemd makes up an id, but does not take this for a first boot. */
 	{ "etc/machine-id", "" },
+};
+
+static const struct text_file systemd_files[] = {
 	/* Root needs no password on the console, and has none that would work elsewhere. */
 	{ UNITS "serial-getty@.service.d/clone.conf",
 	  "[Service]\nExecStart=\nExecStart=-/sbin/agetty -o '-p -f -- \\\\u' --autologin root "
@@ -121,11 +131,40 @@ static const struct {
 	  "10:237\n" },
 };
 
-static const struct {
-	const char *path, *target;
-} links[] = {
+static const struct link systemd_links[] = {
 	{ UNITS "default.target", "/lib/systemd/system/multi-user.target" },
 	{ "etc/tmpfiles.d/systemd-nologin.conf", "/dev/null" },
+};
+
+/* Debian's inittab without terminals that are not there, with the console. */
+static const struct text_file openrc_files[] = {
+	{ "etc/inittab", "id:2:initdefault:\n"
+			 "si::sysinit:/etc/init.d/rcS\n"
+			 "~~:S:wait:/sbin/sulogin --force\n"
+			 "l0:0:wait:/etc/init.d/rc 0\n"
+			 "l1:1:wait:/etc/init.d/rc 1\n"
+			 "l2:2:wait:/etc/init.d/rc 2\n"
+			 "l3:3:wait:/etc/init.d/rc 3\n"
+			 "l4:4:wait:/etc/init.d/rc 4\n"
+			 "l5:5:wait:/etc/init.d/rc 5\n"
+			 "l6:6:wait:/etc/init.d/rc 6\n"
+			 "ca:12345:ctrlaltdel:/sbin/shutdown -t1 -a -r now\n"
+			 "S0:2345:respawn:/sbin/agetty -o '-p -f -- \\u' --autologin root "
+			 "--noclear --keep-baud 115200,57600,38400,9600 ttyS0 linux\n" },
+};
+
+static const struct text_file runit_files[] = {
+	{ "etc/sv/getty-ttyS0/run",
+	  "#!/bin/sh\nexec /sbin/agetty -o '-p -f -- \\u' --autologin root --noclear "
+	  "--keep-baud 115200,57600,38400,9600 ttyS0 linux\n" },
+};
+
+/* Terminals that are not there, in runit's words. */
+static const char *const runit_removed[] = {
+	"etc/runit/runsvdir/default/getty-tty1",  "etc/runit/runsvdir/default/getty-tty2",
+	"etc/runit/runsvdir/default/getty-tty3",  "etc/runit/runsvdir/default/getty-tty4",
+	"etc/runit/runsvdir/default/getty-tty5",  "etc/runit/runsvdir/default/getty-tty6",
+	"etc/runit/runsvdir/default/getty-ttyv0",
 };
 
 static const char *const removed[] = {
@@ -133,8 +172,11 @@ static const char *const removed[] = {
 	"usr/lib/udev/hwdb.d",
 	"etc/modules-load.d/modules.conf",
 	"var/lib/dbus/machine-id",
-	"var/log/journal",
 	"boot",
+};
+
+static const char *const systemd_removed[] = {
+	"var/log/journal",
 	UNITS "getty.target.wants",
 	UNITS "multi-user.target.wants/e2scrub_reap.service",
 	UNITS "multi-user.target.wants/remote-fs.target",
@@ -161,28 +203,75 @@ static int mask_all(const char *root, const char *prefix, const char *const *nam
 	return r;
 }
 
-int guest_debian_configure(const char *root, struct err *e)
+static int write_all(const char *root, const struct text_file *f, size_t count, mode_t mode,
+		     struct err *e)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < count; i++)
+		r = tree_write(root, f[i].path, mode, f[i].text, strlen(f[i].text), e);
+	return r;
+}
+
+static int remove_all(const char *root, const char *const *names, size_t count, struct err *e)
 {
 	char path[PATH_MAX];
 	int r = 0;
 
-	for (size_t i = 0; !r && i < ARRAY_SIZE(removed); i++) {
-		r = tree_path(path, sizeof(path), e, "%s/%s", root, removed[i]);
+	for (size_t i = 0; !r && i < count; i++) {
+		r = tree_path(path, sizeof(path), e, "%s/%s", root, names[i]);
 		if (!r)
 			r = tree_remove(path, e);
 	}
-	for (size_t i = 0; !r && i < ARRAY_SIZE(files); i++)
-		r = tree_write(root, files[i].path, 0644, files[i].text, strlen(files[i].text), e);
-	for (size_t i = 0; !r && i < ARRAY_SIZE(links); i++)
-		r = tree_symlink(root, links[i].path, links[i].target, e);
+	return r;
+}
+
+static int configure_systemd(const char *root, struct err *e)
+{
+	int r = remove_all(root, systemd_removed, ARRAY_SIZE(systemd_removed), e);
+
+	if (!r)
+		r = write_all(root, systemd_files, ARRAY_SIZE(systemd_files), 0644, e);
+	for (size_t i = 0; !r && i < ARRAY_SIZE(systemd_links); i++)
+		r = tree_symlink(root, systemd_links[i].path, systemd_links[i].target, e);
 	if (!r)
 		r = mask_all(root, UNITS, masked, ARRAY_SIZE(masked), "", e);
 	if (!r)
 		r = mask_all(root, "etc/systemd/system-generators/", masked_generators,
 			     ARRAY_SIZE(masked_generators), "", e);
+	return r;
+}
+
+static int configure_init(const char *root, enum image_init init, struct err *e)
+{
+	int r;
+
+	switch (init) {
+	case IMAGE_INIT_SYSTEMD:
+		return configure_systemd(root, e);
+	case IMAGE_INIT_OPENRC:
+		return write_all(root, openrc_files, ARRAY_SIZE(openrc_files), 0644, e);
+	case IMAGE_INIT_RUNIT:
+		r = remove_all(root, runit_removed, ARRAY_SIZE(runit_removed), e);
+		return r ? r : write_all(root, runit_files, ARRAY_SIZE(runit_files), 0755, e);
+	}
+	return err_set(e, EINVAL, "init system %d", (int)init);
+}
+
+int guest_debian_configure(const char *root, enum image_init init, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = remove_all(root, removed, ARRAY_SIZE(removed), e);
+
+	if (!r)
+		r = write_all(root, files, ARRAY_SIZE(files), 0644, e);
+	if (!r)
+		r = configure_init(root, init, e);
 	if (!r)
 		r = mask_all(root, "etc/udev/rules.d/", masked_rules, ARRAY_SIZE(masked_rules),
 			     ".rules", e);
+	if (!r)
+		r = guest_identity_configure(root, init, e);
 	/* The mount point stays: whatever looks for it finds an empty directory. */
 	if (!r)
 		r = tree_path(path, sizeof(path), e, "%s/boot", root);

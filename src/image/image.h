@@ -89,11 +89,18 @@ enum image_kernel {
 	IMAGE_KERNEL_FULL,  /* linux-image-amd64: every driver; for passthrough, nested KVM */
 };
 
+enum image_init { /* process 1 of a Debian image */
+		  IMAGE_INIT_SYSTEMD,
+		  IMAGE_INIT_OPENRC, /* under sysvinit's process 1, as Debian has it */
+		  IMAGE_INIT_RUNIT,
+};
+
 struct image_build_cfg {
 	const char *name;    /* required */
 	const char *release; /* NULL: "bookworm" */
 	const char *mirror;  /* NULL: the one this host uses, else deb.debian.org */
 	enum image_kernel kernel;
+	enum image_init init;	     /* Debian only */
 	uint64_t size_bytes;	     /* 0: 2 GiB for Debian, 16 MiB for busybox */
 	const char *const *packages; /* more packages (Debian only), NULL-terminated; NULL: none */
 	const char *agent;	     /* clone-agent to put inside; NULL: guest_program_path() */
@@ -108,8 +115,9 @@ struct image_build_cfg {
  * program failed (the last lines of its output are in the story). Needs root, or for Debian an
  * /etc/subuid range and unprivileged user namespaces.
  *
- * Debian: systemd, dbus, udev, iproute2, procps, kmod and apt, nothing else; root has no password
- * and is logged in on ttyS0 without being asked: whoever holds the console owns the machine anyway.
+ * Debian: an init system, iproute2, procps, kmod and apt, with systemd dbus and udev, nothing else;
+ * root has no password and is logged in on ttyS0 without being asked: whoever holds the console
+ * owns the machine anyway.
  */
 int image_build_debian(const struct image_build_cfg *cfg, struct err *e);
 

@@ -24,6 +24,7 @@ static struct vsock_hdr h;
 static uint8_t data[VG_RX_DATA];
 
 static const struct identity me = {
+	.renew = true,
 	.name = "me",
 	.hostname = "me.example",
 	.machine_id = "0123456789abcdef0123456789abcdef",
@@ -239,6 +240,9 @@ static void test_agent__acknowledged_identity_opens_the_gate(void **state)
 	assert_true(id.realtime_ns > 1600000000ull * 1000000000);
 	assert_int_equal(id.entropy.len, sizeof(me.entropy));
 	assert_memory_equal(id.entropy.p, me.entropy, sizeof(me.entropy));
+	assert_int_equal(id.flags, PROTO_IDENTITY_FORK);
+	assert_int_equal(id.name.len, strlen(me.name));
+	assert_memory_equal(id.name.p, me.name, id.name.len);
 	assert_memory_equal(id.hostname.p, me.hostname, strlen(me.hostname));
 	assert_memory_equal(id.machine_id.p, me.machine_id, 32);
 	assert_memory_equal(id.userdata.p, "ud", 2);
@@ -249,6 +253,7 @@ static void test_agent__acknowledged_identity_opens_the_gate(void **state)
 	assert_int_equal(r->r.ret, 0);
 	assert_string_equal(r->r.text, "fine?[2J");
 	assert_true(agent_reconciled(r->a));
+	assert_string_equal(agent_identity_error(r->a), "");
 	assert_memory_equal(agent_generation(r->a), me.generation, PROTO_GEN);
 	assert_true(gate_open(r, PROTO_AGENT_PORT));
 	assert_int_equal(r->done, 1);
@@ -269,6 +274,7 @@ static void test_agent__refused_identity_keeps_the_gate_closed(void **state)
 	assert_int_equal(r->r.ret, -EIO);
 	assert_int_equal(r->r.stage, PROTO_STAGE_HOOK);
 	assert_string_equal(r->r.e.msg, "identity: the guest's agent: 10-x: Input/output error");
+	assert_string_equal(agent_identity_error(r->a), r->r.e.msg);
 	closed(r);
 	assert_false(agent_reconciled(r->a));
 	assert_false(gate_open(r, PROTO_AGENT_PORT));

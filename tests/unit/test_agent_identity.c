@@ -214,6 +214,8 @@ static void hook(struct guest *g, const char *name, const char *body, mode_t mod
 static void test_agent_identity__hooks_run_in_order_with_what_they_need(void **state)
 {
 	struct proto_identity_args a = { .gen = gen_a,
+					 .flags = PROTO_IDENTITY_FORK,
+					 .name = "vm-1",
 					 .hostname = "h1",
 					 .machine_id = ID_A,
 					 .userdata = "ud",
@@ -222,22 +224,55 @@ static void test_agent_identity__hooks_run_in_order_with_what_they_need(void **s
 	char body[512], want[512];
 	struct outcome o;
 
+	guest_write(g, "/etc/machine-id", ID_B "\n", 33, 0444);
 	snprintf(body, sizeof(body), "echo $0 >> %s/log", g->root);
 	hook(g, "20-second", body, 0755);
 	hook(g, "30-not-executable", body, 0644);
 	hook(g, ".hidden", body, 0755);
 	snprintf(body, sizeof(body),
-		 "echo $CLONE_GENERATION $CLONE_HOSTNAME $CLONE_MACHINE_ID $(cat $CLONE_USERDATA) "
-		 "$(pwd) >> %s/log; echo noise",
+		 "echo $CLONE_REASON $CLONE_NAME $CLONE_GENERATION $CLONE_HOSTNAME "
+		 "$CLONE_MACHINE_ID $CLONE_OLD_MACHINE_ID $(cat $CLONE_USERDATA) $(pwd) >> %s/log; "
+		 "echo noise",
 		 g->root);
 	hook(g, "10-first", body, 0755);
 	assert_int_equal(identity(g, &a, &o), PROTO_ACK);
 	outcome_free(&o);
 	snprintf(want, sizeof(want),
-		 "a10203000000000000000000000000ff h1 " ID_A
+		 "fork vm-1 a10203000000000000000000000000ff h1 " ID_A " " ID_B
 		 " ud /\n%s/etc/clone/fork.d/20-second\n",
 		 g->root);
 	assert_file(g, "/log", want);
+}
+
+static void test_agent_identity__hooks_know_who_the_guest_was(void **state)
+{
+	struct proto_identity_args a = { .gen = gen_a, .name = "n", .hostname = "first" };
+	struct guest *g = *state;
+	struct outcome o;
+	char body[512];
+
+	snprintf(body, sizeof(body),
+		 "echo $CLONE_REASON $CLONE_OLD_HOSTNAME $CLONE_HOSTNAME "
+		 "[$CLONE_OLD_MACHINE_ID] [$CLONE_MACHINE_ID] >> %s/log",
+		 g->root);
+	hook(g, "10", body, 0755);
+	guest_write(g, "/etc/machine-id", "uninitialized\n", 14, 0444);
+	assert_int_equal(identity(g, &a, &o), PROTO_ACK);
+	outcome_free(&o);
+	guest_write(g, "/log", "", 0, 0644); /* what it was before we came is the host's name */
+	a = (struct proto_identity_args){ .gen = gen_b,
+					  .flags = PROTO_IDENTITY_FORK,
+					  .name = "n",
+					  .hostname = "second",
+					  .machine_id = ID_A };
+	assert_int_equal(identity(g, &a, &o), PROTO_ACK);
+	outcome_free(&o);
+	a = (struct proto_identity_args){ .gen = gen_a, .flags = PROTO_IDENTITY_FORK };
+	assert_int_equal(identity(g, &a, &o), PROTO_ACK);
+	outcome_free(&o);
+	assert_file(g, "/log",
+		    "fork first second [] [" ID_A "]\n"
+		    "fork second second [" ID_A "] [" ID_A "]\n");
 }
 
 static void test_agent_identity__a_failing_hook_leaves_no_generation(void **state)
@@ -354,6 +389,23 @@ static void test_agent_identity__a_hook_and_an_idle_connection_have_ten_seconds(
 	assert_int_equal(e.err, ETIMEDOUT);
 	assert_false(link_next(&l, &f));
 	link_close(&l);
+}
+
+static void test_agent_identity__a_late_hook_is_named_before_the_host_gives_up(void **state)
+{
+	struct proto_identity_args a = { .gen = gen_a, .timeout_ms = 2000 };
+	struct guest *g = *state;
+	struct outcome o;
+
+	hook(g, "10-quick", "true", 0755);
+	hook(g, "20-slow", "sleep 1000", 0755);
+	assert_int_equal(identity(g, &a, &o), PROTO_ERROR);
+	assert_int_equal(o.error, ETIMEDOUT);
+	assert_int_equal(o.stage, PROTO_STAGE_HOOK);
+	assert_non_null(o.text);
+	assert_int_equal(strncmp(o.text, "hook 20-slow: still running after ", 34), 0);
+	outcome_free(&o);
+	assert_stale(g, gen_a);
 }
 
 /* The agent of these tests has no right to set the clock: so this is the step that fails. */
@@ -669,10 +721,12 @@ int main(void)
 		T(test_agent_identity__names_and_user_data_are_the_guests),
 		T(test_agent_identity__a_read_only_machine_id_is_covered),
 		T(test_agent_identity__hooks_run_in_order_with_what_they_need),
+		T(test_agent_identity__hooks_know_who_the_guest_was),
 		T(test_agent_identity__a_failing_hook_leaves_no_generation),
 		T(test_agent_identity__a_second_one_replaces_the_first),
 		T(test_agent_identity__a_lost_connection_cancels_it),
 		T(test_agent_identity__a_hook_and_an_idle_connection_have_ten_seconds),
+		T(test_agent_identity__a_late_hook_is_named_before_the_host_gives_up),
 		T(test_agent_identity__a_clock_that_cannot_be_set_is_an_error),
 		T(test_agent__activity_counts_commands),
 		T(test_agent__settle_does_what_it_is_asked),

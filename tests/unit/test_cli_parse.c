@@ -245,6 +245,7 @@ static void test_command__a_senseless_command_line_is_one_line_and_exit_2(void *
 		{ cmd_image, "image build", "debian" },
 		{ cmd_image, "image build gentoo", "gentoo" },
 		{ cmd_image, "image build debian --kernel tiny", "cloud" },
+		{ cmd_image, "image build debian --init upstart", "systemd" },
 		{ cmd_image, "image rm", "image" },
 		{ cmd_template, "template", "create" },
 		{ cmd_template, "template create", "name" },
