@@ -54,21 +54,11 @@ static int put(struct vmproc *p, const char *path, json_t *body, struct err *e)
 
 static int put_disk(struct vmproc *p, const struct launch_disk *d, struct err *e)
 {
-	char name[64], path[64];
+	char path[64];
 	int r = grant(p, d->path, open_input("disk", d->path, e), e);
 
-	if (!r && !d->read_only) {
-		int data = launch_overlay(e);
-		int reader = data < 0 ? data : launch_overlay_reader(data, e);
-
-		snprintf(name, sizeof(name), "disk/%s/data", d->id);
-		r = grant(p, name, data, e);
-		snprintf(name, sizeof(name), "disk/%s/data-ro", d->id);
-		if (!r)
-			r = grant(p, name, reader, e);
-		else if (reader >= 0)
-			close(reader);
-	}
+	if (!r && !d->read_only)
+		r = launch_grant_overlay(p->fdsock, "", d->id, e);
 	if (r)
 		return r;
 	snprintf(path, sizeof(path), "/drives/%s", d->id);

@@ -14,6 +14,7 @@
 #include "cli/commands.h"
 #include "cli/exec_cmd.h"
 #include "cli/forkreq.h"
+#include "cli/machine.h"
 #include "cli/procid.h"
 #include "cli/seed.h"
 #include "control/json.h"
@@ -180,34 +181,6 @@ static struct fork_child_info *name_children(const struct fork_args *a, struct e
 	return c;
 }
 
-static json_t *template_info(const struct template *t)
-{
-	json_t *disks = json_array();
-	json_t *info = json_pack("{s:s, s:s, s:I, s:i, s:b, s:o}", "clone_version", CLONE_VERSION,
-				 "template", t->name, "memory_bytes", (json_int_t)t->mem_bytes,
-				 "vcpus", (int)t->vcpus, "agent", t->agent, "disks", disks);
-
-	for (size_t i = 0; info && i < t->ndisks; i++)
-		json_array_append_new(disks, json_pack("{s:s, s:s, s:b}", "id", t->disks[i].id,
-						       "path", t->disks[i].base, "read_only",
-						       t->disks[i].read_only));
-	return info;
-}
-
-/* A fork of a running VM is like its parent but for what is its own. */
-static json_t *parent_info(const struct vmdir *d, struct err *e)
-{
-	static const char *const own[] = { "pid", "start_time", "uid", "rm", "name", "created" };
-	json_t *info = NULL;
-
-	if (vmdir_info(d, &info, e))
-		return NULL;
-	for (size_t i = 0; i < ARRAY_SIZE(own); i++)
-		json_object_del(info, own[i]);
-	json_object_set_new(info, "parent", json_string(d->name));
-	return info;
-}
-
 static int print(const struct fork_args *a, const struct fork_child_info *c, uint64_t pause_ns)
 {
 	json_t *list = a->json ? json_array() : NULL;
@@ -296,7 +269,7 @@ static int fork_template(struct fork_args *a, int signals, struct err *e)
 	vmdir_init(&d);
 	r = seed_get(a->source, signals, t, &d, &use, e);
 	if (!r) {
-		info = template_info(t);
+		info = machine_info(t);
 		src = (struct fork_source){ .dir = &d, .info = info };
 		r = info ? fork_from(a, &src, signals, e) : err_set(e, ENOMEM, "out of memory");
 		vmdir_close(&d);
@@ -316,7 +289,7 @@ static int fork_vm(struct fork_args *a, int signals, struct err *e)
 	vmdir_init(&d);
 	if (vmdir_open(PLACE_VM, a->source, &d, NULL))
 		return err_set(e, ENOENT, "there is no template and no VM called %s", a->source);
-	info = parent_info(&d, e);
+	info = machine_info_of_fork(&d, e);
 	src = (struct fork_source){ .dir = &d, .live = true, .info = info };
 	if (!info)
 		r = -EINVAL;

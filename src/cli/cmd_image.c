@@ -240,25 +240,31 @@ static int verify_one(const char *name, struct err *e)
 	return r;
 }
 
-/* A template whose base has gone is of no use to anybody. */
-static int check_unused(const char *image, struct err *e)
+/* A template or snapshot whose base has gone is of no use to anybody. */
+static int check_unused_in(enum store where, const char *image, struct err *e)
 {
 	struct template *t = calloc(1, sizeof(*t));
 	char **names = NULL;
 	size_t n = 0;
-	int r = t ? template_list(&names, &n, e) : err_set(e, ENOMEM, "out of memory");
+	int r = t ? template_list(where, &names, &n, e) : err_set(e, ENOMEM, "out of memory");
 
 	for (size_t i = 0; i < n && !r; i++)
-		if (!template_open(names[i], t, NULL) && !strcmp(t->image, image))
-			r = err_set(
-				e, EBUSY,
-				"image %s: the template %s is based on it (-f removes it anyway)",
-				image, names[i]);
+		if (!template_open(where, names[i], t, NULL) && !strcmp(t->image, image))
+			r = err_set(e, EBUSY,
+				    "image %s: the %s %s is based on it (-f removes it anyway)",
+				    image, store_word(where), names[i]);
 	for (size_t i = 0; i < n; i++)
 		free(names[i]);
 	free(names);
 	free(t);
 	return r;
+}
+
+static int check_unused(const char *image, struct err *e)
+{
+	int r = check_unused_in(STORE_TEMPLATES, image, e);
+
+	return r ? r : check_unused_in(STORE_SNAPSHOTS, image, e);
 }
 
 static int rm_one(const char *name, struct err *e)

@@ -23,6 +23,8 @@ const struct command cli_commands[] = {
 	{ "stop", cmd_stop, "power VMs off, by force after a time", cmd_stop_usage },
 	{ "kill", cmd_kill, "end VMs at once", cmd_kill_usage },
 	{ "rm", cmd_rm, "remove ended VMs", cmd_rm_usage },
+	{ "snapshot", cmd_snapshot, "save a running VM, and manage snapshots", cmd_snapshot_usage },
+	{ "restore", cmd_restore, "make a VM of a snapshot", cmd_restore_usage },
 	{ "template", cmd_template, "make and manage templates", cmd_template_usage },
 	{ "image", cmd_image, "build and manage images", cmd_image_usage },
 	{ "doctor", cmd_doctor, "check this host and say what to do", cmd_doctor_usage },

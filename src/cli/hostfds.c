@@ -89,6 +89,20 @@ int launch_overlay_reader(int overlay, struct err *e)
 	return fd < 0 ? err_sys(e, errno, "overlay file, for reading") : fd;
 }
 
+int launch_grant_overlay(int fdsock, const char *prefix, const char *id, struct err *e)
+{
+	cleanup_close int data = launch_overlay(e);
+	cleanup_close int reader = data < 0 ? -1 : launch_overlay_reader(data, e);
+	char name[2][96];
+	const char *const names[] = { name[0], name[1] };
+
+	if (reader < 0)
+		return data < 0 ? data : reader;
+	snprintf(name[0], sizeof(name[0]), "%sdisk/%.32s/data", prefix, id);
+	snprintf(name[1], sizeof(name[1]), "%sdisk/%.32s/data-ro", prefix, id);
+	return client_grant(fdsock, names, (const int[]){ data, reader }, 2, e);
+}
+
 /* An unnamed file that dies with its last user; memory where the file system cannot do that. */
 int launch_overlay(struct err *e)
 {

@@ -21,6 +21,7 @@
 #include "base/time.h"
 #include "base/util.h"
 #include "cli/cli.h"
+#include "cli/procid.h"
 #include "control/json.h"
 #include "control/sock.h"
 
@@ -171,6 +172,18 @@ static int send_boot(struct vmproc *p, int boot, const struct host_fds *h, int k
 	return r ? err_sys(e, -r, "start the VM process") : 0;
 }
 
+/* Its two sockets. */
+static int connect_to(struct vmproc *p, struct err *e)
+{
+	int r = client_open(p->dir.fd, &p->api, e);
+
+	if (r)
+		return r;
+	client_set_cancel(p->api, p->cancel_fd);
+	p->fdsock = client_fdsock(p->dir.fd, e);
+	return MIN(p->fdsock, 0);
+}
+
 static int start(struct vmproc *p, uint32_t linger_ms, struct err *e)
 {
 	cleanup_close int kvm = launch_kvm(e);
@@ -195,13 +208,7 @@ static int start(struct vmproc *p, uint32_t linger_ms, struct err *e)
 		close(sv[1]);
 	if (!r)
 		r = boot_answer(p, boot, e);
-	if (!r)
-		r = client_open(p->dir.fd, &p->api, e);
-	if (r)
-		return r;
-	client_set_cancel(p->api, p->cancel_fd);
-	p->fdsock = client_fdsock(p->dir.fd, e);
-	return MIN(p->fdsock, 0);
+	return r ? r : connect_to(p, e);
 }
 
 int vmproc_start(enum place place, const char *name, uint32_t linger_ms, int cancel_fd,
@@ -217,6 +224,22 @@ int vmproc_start(enum place place, const char *name, uint32_t linger_ms, int can
 	r = start(p, linger_ms, e);
 	if (r)
 		vmproc_abort(p);
+	return r;
+}
+
+int vmproc_attach(const char *name, int cancel_fd, struct vmproc *p, struct err *e)
+{
+	int r;
+
+	*p = (struct vmproc){ .pidfd = -1, .fdsock = -1, .cancel_fd = cancel_fd };
+	vmdir_init(&p->dir);
+	r = vmdir_open(PLACE_VM, name, &p->dir, e);
+	if (!r && !vmdir_alive(&p->dir))
+		r = err_set(e, EINVAL, "%s has ended", name);
+	if (!r)
+		r = connect_to(p, e);
+	if (r)
+		vmproc_close(p);
 	return r;
 }
 
@@ -242,6 +265,8 @@ void vmproc_abort(struct vmproc *p)
 	}
 	if (p->dir.lock_fd >= 0)
 		close(take_fd(&p->dir.lock_fd));
+	if (p->dir.fd >= 0 && vmdir_alive(&p->dir)) /* attached to: not our child */
+		vm_kill(&p->dir, -1, NULL);
 	if (p->dir.fd >= 0)
 		vmdir_remove(&p->dir, NULL);
 	vmproc_close(p);

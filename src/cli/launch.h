@@ -29,6 +29,8 @@ struct vmproc {
  * fork. */
 int vmproc_start(enum place place, const char *name, uint32_t linger_ms, int cancel_fd,
 		 struct vmproc *p, struct err *e);
+/* A VM that runs already: -EINVAL when it has ended. */
+int vmproc_attach(const char *name, int cancel_fd, struct vmproc *p, struct err *e);
 /* Kills it, waits for it, removes its directory; accepts a half-made or finished one. */
 void vmproc_abort(struct vmproc *p);
 /* Closes our descriptors; the VM lives on. */
@@ -67,6 +69,8 @@ int launch_wait_agent(struct vmproc *p, uint64_t timeout_ms, struct err *e);
 int launch_overlay(struct err *e);
 /* The same file (which stays the caller's), read-only. */
 int launch_overlay_reader(int overlay, struct err *e);
+/* Both, fresh, granted as PREFIX"disk/ID/data" and -ro. */
+int launch_grant_overlay(int fdsock, const char *prefix, const char *id, struct err *e);
 int launch_kvm(struct err *e);
 
 /* The listening sockets and files of a VM's directory; also a fork's child's ("child/NAME/...").

@@ -15,10 +15,9 @@
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/launch.h"
+#include "cli/machine.h"
 #include "cli/procid.h"
 #include "control/json.h"
-
-#define LOAD_MS 120000
 
 /* RUN/seeds/NAME.<what>, locked. The fd, or -errno; -EWOULDBLOCK when not to wait. */
 static int lock_file(const char *name, const char *what, int how, struct err *e)
@@ -41,85 +40,17 @@ static int lock_file(const char *name, const char *what, int how, struct err *e)
 	return fd;
 }
 
-static int grant_file(struct vmproc *p, const char *name, int fd, struct err *e)
-{
-	int r = fd < 0 ? fd : client_grant(p->fdsock, &name, &fd, 1, e);
-
-	if (fd >= 0)
-		close(fd);
-	return r;
-}
-
-static int grant_disks(struct vmproc *p, const struct template *t, struct err *e)
-{
-	for (size_t i = 0; i < t->ndisks; i++) {
-		const struct template_disk *k = &t->disks[i];
-		char name[64];
-		int fd, r;
-
-		snprintf(name, sizeof(name), "disk/%s/base", k->id);
-		fd = open(k->base, O_RDONLY | O_CLOEXEC);
-		if (fd < 0)
-			return err_sys(e, errno, "disk %s: base %s", k->id, k->base);
-		r = grant_file(p, name, fd, e);
-		if (!r && k->layer >= 0) {
-			snprintf(name, sizeof(name), "disk/%s/layer", k->id);
-			r = grant_file(p, name, template_file_open(t, (size_t)k->layer, e), e);
-		}
-		if (r)
-			return r;
-	}
-	return 0;
-}
-
-/* Anonymous ones, for those who ask. */
-static bool host_has_huge_pages(void)
-{
-	cleanup_close int fd =
-		open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY | O_CLOEXEC);
-	char text[64] = "";
-
-	return fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 &&
-	       (strstr(text, "[always]") || strstr(text, "[madvise]"));
-}
-
-static int load(struct vmproc *p, const struct template *t, struct err *e)
-{
-	cleanup_json json_t *body =
-		json_pack("{s:s, s:{s:s, s:s}, s:b, s:i, s:b}", "snapshot_path", "state",
-			  "mem_backend", "backend_type", "File", "backend_path", "ram", "seed", 1,
-			  "spares", SEED_SPARES, "huge_pages", host_has_huge_pages());
-	int r = grant_file(p, "state", template_file_open(t, TEMPLATE_STATE, e), e);
-
-	if (!r)
-		r = grant_file(p, "ram", template_file_open(t, TEMPLATE_RAM, e), e);
-	if (!r)
-		r = grant_disks(p, t, e);
-	if (!r)
-		r = vmproc_request(p, "PUT", "/snapshot/load", body, LOAD_MS, NULL, e);
-	return r;
-}
-
 static int start(const struct template *t, int cancel_fd, struct err *e)
 {
 	cleanup_json json_t *info = NULL;
-	cleanup_close int run = run_open(e);
 	struct vmproc p;
 	char now[64];
-	int verified, r;
+	int r;
 
-	if (run < 0)
-		return run;
-	verified = openat(run, "verified", O_DIRECTORY | O_CLOEXEC);
-	r = template_check(t, verified, e);
-	if (verified >= 0)
-		close(verified);
-	if (r)
-		return r;
 	r = vmproc_start(PLACE_SEED, t->name, SEED_LINGER_MS, cancel_fd, &p, e);
 	if (r)
 		return err_wrap(e, r, "seed");
-	r = load(&p, t, e);
+	r = machine_load(&p, t, true, e);
 	if (!r) {
 		cli_format_now(now, sizeof(now));
 		info = json_pack("{s:s, s:s, s:s}", "name", t->name, "created", now,
@@ -172,7 +103,7 @@ int seed_get(const char *name, int cancel_fd, struct template *t, struct vmdir *
 	     struct err *e)
 {
 	cleanup_close int starting = -1, using = -1;
-	int r = template_open(name, t, e);
+	int r = template_open(STORE_TEMPLATES, name, t, e);
 
 	if (r)
 		return r;

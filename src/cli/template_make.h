@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Making a template: boot, warm up, settle, snapshot, publish. One thread.
+ * Making a template: boot (or fork), warm up, settle, snapshot, publish. One thread.
  */
 #ifndef CLONE_CLI_TEMPLATE_MAKE_H
 #define CLONE_CLI_TEMPLATE_MAKE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
 
 struct template_make {
-	const char *name, *image, *append;
-	const char *const *warm; /* shell commands, run as root one after another */
+	const char *name;
+	const char *image, *append; /* image NULL: from a fork or a restored snapshot */
+	const char *from;	    /* a template, a VM or a snapshot; NULL with an image */
+	bool flat, no_settle;	    /* with from */
+	const char *const *warm;    /* shell commands, run as root one after another */
 	size_t nwarm;
 	uint64_t mem_bytes;
 	unsigned int vcpus;

@@ -18,6 +18,7 @@
 #include "event/grants.h"
 #include "event/loop.h"
 #include "event/maps.h"
+#include "fork/child.h"
 #include "fork/fork.h"
 #include "fork/report.h"
 #include "fork/spare.h"
@@ -122,15 +123,9 @@ static void check_mappings(const struct vm *vm)
 #endif
 }
 
-/* What needs no name: a spare does it ahead of time. Nothing of the parent's may be touched but
- * memory. */
-static int prepare(struct vm *vm, struct err *e)
+void child_sweep(struct vm *vm, const char *prefix)
 {
-	char prefix[VM_NAME_MAX + 16];
-	int ret;
-
-	snprintf(prefix, sizeof(prefix), "child/%s/", vm->child.spec.id.name);
-	grants_child(vm->m.grants, vm->child.spare ? NULL : prefix);
+	grants_child(vm->m.grants, prefix);
 	fdtab_add(vm->m.fds, vm->child.report_fd, FD_KEEP, "fork report");
 	fdtab_child(vm->m.fds);
 	check_descriptors(vm);
@@ -144,8 +139,20 @@ static int prepare(struct vm *vm, struct err *e)
 	vm->m.kvm = NULL;
 	check_mappings(vm);
 	vm->forks = NULL;
+	vm->frozen = NULL;
 	vm->reapers = NULL;
 	spares_forget(vm);
+}
+
+/* What needs no name: a spare does it ahead of time. Nothing of the parent's may be touched but
+ * memory. */
+static int prepare(struct vm *vm, struct err *e)
+{
+	char prefix[VM_NAME_MAX + 16];
+	int ret;
+
+	snprintf(prefix, sizeof(prefix), "child/%s/", vm->child.spec.id.name);
+	child_sweep(vm, vm->child.spare ? NULL : prefix);
 	gmem_huge_child(vm->m.mem);
 	vm->seed_ram_fd = -1;
 	vm->entered_posted = vm->event_posted = false;
@@ -194,8 +201,11 @@ static int run(struct vm *vm, struct err *e)
 static void child_main(struct vm *vm)
 {
 	struct err e;
-	int ret = prepare(vm, &e);
+	int ret;
 
+	if (vm->child.frozen)
+		frozen_main(vm);
+	ret = prepare(vm, &e);
 	if (!ret && vm->child.spare)
 		ret = spare_wait(vm, &e);
 	if (!ret)

@@ -181,15 +181,15 @@ static int check_request(struct vm *vm, const struct vm_fork_request *rq, struct
 	return 0;
 }
 
-/* The file that a disk of the parent's goes on with. It was granted with the first child, because
- * requests may come at the same time; or on its own. */
-static int take_own(struct vm *vm, const char *child, const char *disk, const char *what,
+/* The file that a disk of the parent's goes on with. It was granted with what else the request
+ * needs, because requests may come at the same time; or on its own. */
+static int take_own(struct vm *vm, const char *prefix, const char *disk, const char *what,
 		    struct err *e)
 {
 	char name[GRANT_NAME_MAX];
 	int fd;
 
-	snprintf(name, sizeof(name), "child/%s/parent/disk/%s/%s", child, disk, what);
+	snprintf(name, sizeof(name), "%sparent/disk/%s/%s", prefix, disk, what);
 	fd = grants_take(vm->m.grants, name, NULL);
 	if (fd >= 0)
 		return fd;
@@ -197,8 +197,7 @@ static int take_own(struct vm *vm, const char *child, const char *disk, const ch
 	return grants_take(vm->m.grants, name, e);
 }
 
-/* What the parent itself wrote to its disks becomes a shared, read-only layer. */
-static int rotate_disks(struct vm *vm, const char *child, struct err *e)
+int fork_rotate_disks(struct vm *vm, const char *prefix, struct err *e)
 {
 	for (uint32_t i = 0; i < vm->cfg.nr_disks; i++) {
 		const struct disk_cfg *d = &vm->cfg.disks[i];
@@ -207,13 +206,13 @@ static int rotate_disks(struct vm *vm, const char *child, struct err *e)
 
 		if (d->read_only || vm->state == VM_SEED)
 			continue;
-		fd = take_own(vm, child, d->id, "data", e);
+		fd = take_own(vm, prefix, d->id, "data", e);
 		if (fd < 0)
 			return err_wrap(e, fd, "fork");
 		ret = virtio_blk_rotate(dev, fd, e);
 		if (ret)
 			return err_wrap(e, ret, "fork: %s", d->id);
-		fd = take_own(vm, child, d->id, "data-ro", NULL);
+		fd = take_own(vm, prefix, d->id, "data-ro", NULL);
 		if (fd >= 0) {
 			fdtab_del(vm->m.fds, fd);
 			virtio_blk_set_reader(dev, fd);
@@ -272,6 +271,7 @@ static int listen_to(struct vm *vm, struct fork_child *c)
 int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 {
 	bool live = vm->state == VM_RUNNING;
+	char prefix[VM_NAME_MAX + 16];
 	struct fork_op *op;
 	uint64_t t0;
 	size_t failed = 0;
@@ -286,7 +286,8 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 	if (live)
 		ret = vm_stop_world(vm, e);
 	if (!ret) {
-		ret = rotate_disks(vm, rq->specs[0].id.name, e);
+		snprintf(prefix, sizeof(prefix), "child/%s/", rq->specs[0].id.name);
+		ret = fork_rotate_disks(vm, prefix, e);
 		grants_drop(vm->m.grants, "parent/");
 		if (ret && live)
 			vm_start_world(vm);
@@ -310,7 +311,6 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 	vm->forks = op;
 	for (size_t i = 0; i < rq->n; i++) {
 		struct fork_child *c = &op->c[i];
-		char prefix[VM_NAME_MAX + 16];
 
 		/* the child has its own copies of its descriptors now */
 		snprintf(prefix, sizeof(prefix), "child/%s/", c->res.name);

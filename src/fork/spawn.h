@@ -15,6 +15,12 @@
  */
 int child_spawn(struct vm *vm, const struct child_start *start, int *pid, int *report_fd,
 		struct err *e);
+/*
+ * Before fork(2)s, the world stopped: what the VM wrote to its disks becomes a shared, read-only
+ * layer, and it goes on in the files granted as PREFIX"parent/disk/ID/data" and -ro, or without the
+ * prefix. No-op in a seed.
+ */
+int fork_rotate_disks(struct vm *vm, const char *prefix, struct err *e);
 /* Reaps the child when it ends, whatever becomes of its fork; name (NULL: nobody yet) also grants
  * its pidfd as "pidfd/NAME" until then. -errno: neither can be, and the child has been killed and
  * reaped. */

@@ -101,6 +101,7 @@ static const struct rule rules[] = {
 	R(nanosleep, BOTH, "sanitizers"),
 	R(clock_nanosleep, BOTH, "sanitizers"),
 	R(clock_gettime, BOTH, "when the vDSO cannot"),
+	R(getrusage, MAIN, "page faults: what a live snapshot costs"),
 	R(gettimeofday, BOTH, "when the vDSO cannot"),
 	R(time, BOTH, "when the vDSO cannot"),
 	R(getrandom, BOTH, "virtio-rng, identities"),

@@ -213,6 +213,11 @@ const void *gmem_at_offset(struct gmem *gm, uint64_t offset, size_t n)
 	return gmem_offset_ptr(gm, offset, n);
 }
 
+void *gmem_fill(struct gmem *gm, uint64_t offset, size_t n)
+{
+	return gmem_offset_ptr(gm, offset, n);
+}
+
 int gmem_dirty_start(struct gmem *gm, struct err *e)
 {
 	uint64_t *bits = calloc(gm->size / GMEM_PAGE / 64 + 1, sizeof(*bits));

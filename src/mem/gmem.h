@@ -96,18 +96,26 @@ int gmem_huge_begin(struct gmem *gm, int fd, const struct gmem_extent *ext, size
 int gmem_huge_step(struct gmem *gm, struct err *e);
 void gmem_huge_end(struct gmem *gm);
 
+/* Anonymous zeroes over this extent: of a template's file, or of what was written. */
+int gmem_map_zero(struct gmem *gm, const struct gmem_extent *x, struct err *e);
+
 /*
- * Finds what must be stored: pages that are not all zero, ascending, with gaps shorter than
- * merge_bytes swallowed, at most max extents (the smallest gaps are merged further to fit).
- * Never faults in pages that were never touched. *out is malloc'd, the caller's.
+ * Which pages of [offset, offset + len) may be anything but zero: a byte a page, 0 for those that
+ * were never touched. Faults nothing in. False when no page may be.
  */
-int gmem_find_data(struct gmem *gm, uint64_t merge_bytes, size_t max, struct gmem_extent **out,
-		   size_t *n, struct err *e);
+bool gmem_resident(struct gmem *gm, uint64_t offset, uint64_t len, unsigned char *vec);
+/* A whole page of zeroes? */
+bool gmem_page_is_zero(const void *page);
+/* Gives pages of a RAM that nobody will read again back to the host, whatever they held. */
+void gmem_forget(struct gmem *gm, uint64_t offset, uint64_t len);
+
 /* Reads by RAM offset, for the snapshot writer. */
 int gmem_read_offset(struct gmem *gm, uint64_t offset, void *dst, size_t n);
 /* Borrow by RAM offset; NULL when the range is out of RAM or crosses regions. No pin is counted:
  * for the snapshot writer while the VM is paused. */
 const void *gmem_at_offset(struct gmem *gm, uint64_t offset, size_t n);
+/* The same to write to, for filling RAM before the VM runs. */
+void *gmem_fill(struct gmem *gm, uint64_t offset, size_t n);
 
 /*
  * The VMM's own dirty bitmap (KVM's log sees vCPU writes only): off until started.

@@ -14,8 +14,9 @@
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "mem/gmem.h"
+#include "snapshot/chain.h"
 #include "snapshot/format.h"
-#include "snapshot/records.h"
+#include "snapshot/ram.h"
 #include "snapshot/snapshot.h"
 #include "vm/vm_private.h"
 
@@ -107,71 +108,64 @@ static int load_devices(struct vm *vm, const struct snap_file *f, struct err *e)
 	return ret;
 }
 
-static int load_ram(struct vm *vm, const struct snap_file *f, int ram_fd, bool huge, struct err *e)
+/* A seed's plan of huge pages, out of its one, raw file, which it keeps open. */
+static int plan_huge(struct vm *vm, struct ram_layer *l, struct err *e)
 {
-	struct ram_record *rec = calloc(1, sizeof(*rec));
+	cleanup_free struct gmem_extent *x = calloc(l->ix.n + 1, sizeof(*x));
+	size_t n = 0;
 	int ret;
 
-	if (!rec)
+	if (!x)
 		return err_set(e, ENOMEM, "state: out of memory");
-	ret = decode(f, "ram", "", RAM_RECORD_VERSION, &ram_record_table, rec, e);
-	if (!ret && rec->size_bytes != vm->cfg.mem_bytes)
-		ret = err_set(e, EINVAL, "state: RAM of %llu bytes in a machine of %llu",
-			      (unsigned long long)rec->size_bytes,
-			      (unsigned long long)vm->cfg.mem_bytes);
-	if (!ret)
-		ret = gmem_map_file(vm->m.mem, ram_fd, rec->extents, rec->nr_extents, e);
-	if (!ret && huge)
-		ret = gmem_huge_begin(vm->m.mem, ram_fd, rec->extents, rec->nr_extents, e);
-	free(rec);
+	for (size_t i = 0; i < l->ix.n; i++)
+		if (!l->ix.ext[i].zero)
+			x[n++] = (struct gmem_extent){ l->ix.ext[i].offset, l->ix.ext[i].len };
+	ret = gmem_huge_begin(vm->m.mem, l->fd, x, n, e);
+	if (!ret) {
+		vm->seed_ram_fd = take_fd(&l->fd);
+		fdtab_add(vm->m.fds, vm->seed_ram_fd, FD_CLOSE, "seed RAM");
+	}
 	return ret;
 }
 
-static int load_all(struct vm *vm, int state_fd, int ram_fd, bool huge, struct err *e)
+static int load_all(struct vm *vm, struct chain *c, bool huge, struct err *e)
 {
-	struct snap_file f;
-	int ret = snap_open(state_fd, &f, e);
+	int ret = decode(&c->own, "machine", "", MACHINE_CFG_VERSION, &machine_cfg_table, &vm->cfg,
+			 e);
 
-	if (ret)
-		return ret;
-	ret = decode(&f, "machine", "", MACHINE_CFG_VERSION, &machine_cfg_table, &vm->cfg, e);
 	if (!ret)
 		ret = check_machine(&vm->cfg, e);
 	if (!ret)
 		ret = vm_build(vm, e);
 	if (!ret)
 		ret = vm_open_kvm(vm, e); /* checks compare with what this host can do */
+	if (!ret) {
+		ret = ram_chain_load(c->l, c->n, vm->m.mem, e);
+		if (ret)
+			err_wrap(e, ret, "state");
+	}
 	if (!ret)
-		ret = load_ram(vm, &f, ram_fd, huge, e);
-	if (!ret)
-		ret = load_devices(vm, &f, e);
-	snap_close(&f);
+		ret = load_devices(vm, &c->own, e);
+	if (!ret && huge && c->n == 1 && c->l[0].ix.encoding == RAM_RAW)
+		ret = plan_huge(vm, &c->l[0], e);
 	return ret;
 }
 
-int vm_load(struct vm *vm, const char *state, const char *ram, const struct vm_seed *seed,
+int vm_load(struct vm *vm, const struct vm_files *files, size_t n, const struct vm_seed *seed,
 	    struct err *e)
 {
+	cleanup_free struct chain *c = calloc(1, sizeof(*c));
 	struct machine_cfg before = vm->cfg;
-	int state_fd, ram_fd, ret;
+	int ret;
 
+	if (!c)
+		return err_set(e, ENOMEM, "load: out of memory");
 	if (vm->state != VM_CONFIGURING)
 		return err_set(e, EBUSY, "load: this VM is in use already");
-	state_fd = grants_take(vm->m.grants, state, e);
-	if (state_fd < 0)
-		return state_fd;
-	ram_fd = grants_take(vm->m.grants, ram, e);
-	ret = ram_fd < 0 ? ram_fd : 0;
+	ret = chain_open(c, vm, files, n, e);
 	if (!ret)
-		ret = load_all(vm, state_fd, ram_fd, seed && seed->huge_pages, e);
-	fdtab_del(vm->m.fds, state_fd);
-	close(state_fd);
-	if (!ret && seed && seed->huge_pages) {
-		vm->seed_ram_fd = take_fd(&ram_fd);
-	} else if (ram_fd >= 0) {
-		fdtab_del(vm->m.fds, ram_fd);
-		close(ram_fd);
-	}
+		ret = load_all(vm, c, seed && seed->huge_pages, e);
+	chain_close(c);
 	if (!ret) {
 		vm->id.renew = true; /* a snapshot may be loaded many times */
 		ret = vm_prepare_all(vm, e);
@@ -180,6 +174,10 @@ int vm_load(struct vm *vm, const char *state, const char *ram, const struct vm_s
 		ret = vm_adopt_all(vm, &vm->id, e);
 	if (ret) {
 		vm_unbuild(vm);
+		if (vm->seed_ram_fd >= 0) {
+			fdtab_del(vm->m.fds, vm->seed_ram_fd);
+			close(take_fd(&vm->seed_ram_fd));
+		}
 		vm->cfg = before;
 		return err_wrap(e, ret, "load");
 	}

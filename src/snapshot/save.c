@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Writing a snapshot: the world stands still, RAM's data and each disk's layer go to their files,
+ * Writing a snapshot of a world that stands still: RAM and each disk's layer go to their files,
  * then the state that refers to them. Everything was opened by the caller; a failure leaves files
- * to throw away and a VM that lives on. Main thread, device lock held.
+ * to throw away. Main thread, device lock held: of the frozen child of a live snapshot
+ * (src/fork/frozen.c).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -10,71 +11,41 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/fd.h"
 #include "base/util.h"
-#include "event/fdtab.h"
 #include "event/grants.h"
 #include "mem/gmem.h"
+#include "snapshot/chain.h"
 #include "snapshot/format.h"
-#include "snapshot/records.h"
+#include "snapshot/ram.h"
 #include "snapshot/snapshot.h"
 #include "virtio/blk.h"
 #include "vm/vm_private.h"
 
-static const struct field extent_fields[] = {
-	F_U64(struct gmem_extent, offset),
-	F_U64(struct gmem_extent, len),
-};
-static const struct field ram_record_fields[] = {
-	F_U64(struct ram_record, size_bytes),
-	F_STRUCTS_N(struct ram_record, extents, nr_extents, extent_fields),
-};
-const struct field_table ram_record_table = FIELD_TABLE(struct ram_record, ram_record_fields);
-
-#define WRITE_CHUNK MIB(1)
-
-/* Writes one extent, chunk by chunk: an extent may span the MMIO hole, a chunk never does. */
-static int write_extent(struct vm *vm, int fd, const struct gmem_extent *x, struct err *e)
+static void put_index(struct snap_writer *s, const struct ram_index *ix)
 {
-	for (uint64_t at = x->offset; at < x->offset + x->len;) {
-		uint64_t n = MIN(WRITE_CHUNK - at % WRITE_CHUNK, x->offset + x->len - at);
-		const void *p = gmem_at_offset(vm->m.mem, at, n);
-		int ret;
-
-		BUG_ON(!p);
-		ret = fd_pwrite_full(fd, p, n, at);
-		if (ret)
-			return err_sys(e, -ret, "RAM file: writing %llu bytes at %llu",
-				       (unsigned long long)n, (unsigned long long)at);
-		at += n;
-	}
-	return 0;
+	ram_index_encode(ix, snap_begin(s, "ram", "", RAM_RECORD_VERSION));
+	snap_end(s);
 }
 
-static int save_ram(struct vm *vm, int fd, struct snap_writer *s, struct err *e)
+static int save_ram(struct vm *vm, int fd, const struct vm_save *save, struct chain *base,
+		    struct snap_writer *s, uint64_t *stored, struct err *e)
 {
-	struct ram_record *rec = calloc(1, sizeof(*rec));
-	struct gmem_extent *x = NULL;
-	size_t n = 0;
-	int ret;
+	struct ram_write w = { .gm = vm->m.mem,
+			       .fd = fd,
+			       .encoding = save->compress ? RAM_ZSTD : RAM_RAW,
+			       .base = base->n ? base->l : NULL,
+			       .nr_base = base->n,
+			       .give_back = save->frozen,
+			       .progress = save->progress,
+			       .arg = save->arg };
+	struct ram_index ix = { 0 };
+	int ret = ram_write(&w, &ix, e);
 
-	if (!rec)
-		return err_set(e, ENOMEM, "snapshot: out of memory");
-	ret = gmem_find_data(vm->m.mem, RAM_MERGE_BYTES, RAM_EXTENTS_MAX, &x, &n, e);
-	if (!ret && ftruncate(fd, (off_t)gmem_size(vm->m.mem)) < 0)
-		ret = err_sys(e, errno, "RAM file: setting its length");
-	for (size_t i = 0; i < n && !ret; i++) {
-		rec->extents[i] = x[i];
-		ret = write_extent(vm, fd, &x[i], e);
-	}
 	if (!ret) {
-		rec->size_bytes = gmem_size(vm->m.mem);
-		rec->nr_extents = (uint32_t)n;
-		field_encode(&ram_record_table, rec, snap_begin(s, "ram", "", RAM_RECORD_VERSION));
-		snap_end(s);
+		put_index(s, &ix);
+		*stored = ram_index_data(&ix);
 	}
-	free(x);
-	free(rec);
+	ram_index_fini(&ix);
 	return ret;
 }
 
@@ -88,11 +59,10 @@ static int save_layers(struct vm *vm, struct err *e)
 		if (d->read_only)
 			continue;
 		snprintf(name, sizeof(name), "layer/%s", d->id);
-		fd = grants_take(vm->m.grants, name, e);
+		fd = chain_take(vm, name, e);
 		if (fd < 0)
 			return fd;
 		ret = virtio_blk_save_layer(vm_find_device(vm, "virtio-blk", d->id), fd, e);
-		fdtab_del(vm->m.fds, fd);
 		close(fd);
 		if (ret)
 			return err_wrap(e, ret, "disk %s", d->id);
@@ -114,7 +84,8 @@ static void save_devices(struct vm *vm, struct snap_writer *s)
 	}
 }
 
-static int save_all(struct vm *vm, int state_fd, int ram_fd, struct err *e)
+static int save_all(struct vm *vm, const struct vm_save *save, struct chain *base, int state_fd,
+		    int ram_fd, uint64_t *stored, struct err *e)
 {
 	struct snap_writer s;
 	int ret;
@@ -123,9 +94,10 @@ static int save_all(struct vm *vm, int state_fd, int ram_fd, struct err *e)
 	field_encode(&machine_cfg_table, &vm->cfg,
 		     snap_begin(&s, "machine", "", MACHINE_CFG_VERSION));
 	snap_end(&s);
-	ret = save_ram(vm, ram_fd, &s, e);
+	/* disks first: what RAM holds is given back on the way, and they may be long */
+	ret = save_layers(vm, e);
 	if (!ret)
-		ret = save_layers(vm, e);
+		ret = save_ram(vm, ram_fd, save, base, &s, stored, e);
 	if (!ret) {
 		save_devices(vm, &s);
 		ret = snap_finish(&s, state_fd, e);
@@ -134,31 +106,97 @@ static int save_all(struct vm *vm, int state_fd, int ram_fd, struct err *e)
 	return ret;
 }
 
-int vm_snapshot(struct vm *vm, const char *state, const char *ram, struct err *e)
+int vm_save(struct vm *vm, const struct vm_save *s, uint64_t *stored, struct err *e)
 {
-	bool live = vm->state == VM_RUNNING;
-	int state_fd, ram_fd, ret;
+	cleanup_close int state_fd = chain_take(vm, s->to.state, e);
+	cleanup_close int ram_fd = state_fd < 0 ? -1 : chain_take(vm, s->to.ram, e);
+	cleanup_free struct chain *base = calloc(1, sizeof(*base));
+	int ret = MIN(state_fd, 0);
 
-	if (!live && vm->state != VM_PAUSED)
-		return err_set(e, EINVAL, "snapshot: the VM is not running or paused");
-	state_fd = grants_take(vm->m.grants, state, e);
-	if (state_fd < 0)
-		return state_fd;
-	ram_fd = grants_take(vm->m.grants, ram, e);
-	ret = ram_fd < 0 ? ram_fd : 0;
-	if (!ret && live)
-		ret = vm_stop_world(vm, e);
-	if (!ret) {
-		ret = save_all(vm, state_fd, ram_fd, e);
-		if (live)
-			vm_start_world(vm);
+	if (!ret)
+		ret = MIN(ram_fd, 0);
+	if (!ret && !base)
+		ret = err_set(e, ENOMEM, "out of memory");
+	if (!ret && s->nr_base) {
+		ret = s->nr_base < RAM_LAYERS_MAX
+			      ? chain_open(base, vm, s->base, s->nr_base, e)
+			      : err_set(e, E2BIG,
+					"it would be the %zuth of a chain of at most %d: flatten "
+					"the one before it",
+					s->nr_base + 1, RAM_LAYERS_MAX);
+		if (!ret && base->l[0].ix.size_bytes != gmem_size(vm->m.mem))
+			ret = err_set(e, EINVAL, "its base has another amount of RAM");
 	}
-	fdtab_del(vm->m.fds, state_fd);
-	close(state_fd);
-	if (ram_fd >= 0) {
-		fdtab_del(vm->m.fds, ram_fd);
-		close(ram_fd);
-	}
+	if (!ret)
+		ret = save_all(vm, s, base, state_fd, ram_fd, stored, e);
+	if (base)
+		chain_close(base);
 	grants_drop(vm->m.grants, "layer/");
-	return err_wrap(ret ? e : NULL, ret, "snapshot");
+	return ret ? err_wrap(e, ret, "snapshot") : 0;
+}
+
+/* All records of the newest but RAM's. */
+static void copy_records(struct snap_writer *s, const struct snap_file *from,
+			 const struct ram_index *ix)
+{
+	for (size_t i = 0; i < from->n; i++) {
+		const struct snap_record *r = &from->rec[i];
+
+		if (!strcmp(r->name, "ram")) {
+			put_index(s, ix);
+			continue;
+		}
+		wbuf_bytes(snap_begin(s, r->name, r->id, r->version), r->payload.data,
+			   r->payload.len);
+		snap_end(s);
+	}
+}
+
+static int flatten(struct chain *c, int state_fd, int ram_fd, bool compress, struct err *e)
+{
+	struct ram_write w = { .fd = ram_fd, .encoding = compress ? RAM_ZSTD : RAM_RAW };
+	struct ram_index ix = { 0 };
+	struct snap_writer s;
+	int ret = gmem_create(c->l[0].ix.size_bytes, &w.gm, e);
+
+	if (ret)
+		return ret;
+	ret = ram_chain_load(c->l, c->n, w.gm, e);
+	if (!ret)
+		ret = ram_write(&w, &ix, e);
+	if (!ret) {
+		snap_writer_init(&s);
+		copy_records(&s, &c->own, &ix);
+		ret = snap_finish(&s, state_fd, e);
+		snap_writer_fini(&s);
+	}
+	ram_index_fini(&ix);
+	gmem_destroy(w.gm);
+	return ret;
+}
+
+int vm_flatten(struct vm *vm, const struct vm_files *files, size_t n, const struct vm_files *to,
+	       bool compress, struct err *e)
+{
+	cleanup_free struct chain *c = calloc(1, sizeof(*c));
+	cleanup_close int state_fd = -1, ram_fd = -1;
+	int ret;
+
+	if (!c)
+		return err_set(e, ENOMEM, "flatten: out of memory");
+	if (vm->state != VM_CONFIGURING)
+		return err_set(e, EBUSY, "flatten: this VM is in use already");
+	ret = chain_open(c, vm, files, n, e);
+	if (!ret) {
+		state_fd = chain_take(vm, to->state, e);
+		ret = MIN(state_fd, 0);
+	}
+	if (!ret) {
+		ram_fd = chain_take(vm, to->ram, e);
+		ret = MIN(ram_fd, 0);
+	}
+	if (!ret)
+		ret = flatten(c, state_fd, ram_fd, compress, e);
+	chain_close(c);
+	return ret ? err_wrap(e, ret, "flatten") : 0;
 }

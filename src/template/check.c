@@ -76,12 +76,11 @@ static int check_file(const struct template *t, size_t i, struct err *e)
 		return fd;
 	r = digest_sparse(fd, hex, e);
 	if (r)
-		return err_wrap(e, r, "template %s: %s", t->name, t->files[i].name);
+		return err_wrap(e, r, "%s %s: %s", store_word(t->store), t->name, t->files[i].name);
 	if (strcmp(hex, t->files[i].sha256))
-		return err_set(
-			e, EBADMSG,
-			"template %s: %s is damaged or was tampered with (the digest differs)",
-			t->name, t->files[i].name);
+		return err_set(e, EBADMSG,
+			       "%s %s: %s is damaged or was tampered with (the digest differs)",
+			       store_word(t->store), t->name, t->files[i].name);
 	return 0;
 }
 
@@ -94,7 +93,7 @@ static int stamp_text(const struct template *t, char *buf, size_t n, struct err 
 	if (fd < 0)
 		return fd;
 	if (fstat(fd, &st))
-		return err_sys(e, errno, "template %s: ram", t->name);
+		return err_sys(e, errno, "%s %s: ram", store_word(t->store), t->name);
 	snprintf(buf, n, "%s %llu %llu %llu %llu %llu\n", t->sha256, (unsigned long long)st.st_dev,
 		 (unsigned long long)st.st_ino, (unsigned long long)st.st_size,
 		 (unsigned long long)ns_of(st.st_mtim), (unsigned long long)ns_of(st.st_ctim));
@@ -127,22 +126,24 @@ static void stamp_write(int dir, const char *name, const char *text)
 
 int template_check(const struct template *t, int verified_dir, struct err *e)
 {
-	char stamp[256];
+	char stamp[256], name[TEMPLATE_NAME_MAX + 16];
 	int r = stamp_text(t, stamp, sizeof(stamp), e);
 
+	snprintf(name, sizeof(name), "%s%s", t->name,
+		 t->store == STORE_TEMPLATES ? "" : "~snapshot");
 	for (size_t i = 0; i < t->ndisks && !r; i++) {
 		r = base_check(&t->disks[i], false, e);
 		if (r)
-			err_wrap(e, r, "template %s", t->name);
+			err_wrap(e, r, "%s %s", store_word(t->store), t->name);
 	}
 	for (size_t i = 0; i < t->nfiles && !r; i++)
 		if (i != TEMPLATE_RAM)
 			r = check_file(t, i, e);
-	if (r || (verified_dir >= 0 && stamp_matches(verified_dir, t->name, stamp)))
+	if (r || (verified_dir >= 0 && stamp_matches(verified_dir, name, stamp)))
 		return r;
 	r = check_file(t, TEMPLATE_RAM, e);
 	if (!r && verified_dir >= 0)
-		stamp_write(verified_dir, t->name, stamp);
+		stamp_write(verified_dir, name, stamp);
 	return r;
 }
 
@@ -155,7 +156,7 @@ int template_verify(const struct template *t, struct err *e)
 	for (size_t i = 0; i < t->ndisks && !r; i++) {
 		r = base_check(&t->disks[i], true, e);
 		if (r)
-			err_wrap(e, r, "template %s", t->name);
+			err_wrap(e, r, "%s %s", store_word(t->store), t->name);
 	}
 	return r;
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The manifest of a template:
+ * The manifest of a template or snapshot ("parent", "vm" and "vm_created" may be missing):
  *
- *     {"version": 1, "name": "web", "created": "2025-06-01T12:00:00Z", "clone_version": "0.1.0",
- *      "image": "debian", "cpu": "...", "memory_bytes": N, "vcpus": N, "agent": true,
- *      "disks": [{"id": "root", "read_only": false, "base": "/...", "base_bytes": N, "base_dev": N,
- *                 "base_ino": N, "base_mtime_ns": N, "base_sha256": "...", "layer": "layer-root"}],
- *      "files": [{"name": "state", "size_bytes": N, "sha256": "..."}, {"name": "ram", ...}, ...]}
+ *     {"version": 2, "name": "web", "created": "2025-06-01T12:00:00Z", "clone_version": "0.1.0",
+ *      "parent": {"store": "template", "name": "base", "sha256": "..."},
+ *      "vm": "web-1", "vm_created": "...", "image": "debian", "cpu": "...", "memory_bytes": N,
+ * "vcpus": N, "agent": true, "disks": [{"id": "root", "read_only": false, "base": "/...",
+ * "base_bytes": N, "base_dev": N, "base_ino": N, "base_mtime_ns": N, "base_sha256": "...", "layer":
+ * "layer-root"}], "files": [{"name": "state", "size_bytes": N, "sha256": "..."}, {"name": "ram",
+ * ...}, ...]}
  *
  * "state" and "ram" come first in "files"; every other file is some disk's layer.
  */
@@ -50,8 +52,26 @@ static json_t *file_json(const struct template_file *f)
 			 (json_int_t)f->size_bytes, "sha256", f->sha256);
 }
 
+/* What only some have. */
+static int add_optional(json_t *j, const struct template *t)
+{
+	const struct template_parent *p = &t->parent;
+	int r = 0;
+
+	if (p->name[0])
+		r = json_object_set_new(j, "parent",
+					json_pack("{s:s, s:s, s:s}", "store", store_word(p->store),
+						  "name", p->name, "sha256", p->sha256));
+	if (!r && t->vm[0])
+		r = json_object_set_new(j, "vm", json_string(t->vm));
+	if (!r && t->vm_created[0])
+		r = json_object_set_new(j, "vm_created", json_string(t->vm_created));
+	return r;
+}
+
 json_t *manifest_to_json(const struct template *t)
 {
+	json_t *j;
 	cleanup_json json_t *disks = json_array();
 	cleanup_json json_t *files = json_array();
 	int r = 0;
@@ -62,11 +82,16 @@ json_t *manifest_to_json(const struct template *t)
 		r = json_array_append_new(files, file_json(&t->files[i]));
 	if (r)
 		return NULL;
-	return json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:i, s:b, s:O, s:O}", "version",
-			 TEMPLATE_VERSION, "name", t->name, "created", t->created, "clone_version",
-			 t->clone_version, "image", t->image, "cpu", t->cpu, "memory_bytes",
-			 (json_int_t)t->mem_bytes, "vcpus", (int)t->vcpus, "agent", t->agent,
-			 "disks", disks, "files", files);
+	j = json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:i, s:b, s:O, s:O}", "version",
+		      TEMPLATE_VERSION, "name", t->name, "created", t->created, "clone_version",
+		      t->clone_version, "image", t->image, "cpu", t->cpu, "memory_bytes",
+		      (json_int_t)t->mem_bytes, "vcpus", (int)t->vcpus, "agent", t->agent, "disks",
+		      disks, "files", files);
+	if (j && add_optional(j, t)) {
+		json_decref(j);
+		return NULL;
+	}
+	return j;
 }
 
 struct file_fields {
@@ -157,11 +182,39 @@ static int read_disk(const json_t *j, struct template *t, struct template_disk *
 	return 0;
 }
 
+struct parent_fields {
+	const char *store, *name, *sha256;
+};
+
+static int read_parent(const json_t *j, struct template_parent *p, struct err *e)
+{
+	static const struct json_field tab[] = {
+		JSON_FIELD(struct parent_fields, store, WANT_STRING, true, 8, 8),
+		JSON_FIELD(struct parent_fields, name, WANT_STRING, true, 1, TEMPLATE_NAME_MAX),
+		JSON_FIELD(struct parent_fields, sha256, WANT_STRING, true, DIGEST_HEX, DIGEST_HEX),
+	};
+	struct parent_fields v = { 0 };
+	int r = json_fields(j, tab, ARRAY_SIZE(tab), &v, e);
+
+	if (r)
+		return r;
+	if (!template_name_ok(v.name) || !digest_ok(v.sha256))
+		return err_set(e, EINVAL, "not a name or digest");
+	p->store = STORE_TEMPLATES;
+	if (strcmp(v.store, store_word(p->store)))
+		p->store = STORE_SNAPSHOTS;
+	if (strcmp(v.store, store_word(p->store)))
+		return err_set(e, EINVAL, "store: must be template or snapshot");
+	snprintf(p->name, sizeof(p->name), "%s", v.name);
+	snprintf(p->sha256, sizeof(p->sha256), "%s", v.sha256);
+	return 0;
+}
+
 struct top {
 	uint64_t version, memory_bytes, vcpus;
-	const char *name, *created, *clone_version, *image, *cpu;
+	const char *name, *created, *clone_version, *image, *cpu, *vm, *vm_created;
 	bool agent;
-	json_t *disks, *files;
+	json_t *disks, *files, *parent;
 };
 
 static int read_top(const json_t *j, struct top *v, struct err *e)
@@ -176,6 +229,9 @@ static int read_top(const json_t *j, struct top *v, struct err *e)
 		JSON_FIELD(struct top, memory_bytes, WANT_UINT, true, 1 << 20, 1ull << 40),
 		JSON_FIELD(struct top, vcpus, WANT_UINT, true, 1, 64),
 		JSON_FIELD(struct top, agent, WANT_BOOL, true, 0, 0),
+		JSON_FIELD(struct top, parent, WANT_OBJECT, false, 0, 0),
+		JSON_FIELD(struct top, vm, WANT_STRING, false, 1, TEMPLATE_NAME_MAX),
+		JSON_FIELD(struct top, vm_created, WANT_STRING, false, 1, 31),
 		JSON_FIELD(struct top, disks, WANT_ARRAY, true, 0, TEMPLATE_DISKS),
 		JSON_FIELD(struct top, files, WANT_ARRAY, true, 2, TEMPLATE_FILES),
 	};
@@ -199,8 +255,15 @@ int manifest_from_json(const json_t *j, struct template *t, struct err *e)
 		r = err_set(e, EINVAL, "name: not a template's name");
 	if (!r)
 		r = read_files(v.files, t, e);
+	if (!r && v.parent) {
+		r = read_parent(v.parent, &t->parent, e);
+		if (r)
+			err_wrap(e, r, "parent");
+	}
 	if (r)
 		return err_wrap(e, -EBADMSG, "manifest");
+	snprintf(t->vm, sizeof(t->vm), "%s", v.vm ? v.vm : "");
+	snprintf(t->vm_created, sizeof(t->vm_created), "%s", v.vm_created ? v.vm_created : "");
 	snprintf(t->name, sizeof(t->name), "%s", v.name);
 	snprintf(t->created, sizeof(t->created), "%s", v.created);
 	snprintf(t->clone_version, sizeof(t->clone_version), "%s", v.clone_version);

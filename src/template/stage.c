@@ -24,42 +24,67 @@ static void stage_path(const char *name, char *buf, size_t n)
 	snprintf(buf, n, STAGE_PREFIX "%s", name);
 }
 
-int template_stage_begin(const char *name, struct template_stage *s, struct err *e)
+static int begin(enum store where, const char *name, bool over, struct template_stage *s,
+		 struct err *e)
 {
+	const char *word = store_word(where);
 	cleanup_close int parent = -1;
 	cleanup_close int dir = -1;
 	char path[PATH_MAX], staged[96];
 
-	*s = (struct template_stage){ .dir = -1, .parent = -1 };
+	*s = (struct template_stage){ .store = where, .over = over, .dir = -1, .parent = -1 };
 	if (!template_name_ok(name))
-		return err_set(e, EINVAL, "'%.64s' is not a template's name", name);
-	parent = store_open(path, sizeof(path), e);
+		return err_set(e, EINVAL, "'%.64s' is not a %s's name", name, word);
+	parent = store_open(where, path, sizeof(path), e);
 	if (parent < 0)
 		return parent;
 	template_sweep(parent);
-	if (!faccessat(parent, name, F_OK, AT_SYMLINK_NOFOLLOW))
-		return err_set(e, EEXIST,
-			       "template %s already exists: `clone template rm %s` first", name,
-			       name);
+	if (!over && !faccessat(parent, name, F_OK, AT_SYMLINK_NOFOLLOW))
+		return err_set(e, EEXIST, "%s %s already exists: `clone %s rm %s` first", word,
+			       name, word, name);
 	stage_path(name, staged, sizeof(staged));
 	if (mkdirat(parent, staged, 0700))
 		return errno == EEXIST
-			       ? err_set(e, EBUSY, "template %s is being made right now", name)
-			       : err_sys(e, errno, "template %s", name);
+			       ? err_set(e, EBUSY, "%s %s is being made right now", word, name)
+			       : err_sys(e, errno, "%s %s", word, name);
 	dir = openat(parent, staged, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (dir < 0 || flock(dir, LOCK_EX | LOCK_NB))
-		return err_sys(e, errno, "template %s", name);
+		return err_sys(e, errno, "%s %s", word, name);
 	snprintf(s->name, sizeof(s->name), "%s", name);
 	s->dir = take_fd(&dir);
 	s->parent = take_fd(&parent);
 	return 0;
 }
 
+int template_stage_begin(enum store where, const char *name, struct template_stage *s,
+			 struct err *e)
+{
+	return begin(where, name, false, s, e);
+}
+
+int template_stage_begin_over(enum store where, const char *name, struct template_stage *s,
+			      struct err *e)
+{
+	return begin(where, name, true, s, e);
+}
+
 int template_stage_file(struct template_stage *s, const char *name, struct err *e)
 {
 	int fd = openat(s->dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 
-	return fd < 0 ? err_sys(e, errno, "template %s: %s", s->name, name) : fd;
+	return fd < 0 ? err_sys(e, errno, "%s %s: %s", store_word(s->store), s->name, name) : fd;
+}
+
+int template_stage_link(struct template_stage *s, const struct template *t, size_t index,
+			struct err *e)
+{
+	char from[PATH_MAX + 64];
+
+	snprintf(from, sizeof(from), "%s/%s", t->dir, t->files[index].name);
+	if (linkat(AT_FDCWD, from, s->dir, t->files[index].name, 0))
+		return err_sys(e, errno, "%s %s: %s", store_word(s->store), s->name,
+			       t->files[index].name);
+	return 0;
 }
 
 static int seal_file(struct template_stage *s, struct template_file *f, struct err *e)
@@ -107,12 +132,26 @@ static int write_manifest(struct template_stage *s, struct template *t, struct e
 	return r ? r : write_file(s, "digest", digest, strlen(digest), e);
 }
 
+/* What it stands on is there, and stays while we hold the lock. */
+static int check_parent(const struct template *t, struct err *e)
+{
+	struct template *chain = NULL;
+	size_t n;
+	int r = t->parent.name[0] ? template_chain(t, &chain, &n, e) : 0;
+
+	free(chain);
+	return r;
+}
+
 int template_stage_publish(struct template_stage *s, struct template *t, struct err *e)
 {
+	const char *word = store_word(s->store);
+	cleanup_close int lock = -1;
 	char staged[96];
 	int r = 0;
 
 	snprintf(t->name, sizeof(t->name), "%s", s->name);
+	t->store = s->store;
 	for (size_t i = 0; i < t->nfiles && !r; i++)
 		r = seal_file(s, &t->files[i], e);
 	for (size_t i = 0; i < t->ndisks && !r; i++)
@@ -120,13 +159,26 @@ int template_stage_publish(struct template_stage *s, struct template *t, struct 
 	if (!r)
 		r = write_manifest(s, t, e);
 	if (r)
-		return err_wrap(e, r, "template %s", s->name);
+		return err_wrap(e, r, "%s %s", word, s->name);
 	if (fsync(s->dir) || fchmod(s->dir, 0500))
-		return err_sys(e, errno, "template %s", s->name);
+		return err_sys(e, errno, "%s %s", word, s->name);
+	lock = stores_lock(s->over ? LOCK_EX : LOCK_SH, e);
+	r = lock < 0 ? lock : check_parent(t, e);
+	if (!r && s->over)
+		r = store_check_unused(s->store, s->name, e);
+	if (r)
+		return r;
 	stage_path(s->name, staged, sizeof(staged));
+	if (s->over) {
+		/* the old one is the stage then, and goes with it */
+		if (renameat2(s->parent, staged, s->parent, s->name, RENAME_EXCHANGE))
+			return err_sys(e, errno, "%s %s", word, s->name);
+		fsync(s->parent);
+		return 0;
+	}
 	if (renameat2(s->parent, staged, s->parent, s->name, RENAME_NOREPLACE))
-		return errno == EEXIST ? err_set(e, EEXIST, "template %s already exists", s->name)
-				       : err_sys(e, errno, "template %s", s->name);
+		return errno == EEXIST ? err_set(e, EEXIST, "%s %s already exists", word, s->name)
+				       : err_sys(e, errno, "%s %s", word, s->name);
 	fsync(s->parent);
 	/* published: nothing is left to remove */
 	close(take_fd(&s->dir));

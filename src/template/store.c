@@ -20,30 +20,61 @@
 #include "template/manifest.h"
 #include "template/store.h"
 
-int template_dir(char *buf, size_t n, struct err *e)
+const char *store_word(enum store s)
 {
-	size_t len;
-	int r = image_state_dir(buf, n - sizeof("/templates"), e);
+	return s == STORE_TEMPLATES ? "template" : "snapshot";
+}
+
+/* STATE, made when missing; its length. */
+static int state_dir(char *buf, size_t n, struct err *e)
+{
+	int r = image_state_dir(buf, n, e);
 
 	if (r)
 		return r;
 	if (mkdir(buf, 0755) && errno != EEXIST)
 		return err_sys(e, errno, "make %s", buf);
-	len = strlen(buf);
-	snprintf(buf + len, n - len, "/templates");
+	return (int)strlen(buf);
+}
+
+int template_dir(enum store where, char *buf, size_t n, struct err *e)
+{
+	int len = state_dir(buf, n - sizeof("/templates"), e);
+
+	if (len < 0)
+		return len;
+	snprintf(buf + len, n - (size_t)len, "/%ss", store_word(where));
 	if (mkdir(buf, 0700) && errno != EEXIST)
 		return err_sys(e, errno, "make %s", buf);
 	return 0;
 }
 
-int store_open(char *path, size_t n, struct err *e)
+int store_open(enum store where, char *path, size_t n, struct err *e)
 {
-	int fd, r = template_dir(path, n, e);
+	int fd, r = template_dir(where, path, n, e);
 
 	if (r)
 		return r;
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	return fd < 0 ? err_sys(e, errno, "%s", path) : fd;
+}
+
+int stores_lock(int how, struct err *e)
+{
+	cleanup_close int fd = -1;
+	char path[PATH_MAX];
+	int len = state_dir(path, sizeof(path) - sizeof("/.stores"), e);
+
+	if (len < 0)
+		return len;
+	memcpy(path + len, "/.stores", sizeof("/.stores"));
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return err_sys(e, errno, "%s", path);
+	while (flock(fd, how))
+		if (errno != EINTR)
+			return err_sys(e, errno, "lock %s", path);
+	return take_fd(&fd);
 }
 
 int template_file_open(const struct template *t, size_t index, struct err *e)
@@ -53,7 +84,9 @@ int template_file_open(const struct template *t, size_t index, struct err *e)
 
 	snprintf(path, sizeof(path), "%s/%s", t->dir, t->files[index].name);
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	return fd < 0 ? err_sys(e, errno, "template %s: %s", t->name, t->files[index].name) : fd;
+	return fd < 0 ? err_sys(e, errno, "%s %s: %s", store_word(t->store), t->name,
+				t->files[index].name)
+		      : fd;
 }
 
 /* The whole of a small file; NUL-terminated, free it. */
@@ -129,35 +162,36 @@ static int open_in(int dir, struct template *t, struct err *e)
 	if (r)
 		return r;
 	if (strcmp(name, t->name))
-		return err_set(e, EBADMSG, "it is the template %s under another name", t->name);
-	if (t->mem_bytes > t->files[TEMPLATE_RAM].size_bytes)
-		return err_set(e, EBADMSG, "ram holds less than the machine's memory");
+		return err_set(e, EBADMSG, "it is the %s %s under another name",
+			       store_word(t->store), t->name);
 	return check_sizes(dir, t, e);
 }
 
-int template_open(const char *name, struct template *t, struct err *e)
+int template_open(enum store where, const char *name, struct template *t, struct err *e)
 {
+	const char *word = store_word(where);
 	cleanup_close int parent = -1;
 	cleanup_close int dir = -1;
 	char path[PATH_MAX - 80];
 	int r;
 
 	memset(t, 0, sizeof(*t));
+	t->store = where;
 	if (!template_name_ok(name))
-		return err_set(e, ENOENT, "'%.64s' is not a template's name", name);
-	parent = store_open(path, sizeof(path), e);
+		return err_set(e, ENOENT, "'%.64s' is not a %s's name", name, word);
+	parent = store_open(where, path, sizeof(path), e);
 	if (parent < 0)
 		return parent;
 	dir = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (dir < 0 && errno == ENOENT)
-		return err_set(e, ENOENT, "no template is called %s: see `clone template ls`",
-			       name);
+		return err_set(e, ENOENT, "no %s is called %s: see `clone %s ls`", word, name,
+			       word);
 	if (dir < 0)
-		return err_sys(e, errno, "template %s", name);
+		return err_sys(e, errno, "%s %s", word, name);
 	snprintf(t->name, sizeof(t->name), "%s", name);
 	r = open_in(dir, t, e);
 	if (r)
-		return err_wrap(e, r, "template %s", name);
+		return err_wrap(e, r, "%s %s", word, name);
 	snprintf(t->dir, sizeof(t->dir), "%s/%s", path, name);
 	return 0;
 }
@@ -219,84 +253,4 @@ void template_sweep(int parent)
 	}
 	if (list)
 		closedir(list);
-}
-
-static int by_name(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static int add_name(const char *name, char ***v, size_t *n, size_t *cap, struct err *e)
-{
-	size_t more = *cap * 2 + 16;
-	char **w = *n == *cap ? realloc(*v, more * sizeof(**v)) : *v;
-
-	if (!w)
-		return err_set(e, ENOMEM, "list of templates: out of memory");
-	if (*n == *cap)
-		*cap = more;
-	*v = w;
-	w[*n] = strdup(name);
-	if (!w[*n])
-		return err_set(e, ENOMEM, "list of templates: out of memory");
-	++*n;
-	return 0;
-}
-
-int template_list(char ***names, size_t *count, struct err *e)
-{
-	char path[PATH_MAX];
-	int parent = store_open(path, sizeof(path), e);
-	size_t n = 0, cap = 0;
-	struct dirent *de;
-	char **v = NULL;
-	int ret = 0;
-	DIR *list;
-
-	if (parent < 0)
-		return parent;
-	template_sweep(parent);
-	list = fdopendir(parent);
-	if (!list) {
-		ret = err_sys(e, errno, "%s", path);
-		close(parent);
-		return ret;
-	}
-	while (!ret && (de = readdir(list)))
-		if (template_name_ok(de->d_name))
-			ret = add_name(de->d_name, &v, &n, &cap, e);
-	closedir(list);
-	if (ret) {
-		while (n)
-			free(v[--n]);
-		free(v);
-		return ret;
-	}
-	if (n)
-		qsort(v, n, sizeof(*v), by_name);
-	*names = v;
-	*count = n;
-	return 0;
-}
-
-int template_rm(const char *name, struct err *e)
-{
-	char path[PATH_MAX], gone[sizeof(STAGE_PREFIX) + TEMPLATE_NAME_MAX];
-	cleanup_close int parent = -1;
-
-	if (!template_name_ok(name))
-		return err_set(e, ENOENT, "'%.64s' is not a template's name", name);
-	parent = store_open(path, sizeof(path), e);
-	if (parent < 0)
-		return parent;
-	template_sweep(parent);
-	/* First out of sight in one step: a removal that is cut short leaves only what a sweep
-	 * takes. */
-	snprintf(gone, sizeof(gone), STAGE_PREFIX "%s", name);
-	if (renameat(parent, name, parent, gone)) {
-		if (errno == ENOENT)
-			return err_set(e, ENOENT, "no template is called %s", name);
-		return err_sys(e, errno, "remove template %s", name);
-	}
-	return store_remove(parent, gone, e);
 }

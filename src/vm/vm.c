@@ -183,6 +183,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->threads[0])
 		vcpu_threads_stop(vm); /* also when its world could not be stopped */
 	spares_end(vm);
+	vm_snapshot_cancel(vm, "snapshot: the VM is gone");
 	vm_unbuild(vm);
 	if (vm->m.fds) {
 		close_own(vm, &vm->kvm_fd);
@@ -376,6 +377,7 @@ void vm_end(struct vm *vm, enum vm_end how, const char *detail)
 	snprintf(vm->end_detail, sizeof(vm->end_detail), "%s", detail ? detail : "");
 	vm->state = VM_ENDED;
 	fork_child_ended(vm, vm->end_detail);
+	vm_snapshot_cancel(vm, "snapshot: the VM ended while it was being written");
 	vm->hooks->ended(vm->hooks_arg, how, vm->end_detail);
 	loop_stop(vm->m.loop);
 }

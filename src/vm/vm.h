@@ -98,6 +98,20 @@ struct vm_stats {
 };
 void vm_stats(struct vm *vm, struct vm_stats *out);
 
+/* How a snapshot ended (fork/frozen.h). */
+struct vm_snapshot_result {
+	int error; /* 0 or -errno; msg says why, and the files are to be thrown away */
+	char msg[256];
+	uint64_t pause_ns; /* the VM stood still; of it fork(2): */
+	uint64_t fork_ns;
+	uint64_t write_ns;     /* from then on until all was written */
+	uint64_t stored_bytes; /* of RAM, in the file */
+	uint64_t growth_bytes; /* memory that the VM's own writes cost meanwhile, at most */
+};
+
+/* Gives up the one that is being written: its done comes before this returns. No-op without one. */
+void vm_snapshot_cancel(struct vm *vm, const char *why);
+
 /* ---- the process ---- */
 
 /*

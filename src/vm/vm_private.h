@@ -79,9 +79,10 @@ struct spares {
 /* A fork's child between fork(2) and its report. */
 struct child_start {
 	struct vm_child_spec spec;
-	int report_fd; /* to the parent, -1 when reported */
-	bool spare;    /* the rest is not known yet */
-	bool wait;     /* for the agent */
+	int report_fd;			/* to the parent, -1 when reported */
+	bool spare;			/* the rest is not known yet */
+	const struct frozen_op *frozen; /* not to run: a snapshot (fork/frozen.c) */
+	bool wait;			/* for the agent */
 	uint32_t timeout_ms;
 };
 
@@ -113,7 +114,10 @@ struct vm {
 	sigjmp_buf child_env; /* vm_run: where a fork's child comes out */
 	struct child_start child;
 	struct fork_op *forks;
-	struct reaper *reapers; /* of children (fork/spawn.c) */
+	struct frozen_op *frozen; /* the snapshot that is being written, or NULL */
+	bool snapshot_done;
+	struct vm_snapshot_result last_snapshot; /* when snapshot_done */
+	struct reaper *reapers;			 /* of children (fork/spawn.c) */
 	struct spares spares;
 	/* shared memory that a child keeps: a test's, which looks at all machines through it; the
 	 * range without length is the last */

@@ -9,7 +9,7 @@
 
 #include "base/util.h"
 #include "snapshot/format.h"
-#include "snapshot/records.h"
+#include "snapshot/ram.h"
 #include "vm/registry.h"
 #include "vm/vm_private.h"
 
@@ -52,6 +52,26 @@ static void payload(const struct field_table *t, const uint8_t *data, size_t siz
 	free(obj);
 }
 
+static void ram(const uint8_t *data, size_t size)
+{
+	struct err e = { "" };
+	struct ram_index ix;
+	struct rbuf r;
+	struct wbuf w;
+
+	rbuf_init(&r, data, size);
+	if (ram_index_decode(&r, &ix, &e)) {
+		BUG_ON(!e.msg[0]);
+		return;
+	}
+	wbuf_init(&w, SNAP_FILE_MAX);
+	ram_index_encode(&ix, &w);
+	BUG_ON(w.bad || w.len != size || memcmp(w.data, data, w.len));
+	BUG_ON(ram_index_data(&ix) > ix.size_bytes || ram_index_find(&ix, ix.size_bytes) != ix.n);
+	wbuf_fini(&w);
+	ram_index_fini(&ix);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	size_t which = size ? data[0] % (2 * device_registry_len + 3) : 0;
@@ -61,7 +81,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	else if (which == 1)
 		payload(&machine_cfg_table, data + 1, size - 1);
 	else if (which == 2)
-		payload(&ram_record_table, data + 1, size - 1);
+		ram(data + 1, size - 1);
 	else if (which % 2)
 		payload(&device_registry[which / 2 - 1]->cfg, data + 1, size - 1);
 	else

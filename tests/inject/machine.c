@@ -176,6 +176,19 @@ void machine_grant_files(struct vm *vm, const struct machine_files *f, bool load
 		sweep_fail("set-up: %s", e.msg);
 }
 
+int machine_snapshot(struct vm *vm, struct err *e)
+{
+	struct vm_save save = { .to = { "state", "ram" } };
+	uint64_t stored;
+	int ret = vm_stop_world(vm, e);
+
+	if (ret)
+		return ret;
+	ret = vm_save(vm, &save, &stored, e);
+	vm_start_world(vm);
+	return ret;
+}
+
 bool machine_save(unsigned int vcpus, struct machine_files *f)
 {
 	struct vm *vm = NULL;
@@ -193,7 +206,7 @@ bool machine_save(unsigned int vcpus, struct machine_files *f)
 		if (!ret) {
 			machine_must_go_on(vm);
 			machine_grant_files(vm, f, false, false);
-			ret = vm_snapshot(vm, "state", "ram", &e);
+			ret = machine_snapshot(vm, &e);
 		}
 		if (ret)
 			fprintf(stderr, "%s\n", e.msg);

@@ -32,8 +32,11 @@ struct machine_files {
 };
 /* Takes one of a machine that has run, in a process of its own; false: it said why on stderr. */
 bool machine_save(unsigned int vcpus, struct machine_files *f);
-/* The grants for vm_snapshot or, without its data file when seed is set, vm_load. sweep_fail on
- * error. */
+/* vm_save of a running VM, as the frozen child of a live snapshot does it, to machine_grant_files.
+ */
+int machine_snapshot(struct vm *vm, struct err *e);
+/* The grants for machine_snapshot or, without its data file when seed is set, vm_load. sweep_fail
+ * on error. */
 void machine_grant_files(struct vm *vm, const struct machine_files *f, bool load, bool seed);
 /* Destroys it, whose lock is held; NULL is fine. */
 void machine_end(struct vm *vm);

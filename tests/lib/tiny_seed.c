@@ -104,7 +104,7 @@ static int wait_counting(struct vmproc *p, struct err *e)
 
 static int save(struct vmproc *p, const struct tiny_snapshot *s, struct err *e)
 {
-	int r = request(p, "PATCH", "/vm", json_pack("{s:s}", "state", "Paused"), e);
+	int data, r = request(p, "PATCH", "/vm", json_pack("{s:s}", "state", "Paused"), e);
 
 	if (!r)
 		r = grant(p, "state", s->state, e);
@@ -112,6 +112,11 @@ static int save(struct vmproc *p, const struct tiny_snapshot *s, struct err *e)
 		r = grant(p, "ram", s->ram, e);
 	if (!r)
 		r = grant(p, "layer/root", s->layer, e);
+	data = r ? r : launch_overlay(e);
+	if (data >= 0) {
+		r = grant(p, "parent/disk/root/data", data, e);
+		close(data);
+	}
 	if (!r)
 		r = request(p, "PUT", "/snapshot/create",
 			    json_pack("{s:s, s:s, s:s}", "snapshot_type", "Full", "snapshot_path",

@@ -115,31 +115,21 @@ static void test_gmem__writes_mark_dirty_once(void **state)
 	gmem_destroy(gm);
 }
 
-static void test_gmem__extents_hold_all_data_and_merge_small_gaps(void **state)
+static void test_gmem__pages_never_touched_are_known_to_be_zero(void **state)
 {
 	struct gmem *gm = make(MIB(64));
-	struct gmem_extent *x = NULL;
-	struct err e;
-	size_t n;
+	unsigned char vec[256];
 
 	(void)state;
-	gmem_write(gm, 4096, "a", 1);
-	gmem_write(gm, 3 * 4096, "b", 1);
-	gmem_write(gm, MIB(10) + 5, "c", 1);
-	assert_int_equal(gmem_find_data(gm, 0, 100, &x, &n, &e), 0);
-	assert_int_equal(n, 3);
-	free(x);
-	assert_int_equal(gmem_find_data(gm, 65536, 100, &x, &n, &e), 0);
-	assert_int_equal(n, 2);
-	assert_int_equal(x[0].offset, 4096);
-	assert_int_equal(x[0].len, 3 * 4096);
-	assert_int_equal(x[1].offset, MIB(10));
-	assert_int_equal(x[1].len, 4096);
-	free(x);
-	assert_int_equal(gmem_find_data(gm, 0, 1, &x, &n, &e), 0);
-	assert_int_equal(n, 1);
-	assert_int_equal(x[0].len, MIB(10));
-	free(x);
+	assert_false(gmem_resident(gm, MIB(10), MIB(1), vec));
+	gmem_write(gm, MIB(10) + 4096, "a", 1);
+	gmem_write(gm, MIB(11) - 1, "b", 1);
+	assert_true(gmem_resident(gm, MIB(10), MIB(1), vec));
+	for (size_t i = 0; i < 256; i++)
+		assert_int_equal(vec[i], i == 1 || i == 255);
+	gmem_forget(gm, MIB(10), MIB(1));
+	assert_false(gmem_resident(gm, MIB(10), MIB(1), vec));
+	assert_true(gmem_page_is_zero(gmem_at_offset(gm, MIB(11) - 4096, 4096)));
 	gmem_destroy(gm);
 }
 
@@ -583,7 +573,7 @@ int main(void)
 		cmocka_unit_test(test_gmem__ram_above_3_gib_lies_above_the_hole),
 		cmocka_unit_test(test_gmem__ring_index_must_be_aligned),
 		cmocka_unit_test(test_gmem__writes_mark_dirty_once),
-		cmocka_unit_test(test_gmem__extents_hold_all_data_and_merge_small_gaps),
+		cmocka_unit_test(test_gmem__pages_never_touched_are_known_to_be_zero),
 		cmocka_unit_test(test_gmem__template_is_shared_and_never_written),
 		cmocka_unit_test(test_gmem__hostile_extents_are_refused),
 		cmocka_unit_test(test_gmem__fork_diverges_both_ways),

@@ -207,8 +207,20 @@ static void test_api__unknown_resources_and_states_are_refused(void **state)
 	refused(w, "PUT", "/exec", "{\"argv\":[\"true\"]}", "agent");
 	refused(w, "PUT", "/exec", "{\"argv\":[]}", "argv");
 	refused(w, "PUT", "/snapshot/create",
+		"{\"snapshot_type\":\"Half\",\"snapshot_path\":\"a\",\"mem_file_path\":\"b\"}",
+		"Full or Diff");
+	refused(w, "PUT", "/snapshot/create",
 		"{\"snapshot_type\":\"Diff\",\"snapshot_path\":\"a\",\"mem_file_path\":\"b\"}",
-		"Full");
+		"parents");
+	refused(w, "PUT", "/snapshot/create", "{\"snapshot_path\":\"a\",\"mem_file_path\":\"b\"}",
+		"not running or paused");
+	refused(w, "PUT", "/snapshot/flatten",
+		"{\"layers\":[{\"snapshot_path\":\"a\",\"mem_file_path\":\"b\"}],"
+		"\"snapshot_path\":\"c\",\"mem_file_path\":\"d\"}",
+		"no descriptor was passed for 'a'");
+	refused(w, "PUT", "/snapshot/flatten",
+		"{\"layers\":[],\"snapshot_path\":\"c\",\"mem_file_path\":\"d\"}", "layers");
+	refused(w, "PUT", "/snapshot/cancel", "{\"x\":1}", "unknown field");
 }
 
 static void test_api__fork_checks_its_children(void **state)

@@ -189,11 +189,12 @@ static void setup(void *arg)
 	struct err e;
 
 	if (c->scene->seed) {
+		static const struct vm_files files = { "state", "ram" };
 		const struct vm_seed seed = { .spares = c->scene->spare };
 
 		must(machine_create(&c->vm, &e), &e);
 		machine_grant_files(c->vm, &c->files, true, true);
-		must(vm_load(c->vm, "state", "ram", &seed, &e), &e);
+		must(vm_load(c->vm, &files, 1, &seed, &e), &e);
 	} else {
 		must(machine_start(1, &c->vm, &e), &e);
 		machine_must_go_on(c->vm);

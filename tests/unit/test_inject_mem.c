@@ -34,9 +34,8 @@ static int gmem_run(void *arg, struct err *e)
 {
 	static const struct gmem_extent ext[] = { { 0, MIB(2) }, { MIB(8), MIB(4) } };
 	struct files *f = arg;
-	struct gmem_extent *found = NULL;
+	static const struct gmem_extent zero = { MIB(9), MIB(1) };
 	struct gmem *gm;
-	size_t n;
 	int ret = gmem_create(RAM_BYTES, &gm, e);
 
 	if (ret)
@@ -52,8 +51,7 @@ static int gmem_run(void *arg, struct err *e)
 	if (!ret)
 		gmem_write(gm, MIB(20), "x", 1);
 	if (!ret)
-		ret = gmem_find_data(gm, 65536, 512, &found, &n, e);
-	free(found);
+		ret = gmem_map_zero(gm, &zero, e);
 	gmem_destroy(gm);
 	return ret;
 }

@@ -64,7 +64,7 @@ static int make(const char *name, struct err *e)
 	static const char *const parts[] = { "state", "ram", "layer-root" };
 	static struct template t;
 	struct template_stage s;
-	int ret = template_stage_begin(name, &s, e);
+	int ret = template_stage_begin(STORE_TEMPLATES, name, &s, e);
 
 	t = (struct template){
 		.created = "2025-06-01T12:00:00Z",
@@ -96,7 +96,7 @@ static int make(const char *name, struct err *e)
 static int use(const char *name, struct err *e)
 {
 	static struct template t;
-	int ret = template_open(name, &t, e), verified;
+	int ret = template_open(STORE_TEMPLATES, name, &t, e), verified;
 
 	inject_hold();
 	verified = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -162,7 +162,7 @@ static size_t count_templates(int *ret, struct err *e)
 	char **names;
 	size_t n;
 
-	*ret = template_list(&names, &n, e);
+	*ret = template_list(STORE_TEMPLATES, &names, &n, e);
 	if (*ret)
 		return 0;
 	for (size_t i = 0; i < n; i++)
@@ -185,7 +185,7 @@ static int template_list_run(void *arg, struct err *e)
 static int template_rm_run(void *arg, struct err *e)
 {
 	(void)arg;
-	return template_rm("web", e);
+	return template_rm(STORE_TEMPLATES, "web", e);
 }
 
 static void template_rm_after(void *arg, int ret)
@@ -193,8 +193,8 @@ static void template_rm_after(void *arg, int ret)
 	struct err e;
 
 	(void)arg;
-	if (ret && template_rm("web", &e) != -ENOENT)
-		must(template_rm("web", &e) == -ENOENT ? 0 : -1, &e);
+	if (ret && template_rm(STORE_TEMPLATES, "web", &e) != -ENOENT)
+		must(template_rm(STORE_TEMPLATES, "web", &e) == -ENOENT ? 0 : -1, &e);
 	if (count_templates(&ret, &e) != 1)
 		sweep_fail("not one template is left: %s", ret ? e.msg : "");
 	remove_dir();

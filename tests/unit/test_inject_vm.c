@@ -68,7 +68,7 @@ static void snapshot_setup(void *arg)
 
 static int snapshot_run(void *arg, struct err *e)
 {
-	return vm_snapshot(((struct ctx *)arg)->vm, "state", "ram", e);
+	return machine_snapshot(((struct ctx *)arg)->vm, e);
 }
 
 /* A rate that the host does not know, and a line that is low already, are no state. */
@@ -106,7 +106,8 @@ static void load_setup(void *arg)
 static int load_run(void *arg, struct err *e)
 {
 	struct ctx *c = arg;
-	int ret = vm_load(c->vm, "state", "ram", c->seed, e);
+	static const struct vm_files files = { "state", "ram" };
+	int ret = vm_load(c->vm, &files, 1, c->seed, e);
 
 	if (!ret && !c->seed) {
 		ret = vm_resume(c->vm, e);

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * clone restore: a VM out of a snapshot.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/util.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/machine.h"
+#include "cli/procid.h"
+#include "cli/restore.h"
+#include "control/json.h"
+
+const char cmd_restore_usage[] =
+	"SNAPSHOT [--name NAME] [--paused] [--no-wait] [--timeout DURATION] [-o json]\n"
+	"\n"
+	"The machine goes on where it was when the snapshot was taken, as a VM with an identity "
+	"of\n"
+	"its own: a snapshot can be restored many times.\n"
+	"\n"
+	"      --name NAME   of the VM; default: the name it had\n"
+	"      --paused      it stays paused: `clone resume` lets it go on\n"
+	"      --no-wait     return before the guest has acknowledged who it is\n"
+	"      --timeout D   how long it has for that; default 30s\n";
+
+static int publish(const struct restore *rs, struct vmproc *p, struct err *e)
+{
+	cleanup_json json_t *info = machine_info(rs->t);
+	char now[64];
+
+	cli_format_now(now, sizeof(now));
+	if (!info || json_object_set_new(info, "name", json_string(p->dir.name)) ||
+	    json_object_set_new(info, "created", json_string(now)) ||
+	    json_object_set_new(info, "uid", json_integer(p->dir.uid)))
+		return err_set(e, ENOMEM, "out of memory");
+	procid_note(info, p->pid);
+	return vmdir_publish(&p->dir, info, e);
+}
+
+int restore_vm(const struct restore *rs, int cancel_fd, struct vmproc *p, struct err *e)
+{
+	cleanup_json json_t *resumed = json_pack("{s:s}", "state", "Resumed");
+	int r = vmproc_start(PLACE_VM, rs->name, 0, cancel_fd, p, e);
+
+	if (r)
+		return r;
+	r = machine_load(p, rs->t, false, e);
+	if (!r && !rs->paused)
+		r = vmproc_request(p, "PATCH", "/vm", resumed, LAUNCH_MS, NULL, e);
+	if (!r && !rs->paused && rs->wait && rs->t->agent)
+		r = launch_wait_agent(p, rs->timeout_ms, e);
+	if (!r)
+		r = publish(rs, p, e);
+	if (r)
+		vmproc_abort(p);
+	return r;
+}
+
+struct args {
+	const char *snapshot;
+	struct restore rs;
+	bool json;
+};
+
+enum { O_NAME = 1000, O_PAUSED, O_NO_WAIT, O_TIMEOUT };
+
+static int parse_args(struct args *a, int argc, char **argv)
+{
+	static const struct option opts[] = {
+		{ "name", required_argument, NULL, O_NAME },
+		{ "paused", no_argument, NULL, O_PAUSED },
+		{ "no-wait", no_argument, NULL, O_NO_WAIT },
+		{ "timeout", required_argument, NULL, O_TIMEOUT },
+		{ "output", required_argument, NULL, 'o' },
+		{ NULL, 0, NULL, 0 },
+	};
+	struct err e;
+	int opt;
+
+	opterr = 0;
+	while ((opt = getopt_long(argc, argv, "o:", opts, NULL)) != -1) {
+		switch (opt) {
+		case O_NAME:
+			if (cli_name_check("--name", optarg, &e))
+				return cli_usage("restore", "%s", e.msg);
+			a->rs.name = optarg;
+			break;
+		case O_PAUSED:
+			a->rs.paused = true;
+			break;
+		case O_NO_WAIT:
+			a->rs.wait = false;
+			break;
+		case O_TIMEOUT:
+			if (cli_parse_duration(optarg, &a->rs.timeout_ms, &e))
+				return cli_usage("restore", "--timeout: %s", e.msg);
+			break;
+		case 'o':
+			if (!cli_output_json("restore", optarg, &a->json))
+				return CLI_USAGE;
+			break;
+		default:
+			return cli_bad_option("restore", argv);
+		}
+	}
+	if (optind + 1 != argc)
+		return cli_usage("restore", "give one snapshot");
+	a->snapshot = argv[optind];
+	return CLI_OK;
+}
+
+int cmd_restore(int argc, char **argv)
+{
+	struct args a = { .rs = { .wait = true, .timeout_ms = 30000 } };
+	cleanup_free struct template *t = calloc(1, sizeof(*t));
+	int signals, r = parse_args(&a, argc, argv);
+	struct vmproc p;
+	struct err e;
+
+	if (r)
+		return r;
+	state_sweep();
+	signals = cli_catch_signals(&e);
+	if (signals < 0)
+		return cli_fail(&e);
+	r = t ? template_open(STORE_SNAPSHOTS, a.snapshot, t, &e)
+	      : err_set(&e, ENOMEM, "out of memory");
+	if (!r) {
+		a.rs.t = t;
+		if (!a.rs.name)
+			a.rs.name = t->vm[0] ? t->vm : t->name;
+		r = restore_vm(&a.rs, signals, &p, &e);
+	}
+	if (r) {
+		err_wrap(&e, r, "restore %s", a.snapshot);
+		return cli_fail(&e);
+	}
+	if (a.json) {
+		r = cli_print_json(json_pack("{s:s}", "name", p.dir.name));
+	} else {
+		puts(p.dir.name);
+		r = cli_flush();
+	}
+	vmproc_close(&p);
+	return r;
+}

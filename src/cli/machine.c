@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Loading and describing machines. See machine.h.
+ */
+#include "cli/machine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "cli/cli.h"
+#include "cli/seed.h"
+#include "control/json.h"
+
+#define LOAD_MS 120000
+
+static int grant_file(struct vmproc *p, const char *name, int fd, struct err *e)
+{
+	int r = fd < 0 ? fd : client_grant(p->fdsock, &name, &fd, 1, e);
+
+	if (fd >= 0)
+		close(fd);
+	return r;
+}
+
+static int grant_disks(struct vmproc *p, const struct template *t, bool seed, struct err *e)
+{
+	for (size_t i = 0; i < t->ndisks; i++) {
+		const struct template_disk *k = &t->disks[i];
+		char name[64];
+		int fd, r;
+
+		snprintf(name, sizeof(name), "disk/%s/base", k->id);
+		fd = open(k->base, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			return err_sys(e, errno, "disk %s: base %s", k->id, k->base);
+		r = grant_file(p, name, fd, e);
+		if (!r && k->layer >= 0) {
+			snprintf(name, sizeof(name), "disk/%s/layer", k->id);
+			r = grant_file(p, name, template_file_open(t, (size_t)k->layer, e), e);
+		}
+		if (!r && k->layer >= 0 && !seed)
+			r = launch_grant_overlay(p->fdsock, "", k->id, e);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* Anonymous ones, for those who ask. */
+static bool host_has_huge_pages(void)
+{
+	cleanup_close int fd =
+		open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY | O_CLOEXEC);
+	char text[64] = "";
+
+	return fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 &&
+	       (strstr(text, "[always]") || strstr(text, "[madvise]"));
+}
+
+int machine_grant_chain(struct vmproc *p, const struct template *chain, size_t n,
+			const char *prefix, json_t *list, struct err *e)
+{
+	for (size_t i = 0; i < n; i++) {
+		char state[160], ram[160];
+		int r;
+
+		snprintf(state, sizeof(state), "%s%zu/state", prefix, i);
+		snprintf(ram, sizeof(ram), "%s%zu/ram", prefix, i);
+		r = grant_file(p, state, template_file_open(&chain[i], TEMPLATE_STATE, e), e);
+		if (!r)
+			r = grant_file(p, ram, template_file_open(&chain[i], TEMPLATE_RAM, e), e);
+		if (!r && json_array_append_new(list, json_pack("{s:s, s:s}", "snapshot_path",
+								state, "mem_file_path", ram)))
+			r = err_set(e, ENOMEM, "out of memory");
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int check_chain(const struct template *chain, size_t n, struct err *e)
+{
+	cleanup_close int run = run_open(e);
+	cleanup_close int verified = -1;
+	int r = MIN(run, 0);
+
+	if (!r)
+		verified = openat(run, "verified", O_DIRECTORY | O_CLOEXEC);
+	for (size_t i = 0; i < n && !r; i++)
+		r = template_check(&chain[i], verified, e);
+	return r;
+}
+
+static json_t *load_body(const json_t *list, bool seed)
+{
+	size_t own = json_array_size(list) - 1;
+	const json_t *last = json_array_get(list, own);
+	json_t *parents = json_array();
+	json_t *body = json_pack("{s:O, s:{s:s, s:O}, s:b}", "snapshot_path",
+				 json_object_get(last, "snapshot_path"), "mem_backend",
+				 "backend_type", "File", "backend_path",
+				 json_object_get(last, "mem_file_path"), "seed", seed);
+	int r = !body || !parents;
+
+	for (size_t i = 0; i < own && !r; i++)
+		r = json_array_append(parents, json_array_get(list, i));
+	if (!r && own)
+		r = json_object_set(body, "parents", parents);
+	if (!r && seed)
+		r = json_object_set_new(body, "spares", json_integer(SEED_SPARES)) ||
+		    json_object_set_new(body, "huge_pages", json_boolean(host_has_huge_pages()));
+	json_decref(parents);
+	if (!r)
+		return body;
+	json_decref(body);
+	return NULL;
+}
+
+int machine_load(struct vmproc *p, const struct template *t, bool seed, struct err *e)
+{
+	cleanup_json json_t *list = json_array(), *body = NULL;
+	struct template *chain = NULL;
+	size_t n = 0;
+	int r = list ? template_chain(t, &chain, &n, e) : err_set(e, ENOMEM, "out of memory");
+
+	if (!r)
+		r = check_chain(chain, n, e);
+	if (!r)
+		r = machine_grant_chain(p, chain, n, "", list, e);
+	if (!r)
+		r = grant_disks(p, t, seed, e);
+	if (!r) {
+		body = load_body(list, seed);
+		r = body ? vmproc_request(p, "PUT", "/snapshot/load", body, LOAD_MS, NULL, e)
+			 : err_set(e, ENOMEM, "out of memory");
+	}
+	free(chain);
+	return r;
+}
+
+json_t *machine_info(const struct template *t)
+{
+	json_t *disks = json_array();
+	json_t *info = json_pack("{s:s, s:s, s:I, s:i, s:b, s:o, s:{s:s, s:s, s:s}}",
+				 "clone_version", CLONE_VERSION, store_word(t->store), t->name,
+				 "memory_bytes", (json_int_t)t->mem_bytes, "vcpus", (int)t->vcpus,
+				 "agent", t->agent, "disks", disks, "origin", "store",
+				 store_word(t->store), "name", t->name, "sha256", t->sha256);
+
+	for (size_t i = 0; info && i < t->ndisks; i++)
+		json_array_append_new(disks, json_pack("{s:s, s:s, s:b}", "id", t->disks[i].id,
+						       "path", t->disks[i].base, "read_only",
+						       t->disks[i].read_only));
+	if (info && t->image[0])
+		json_object_set_new(info, "image", json_string(t->image));
+	return info;
+}
+
+json_t *machine_info_of_fork(const struct vmdir *d, struct err *e)
+{
+	static const char *const own[] = { "pid", "start_time", "uid", "rm", "name", "created" };
+	json_t *info = NULL;
+
+	if (vmdir_info(d, &info, e))
+		return NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+		json_object_del(info, own[i]);
+	json_object_set_new(info, "parent", json_string(d->name));
+	return info;
+}
+
+static void cpu_name(char *buf, size_t n)
+{
+	FILE *f = fopen("/proc/cpuinfo", "re");
+	char line[256];
+
+	snprintf(buf, n, "unknown");
+	while (f && fgets(line, sizeof(line), f)) {
+		char *colon = strchr(line, ':');
+
+		if (strncmp(line, "model name", 10) != 0 || !colon)
+			continue;
+		colon[strcspn(colon, "\n")] = '\0';
+		snprintf(buf, n, "%s", colon + 2);
+		break;
+	}
+	if (f)
+		fclose(f);
+}
+
+static int describe_disk(const json_t *j, struct template *t, struct err *e)
+{
+	const char *id = json_string_value(json_object_get(j, "id"));
+	const char *path = json_string_value(json_object_get(j, "path"));
+	struct template_disk *d = &t->disks[t->ndisks];
+	cleanup_free char *real = NULL;
+
+	if (!id || !path || t->ndisks == TEMPLATE_DISKS)
+		return err_set(e, EBADMSG, "vm.json: damaged list of disks");
+	real = realpath(path, NULL);
+	if (!real)
+		return err_sys(e, errno, "disk %s", path);
+	snprintf(d->id, sizeof(d->id), "%s", id);
+	snprintf(d->base, sizeof(d->base), "%s", real);
+	d->read_only = json_is_true(json_object_get(j, "read_only"));
+	d->layer = -1;
+	t->ndisks++;
+	return 0;
+}
+
+int machine_describe(const json_t *info, struct template *t, struct err *e)
+{
+	const char *image = json_string_value(json_object_get(info, "image"));
+	const json_t *disk;
+	size_t i;
+
+	snprintf(t->image, sizeof(t->image), "%s", image ? image : "");
+	snprintf(t->clone_version, sizeof(t->clone_version), "%s", CLONE_VERSION);
+	cli_format_now(t->created, sizeof(t->created));
+	cpu_name(t->cpu, sizeof(t->cpu));
+	t->mem_bytes = (uint64_t)json_integer_value(json_object_get(info, "memory_bytes"));
+	t->vcpus = (unsigned int)json_integer_value(json_object_get(info, "vcpus"));
+	t->agent = !json_is_false(json_object_get(info, "agent"));
+	json_array_foreach(json_object_get(info, "disks"), i, disk)
+	{
+		int r = describe_disk(disk, t, e);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
