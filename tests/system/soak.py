@@ -35,7 +35,12 @@ def files(path):
 
 def descriptors(pid):
     """Those of disks, and all others."""
-    links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    links = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except FileNotFoundError:  # closed meanwhile
+            continue
     disk = sum("overlay" in link for link in links)
     return disk, len(links) - disk
 
@@ -44,8 +49,11 @@ def threads(pid):
     """But for io_uring's own, which come and go."""
     n = 0
     for tid in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{tid}/comm", encoding="utf-8") as f:
-            n += not f.read().startswith("iou-")
+        try:
+            with open(f"/proc/{pid}/task/{tid}/comm", encoding="utf-8") as f:
+                n += not f.read().startswith("iou-")
+        except OSError:
+            continue
     return n
 
 
