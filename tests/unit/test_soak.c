@@ -222,14 +222,17 @@ static void test_soak__forks_of_a_seed(void **state)
 	tiny_seed_end(&seed);
 }
 
+static char *run_dir;
+
 static int make_world(void **state)
 {
 	static struct tiny_snapshot f;
 	int kernel = tiny_kernel_counter();
 	struct err e;
 
-	setenv("CLONE_RUN_DIR", scratch_make(), 1);
-	if (tiny_snapshot_make(getenv("CLONE_RUN_DIR"), kernel, &f, &e)) {
+	run_dir = scratch_make();
+	setenv("CLONE_RUN_DIR", run_dir, 1);
+	if (tiny_snapshot_make(run_dir, kernel, &f, &e)) {
 		fprintf(stderr, "%s\n", e.msg);
 		return -1;
 	}
@@ -241,7 +244,7 @@ static int make_world(void **state)
 static int end_world(void **state)
 {
 	tiny_snapshot_close(*state);
-	scratch_remove(strdup(getenv("CLONE_RUN_DIR")));
+	scratch_remove(run_dir);
 	return 0;
 }
 
