@@ -303,11 +303,14 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 		free(op);
 		return ret;
 	}
+	if (live && rq->n > 1)
+		child_gate_close(vm);
 	vm->stats.last_fork_ns = vm->stats.last_forks = 0;
 	for (size_t i = 0; i < rq->n && !(rq->all && failed); i++)
 		failed += fork_one(vm, &op->c[i], rq, &rq->specs[i]) != 0;
 	if (live)
 		vm_start_world(vm);
+	child_gate_open(vm);
 	op->pause_ns = time_mono_ns() - t0;
 	vm->stats.last_pause_ns = live ? op->pause_ns : 0;
 	failed = 0;

@@ -5,6 +5,7 @@
 #include "fork/spawn.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/time.h"
+#include "base/util.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
@@ -132,6 +134,33 @@ void child_kill(const struct vm *vm, int pid)
 			kill(pid, SIGKILL);
 }
 
+void child_gate_close(struct vm *vm)
+{
+	if (pipe2(vm->gate, O_CLOEXEC) < 0)
+		vm->gate[0] = vm->gate[1] = -1;
+}
+
+void child_gate_open(struct vm *vm)
+{
+	for (int i = 0; i < 2; i++)
+		if (vm->gate[i] >= 0)
+			close(take_fd(&vm->gate[i]));
+}
+
+/* Child: until the last writer, which is our parent when all have closed theirs, is gone. */
+static void wait_at_gate(struct vm *vm)
+{
+	char c;
+
+	if (vm->gate[0] < 0)
+		return;
+	close(vm->gate[1]);
+	while (read(vm->gate[0], &c, 1) < 0 && errno == EINTR)
+		;
+	/* the other end is closed with all that is not ours */
+	vm->gate[0] = vm->gate[1] = -1;
+}
+
 int child_spawn(struct vm *vm, const struct child_start *start, int *pid, int *report_fd,
 		struct err *e)
 {
@@ -143,6 +172,7 @@ int child_spawn(struct vm *vm, const struct child_start *start, int *pid, int *r
 	t0 = time_mono_ns();
 	ret = fork();
 	if (ret == 0) {
+		wait_at_gate(vm);
 		vm->child = *start;
 		vm->child.report_fd = pair[1];
 		vm->stats = (struct vm_stats){ .forked_ns = time_mono_ns(),

@@ -9,6 +9,12 @@
 #include "vm/vm_private.h"
 
 /*
+ * Between these two, children wait at their birth: a running VM stands still until all of them are
+ * made, and those that are there already would take processors from it. Best effort.
+ */
+void child_gate_close(struct vm *vm);
+void child_gate_open(struct vm *vm);
+/*
  * fork(2)s. In the parent: 0 with the child's pid and our end of its report socket (recorded in the
  * fd table as FD_CLOSE, the caller's), or -errno. The child comes out in vm_run with a copy of
  * *start.

@@ -138,7 +138,7 @@ int vm_create(const char *name, struct vm **out, struct err *e)
 	}
 	pthread_mutex_init(&vm->lock, NULL);
 	vm->kvm_fd = vm->kernel_fd = vm->initrd_fd = vm->seed_ram_fd = vm->child.report_fd = -1;
-	vm->workset.fd = -1;
+	vm->workset.fd = vm->gate[0] = vm->gate[1] = -1;
 	vm->devices_tail = &vm->devices;
 	vm->hooks = &vm_no_hooks;
 	vm->cfg.vcpus = 1;

@@ -125,6 +125,7 @@ struct vm {
 	sigjmp_buf child_env; /* vm_run: where a fork's child comes out */
 	struct child_start child;
 	struct fork_op *forks;
+	int gate[2]; /* a pipe that the children of one fork wait at, or -1 (fork/spawn.h) */
 	struct frozen_op *frozen; /* the snapshot that is being written, or NULL */
 	bool snapshot_done;
 	struct vm_snapshot_result last_snapshot; /* when snapshot_done */
