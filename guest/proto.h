@@ -20,7 +20,7 @@
  * A payload must be used up exactly: a byte missing or a byte left over is malformed, and so is an
  * unknown flag, an unknown type, a type that is not legal in the session's state, or a value beyond
  * its limit. The agent answers anything malformed with ERROR (stage PROTO_STAGE_PROTOCOL) and
- * closes that connection; a connection that sends no whole first frame within 10 s is closed, and
+ * closes that connection; a connection that sends no whole first frame within 60 s is closed, and
  * so is, with ERROR EAGAIN, one beyond PROTO_MAX_CONNS.
  *
  * FIRST FRAME of the host: decides the session.
@@ -139,7 +139,7 @@
 #define PROTO_MAX_TEXT 4096u
 #define PROTO_MAX_CONNS 256u
 #define PROTO_STDIN_WINDOW 131072u
-#define PROTO_FIRST_FRAME_MS 10000
+#define PROTO_FIRST_FRAME_MS 60000 /* a host with a hundred guests at work may be slow */
 #define PROTO_LINGER_MS 200
 #define PROTO_KILL_GRACE_MS 500
 #define PROTO_HOOK_MS 10000
