@@ -195,6 +195,7 @@ static int create(int argc, char **argv)
 		return cli_flush();
 	}
 	json_object_del(result, "state");
+	json_object_del(result, "number");
 	json_object_set_new(result, "name", json_string(a.name));
 	return cli_print_json(json_incref(result));
 }

@@ -125,6 +125,13 @@ int child_reap(struct vm *vm, int pid, const char *name, struct err *e)
 	return ret;
 }
 
+void child_kill(struct vm *vm, int pid)
+{
+	for (struct reaper *r = vm->reapers; r; r = r->next)
+		if (r->pid == pid)
+			kill(pid, SIGKILL);
+}
+
 int child_spawn(struct vm *vm, const struct child_start *start, int *pid, int *report_fd,
 		struct err *e)
 {

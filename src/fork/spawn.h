@@ -24,5 +24,7 @@ int fork_rotate_disks(struct vm *vm, struct err *e);
  * its pidfd as "pidfd/NAME" until then. -errno: neither can be, and the child has been killed and
  * reaped. */
 int child_reap(struct vm *vm, int pid, const char *name, struct err *e);
+/* Ends a child that child_reap watches, unless it has been reaped: its number may be another's. */
+void child_kill(struct vm *vm, int pid);
 
 #endif

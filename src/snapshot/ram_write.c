@@ -146,6 +146,9 @@ static int write_all(struct writer *r, struct err *e)
 	uint64_t size = gmem_size(w->gm);
 	int ret = 0;
 
+	/* between extents of a flat file its holes are believed to be zeroes */
+	if (ftruncate(w->fd, 0) < 0)
+		ret = err_sys(e, errno, "RAM file: emptying it");
 	for (uint64_t at = 0; at < size && !ret; at += RAM_WINDOW) {
 		uint64_t len = MIN(RAM_WINDOW, size - at);
 

@@ -114,7 +114,9 @@ struct vm {
 	struct child_start child;
 	struct fork_op *forks;
 	struct frozen_op *frozen; /* the snapshot that is being written, or NULL */
+	uint64_t snapshots;	  /* begun by this process */
 	bool snapshot_done;
+	uint64_t last_snapshot_number;
 	struct vm_snapshot_result last_snapshot; /* when snapshot_done */
 	struct reaper *reapers;			 /* of children (fork/spawn.c) */
 	struct spares spares;
