@@ -162,6 +162,9 @@ static int add_dependents(enum store in, enum store where, const char *name, cha
 		size_t at = strlen(text);
 
 		r = template_open(in, names[i], t, e);
+		/* for a moment without memory, jansson reads strings that are too short */
+		if (r == -EBADMSG)
+			r = template_open(in, names[i], t, e);
 		/* a damaged one, or one that just went, stands on nothing any more */
 		if (r == -EBADMSG || r == -EPROTONOSUPPORT || r == -ENOENT) {
 			r = 0;

@@ -140,8 +140,9 @@ static int read_manifest(int dir, struct template *t, struct err *e)
 	    memcmp(digest, t->sha256, DIGEST_HEX))
 		return err_set(e, EBADMSG,
 			       "manifest.json is not what was written (its digest differs)");
+	errno = 0;
 	j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
-	if (!j && !why.text[0]) /* jansson has no words for it */
+	if (!j && errno == ENOMEM) /* to jansson it is a syntax error */
 		return err_set(e, ENOMEM, "manifest.json: out of memory");
 	if (!j)
 		return err_set(e, EBADMSG, "manifest.json: invalid JSON at line %d", why.line);
