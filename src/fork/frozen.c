@@ -100,9 +100,9 @@ void frozen_main(struct vm *vm)
 	struct err e = { "" };
 	int ret;
 
-	prctl(PR_SET_NAME, "snapshot");
 	/* a disk's layer or a window of a base may be long in the writing: with the VM at once */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_NAME, "snapshot");
 	child_sweep(vm, PREFIX);
 	tell(teller.fd, &(struct word){ .done_bytes = le64_put(0) }, MSG_DONTWAIT);
 	for (size_t i = 0; i < op->nr_base; i++) {

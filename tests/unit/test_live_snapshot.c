@@ -159,6 +159,21 @@ static void save(struct world *w, struct vmproc *p, size_t to, size_t nr_base, b
 	must(tiny_vm_save(p, &s, &e), &e);
 }
 
+/* It has the writer's name, which it takes when it has made itself end with its VM. */
+static bool is_writing(pid_t pid)
+{
+	char path[64], name[16] = "";
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	f = fopen(path, "re");
+	if (f && !fgets(name, sizeof(name), f))
+		name[0] = '\0';
+	if (f)
+		fclose(f);
+	return !strcmp(name, "snapshot\n");
+}
+
 /* Begins one and stops its writer at work. One that was done sooner is begun again. */
 static pid_t catch_writer(struct world *w, long max_growth_bytes)
 {
@@ -169,7 +184,8 @@ static pid_t catch_writer(struct world *w, long max_growth_bytes)
 
 	for (;; turn(until, "a writer caught at work")) {
 		must(tiny_vm_save(&w->p, &s, &e), &e);
-		if (tiny_children(w->p.pid, &pid, 1) == 1 && !kill(pid, SIGSTOP)) {
+		if (tiny_children(w->p.pid, &pid, 1) == 1 && is_writing(pid) &&
+		    !kill(pid, SIGSTOP)) {
 			cleanup_json json_t *now = get(&w->p, "/snapshot");
 
 			if (!strcmp(json_string_value(json_object_get(now, "state")), "writing"))
