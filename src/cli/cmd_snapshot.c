@@ -141,6 +141,8 @@ static int take(const struct args *a, struct work *w, json_t **result, struct er
 		if (r == -ENOENT && !a->base)
 			r = err_set(e, ENOENT,
 				    "there is nothing to differ from yet: take a full one first");
+		if (!r)
+			r = template_check_base(&w->base, e);
 	}
 	if (!r)
 		r = machine_describe(info, &w->t, e);
@@ -193,6 +195,7 @@ static int create(int argc, char **argv)
 		return cli_flush();
 	}
 	json_object_del(result, "state");
+	json_object_del(result, "number");
 	json_object_set_new(result, "name", json_string(a.name));
 	return cli_print_json(json_incref(result));
 }

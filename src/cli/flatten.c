@@ -68,6 +68,8 @@ static int flatten(struct work *w, bool compress, int cancel_fd, struct err *e)
 	}
 	for (size_t i = TEMPLATE_RAM + 1; i < w->t.nfiles && !r; i++)
 		r = template_stage_link(&w->stage, &w->t, i, e);
+	if (!r)
+		r = template_unchanged(&w->t, e);
 	free(chain);
 	if (r)
 		return r;
@@ -85,7 +87,7 @@ int snapshot_flatten(const char *name, const char *to, bool compress, int cancel
 	r = template_open(STORE_SNAPSHOTS, name, &w->t, e);
 	if (!r) {
 		r = to ? template_stage_begin(STORE_SNAPSHOTS, to, &w->stage, e)
-		       : template_stage_begin_over(STORE_SNAPSHOTS, name, &w->stage, e);
+		       : template_stage_begin_over(&w->t, &w->stage, e);
 		if (!r)
 			r = flatten(w, compress, cancel_fd, e);
 		template_stage_end(&w->stage);

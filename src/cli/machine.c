@@ -80,6 +80,14 @@ int machine_grant_chain(struct vmproc *p, const struct template *chain, size_t n
 		if (r)
 			return r;
 	}
+	/* each was opened by its name: of one that was flattened or made anew between the two, the
+	 * files would be layers over what they do not stand on */
+	for (size_t i = 0; i < n; i++) {
+		int r = template_unchanged(&chain[i], e);
+
+		if (r)
+			return r;
+	}
 	return 0;
 }
 
@@ -136,9 +144,9 @@ int machine_load(struct vmproc *p, const struct template *t, bool seed, struct e
 	if (!r)
 		r = check_chain(chain, n, e);
 	if (!r)
-		r = machine_grant_chain(p, chain, n, "", list, e);
-	if (!r)
 		r = grant_disks(p, t, seed, e);
+	if (!r)
+		r = machine_grant_chain(p, chain, n, "", list, e);
 	if (!r) {
 		body = load_body(list, seed ? &options : NULL);
 		r = body ? vmproc_request(p, "PUT", "/snapshot/load", body, LOAD_MS, NULL, e)

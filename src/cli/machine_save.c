@@ -85,7 +85,8 @@ static int grant_base(const struct machine_save *s, json_t *body, struct err *e)
 }
 
 /* Until it is written. A signal to us gives it up. */
-static int wait_written(const struct machine_save *s, json_t **result, struct err *e)
+static int wait_written(const struct machine_save *s, json_int_t number, json_t **result,
+			struct err *e)
 {
 	struct progress bar;
 	int r;
@@ -98,6 +99,13 @@ static int wait_written(const struct machine_save *s, json_t **result, struct er
 		r = vmproc_request(s->p, "GET", "/snapshot", NULL, LAUNCH_MS, &now, e);
 		if (r)
 			break;
+		/* another one has begun, and we missed how ours ended: it may have failed */
+		if (json_integer_value(json_object_get(now, "number")) != number) {
+			r = err_set(e, EIO,
+				    "another snapshot was begun before the end of this one "
+				    "was heard of: take it again");
+			break;
+		}
 		state = json_string_value(json_object_get(now, "state"));
 		if (state && !strcmp(state, "writing")) {
 			progress_show(
@@ -121,21 +129,22 @@ static int wait_written(const struct machine_save *s, json_t **result, struct er
 }
 
 /* Interrupted: the child writes for nobody. */
-static void give_up(const struct machine_save *s)
+static void give_up(const struct machine_save *s, json_int_t number)
 {
-	cleanup_json json_t *nothing = json_object();
+	cleanup_json json_t *body = json_pack("{s:I}", "number", number);
 	struct client *c;
 
 	if (client_open(s->p->dir.fd, &c, NULL))
 		return;
-	client_request(c, "PUT", "/snapshot/cancel", nothing, LAUNCH_MS, NULL, NULL);
+	client_request(c, "PUT", "/snapshot/cancel", body, LAUNCH_MS, NULL, NULL);
 	client_close(c);
 }
 
 int machine_save(const struct machine_save *s, json_t **result, struct err *e)
 {
-	cleanup_json json_t *body = NULL;
+	cleanup_json json_t *body = NULL, *begun = NULL;
 	char state[96], ram[96];
+	json_int_t number;
 	int r;
 
 	in_folder(s, "state", state, sizeof(state));
@@ -153,11 +162,12 @@ int machine_save(const struct machine_save *s, json_t **result, struct err *e)
 		snprintf(s->t->parent.sha256, sizeof(s->t->parent.sha256), "%s", s->base->sha256);
 	}
 	if (!r)
-		r = vmproc_request(s->p, "PUT", "/snapshot/create", body, LAUNCH_MS, NULL, e);
+		r = vmproc_request(s->p, "PUT", "/snapshot/create", body, LAUNCH_MS, &begun, e);
 	if (r)
 		return r;
-	r = wait_written(s, result, e);
+	number = json_integer_value(json_object_get(begun, "number"));
+	r = wait_written(s, number, result, e);
 	if (r == -EINTR)
-		give_up(s);
+		give_up(s, number);
 	return r;
 }

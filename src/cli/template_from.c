@@ -41,6 +41,12 @@ static int fork_once(const struct template_from *f, const struct fork_source *sr
 	return r;
 }
 
+/* Before any work: the new one can stand on it. */
+static int check_base(const struct template_from *f, struct err *e)
+{
+	return f->flat ? 0 : template_check_base(f->base, e);
+}
+
 static int from_template(const struct template_from *f, int cancel_fd, struct err *e)
 {
 	struct template *t = f->base;
@@ -72,13 +78,18 @@ static int from_vm(const struct template_from *f, int cancel_fd, struct err *e)
 		r = err_set(e, EINVAL, "%s has ended", f->source);
 	if (!r) {
 		*f->info = machine_info_of_fork(&d, e);
+		r = *f->info ? 0 : -EINVAL;
+	}
+	/* a VM that came out of nothing has nothing to stand on: all is stored */
+	if (!r && origin_of(*f->info, f->base, NULL))
+		memset(f->base, 0, sizeof(*f->base));
+	else if (!r)
+		r = check_base(f, e);
+	if (!r) {
 		src = (struct fork_source){ .dir = &d, .live = true, .info = *f->info };
-		r = *f->info ? fork_once(f, &src, cancel_fd, e) : -EINVAL;
+		r = fork_once(f, &src, cancel_fd, e);
 	}
 	vmdir_close(&d);
-	/* a VM that came out of nothing has nothing to stand on: all is stored */
-	if (!r && !f->flat && origin_of(*f->info, f->base, NULL))
-		memset(f->base, 0, sizeof(*f->base));
 	return r;
 }
 
@@ -88,6 +99,8 @@ static int link_snapshot(const struct template_from *f, struct err *e)
 
 	for (size_t i = 0; i < f->base->nfiles && !r; i++)
 		r = template_stage_link(f->stage, f->base, i, e);
+	if (!r)
+		r = template_unchanged(f->base, e);
 	if (r)
 		return r;
 	*f->t = *f->base;
@@ -104,6 +117,9 @@ static int from_snapshot(const struct template_from *f, int cancel_fd, struct er
 
 	if (f->as_it_is)
 		return link_snapshot(f, e);
+	r = check_base(f, e);
+	if (r)
+		return r;
 	cli_auto_name("template", temporary, sizeof(temporary));
 	rs.name = temporary;
 	r = restore_vm(&rs, cancel_fd, f->p, e);
@@ -120,7 +136,9 @@ int template_from(const struct template_from *f, int cancel_fd, struct err *e)
 	int r = template_open(STORE_TEMPLATES, f->source, f->base, e);
 
 	if (!r) {
-		r = from_template(f, cancel_fd, e);
+		r = check_base(f, e);
+		if (!r)
+			r = from_template(f, cancel_fd, e);
 	} else if (r == -ENOENT) {
 		vmdir_init(&d);
 		if (!vmdir_open(PLACE_VM, f->source, &d, NULL)) {

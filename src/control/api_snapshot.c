@@ -70,11 +70,11 @@ int api_put_snapshot_create(struct api_call *call, json_t **reply, struct err *e
 	struct create_body b = { .snapshot_type = "Full", .wait = true };
 	struct vm_files base[RAM_LAYERS_MAX];
 	struct vm_snapshot_request rq;
+	struct vm_snapshot_state s;
 	size_t n = 0;
 	int r = json_fields(call->body, tab, ARRAY_SIZE(tab), &b, e);
 	bool diff;
 
-	(void)reply;
 	if (r)
 		return r;
 	diff = !strcmp(b.snapshot_type, "Diff");
@@ -94,15 +94,32 @@ int api_put_snapshot_create(struct api_call *call, json_t **reply, struct err *e
 					   .done = b.wait ? on_written : NULL,
 					   .arg = call->rq };
 	r = vm_snapshot(call->vm, &rq, e);
-	return r || !b.wait ? r : API_LATER;
+	if (r || b.wait)
+		return r ? r : API_LATER;
+	vm_snapshot_state(call->vm, &s);
+	*reply = json_pack("{s:I}", "number", (json_int_t)s.number);
+	if (*reply)
+		return 0;
+	vm_snapshot_cancel(call->vm, "snapshot: nobody could be told of it");
+	return err_set(e, ENOMEM, "out of memory");
 }
+
+struct cancel_body {
+	uint64_t number;
+};
 
 int api_put_snapshot_cancel(struct api_call *call, json_t **reply, struct err *e)
 {
-	int r = json_fields(call->body, NULL, 0, NULL, e);
+	static const struct json_field tab[] = {
+		JSON_FIELD(struct cancel_body, number, WANT_UINT, false, 1, INT64_MAX),
+	};
+	struct cancel_body b = { 0 };
+	struct vm_snapshot_state s;
+	int r = json_fields(call->body, tab, ARRAY_SIZE(tab), &b, e);
 
 	(void)reply;
-	if (!r)
+	vm_snapshot_state(call->vm, &s);
+	if (!r && (!b.number || b.number == s.number))
 		vm_snapshot_cancel(call->vm, "snapshot: given up, as was asked for");
 	return r;
 }
@@ -129,6 +146,11 @@ int api_get_snapshot(struct api_call *call, json_t **reply, struct err *e)
 				   "write_ns", (json_int_t)l->write_ns, "stored_bytes",
 				   (json_int_t)l->stored_bytes, "growth_bytes",
 				   (json_int_t)l->growth_bytes);
+	if (*reply && s.number &&
+	    json_object_set_new(*reply, "number", json_integer((json_int_t)s.number))) {
+		json_decref(*reply);
+		*reply = NULL;
+	}
 	return *reply ? 0 : err_set(e, ENOMEM, "out of memory");
 }
 

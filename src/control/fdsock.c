@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The descriptor socket. See fdsock.h. A connection remembers the names it granted, so that what
- * nobody took goes away with it. It has no time limit: callers also hold one open to learn, by its
- * end, that the VM process has ended.
+ * The descriptor socket. See fdsock.h. What a connection granted and nobody took goes away with it.
+ * It has no time limit: callers also hold one open to learn, by its end, that the VM process has
+ * ended.
  */
 #include "control/fdsock.h"
 
@@ -25,8 +25,6 @@ struct fdconn {
 	struct fdconn *next, **link;
 	int fd;
 	struct loop_io *io;
-	char **names;
-	size_t nnames, cap;
 };
 
 struct fdsock {
@@ -44,16 +42,7 @@ static void fdconn_free(struct fdconn *c)
 {
 	struct fdsock *s = c->s;
 
-	for (size_t i = 0; i < c->nnames; i++) {
-		int fd = grants_take(s->g, c->names[i], NULL);
-
-		if (fd >= 0) {
-			fdtab_del(s->fds, fd);
-			close(fd);
-		}
-		free(c->names[i]);
-	}
-	free(c->names);
+	grants_drop_of(s->g, c);
 	loop_del_io(c->io);
 	fdtab_del(s->fds, c->fd);
 	close(c->fd);
@@ -63,28 +52,6 @@ static void fdconn_free(struct fdconn *c)
 	if (s->nconns-- == FDSOCK_CONNS_MAX)
 		loop_set_io(s->io, LOOP_READ);
 	free(c);
-}
-
-/* Notes a name to drop when the connection ends; bounded. */
-static int remember(struct fdconn *c, const char *name)
-{
-	char *copy = strdup(name);
-
-	if (copy && c->nnames == c->cap) {
-		size_t cap = MAX(c->cap * 2, (size_t)16);
-		char **v = cap <= 2 * GRANTS_MAX ? realloc(c->names, cap * sizeof(*v)) : NULL;
-
-		if (!v) {
-			free(copy);
-			return -ENOMEM;
-		}
-		c->names = v;
-		c->cap = cap;
-	}
-	if (!copy)
-		return -ENOMEM;
-	c->names[c->nnames++] = copy;
-	return 0;
 }
 
 static int grant(struct fdconn *c, json_t *names, int *fds, size_t nfds, struct err *e)
@@ -98,15 +65,9 @@ static int grant(struct fdconn *c, json_t *names, int *fds, size_t nfds, struct 
 
 		if (!name || !*name)
 			return err_set(e, EINVAL, "grant: a name must be a string");
-		if (remember(c, name))
-			return err_set(e, ENOMEM,
-				       "grant: out of memory, or too many on one connection");
-		r = grants_put(c->s->g, name, take_fd(&fds[i]), e);
-		if (r) {
-			/* not ours then: someone else's descriptor may have that name */
-			free(c->names[--c->nnames]);
+		r = grants_put_of(c->s->g, name, take_fd(&fds[i]), c, e);
+		if (r)
 			return r;
-		}
 	}
 	return 0;
 }

@@ -14,6 +14,7 @@
 struct grant {
 	char *name;
 	int fd;
+	const void *owner; /* NULL: nobody's */
 };
 
 struct grants {
@@ -56,7 +57,7 @@ void grants_destroy(struct grants *g)
 	free(g);
 }
 
-int grants_put(struct grants *g, const char *name, int fd, struct err *e)
+int grants_put_of(struct grants *g, const char *name, int fd, const void *owner, struct err *e)
 {
 	char *copy = NULL;
 	int ret;
@@ -89,12 +90,17 @@ int grants_put(struct grants *g, const char *name, int fd, struct err *e)
 		ret = err_set(e, ENOMEM, "grant: out of memory");
 		goto fail;
 	}
-	g->v[g->n++] = (struct grant){ .name = copy, .fd = fd };
+	g->v[g->n++] = (struct grant){ .name = copy, .fd = fd, .owner = owner };
 	fdtab_add(g->fds, fd, FD_CLOSE, "grant");
 	return 0;
 fail:
 	close(fd);
 	return ret;
+}
+
+int grants_put(struct grants *g, const char *name, int fd, struct err *e)
+{
+	return grants_put_of(g, name, fd, NULL, e);
 }
 
 int grants_take(struct grants *g, const char *name, struct err *e)
@@ -109,19 +115,27 @@ int grants_take(struct grants *g, const char *name, struct err *e)
 	return fd;
 }
 
+static void drop(struct grants *g, struct grant *x)
+{
+	fdtab_del(g->fds, x->fd);
+	close(x->fd);
+	forget(g, x);
+}
+
 void grants_drop(struct grants *g, const char *prefix)
 {
 	size_t len = strlen(prefix);
 
-	for (size_t i = g->n; i-- > 0;) {
-		struct grant *x = &g->v[i];
+	for (size_t i = g->n; i-- > 0;)
+		if (!strncmp(g->v[i].name, prefix, len))
+			drop(g, &g->v[i]);
+}
 
-		if (strncmp(x->name, prefix, len) != 0)
-			continue;
-		fdtab_del(g->fds, x->fd);
-		close(x->fd);
-		forget(g, x);
-	}
+void grants_drop_of(struct grants *g, const void *owner)
+{
+	for (size_t i = g->n; i-- > 0;)
+		if (g->v[i].owner == owner)
+			drop(g, &g->v[i]);
 }
 
 void grants_each(const struct grants *g, const char *prefix,
@@ -146,6 +160,7 @@ void grants_child(struct grants *g, const char *prefix)
 			continue;
 		}
 		memmove(x->name, x->name + len, strlen(x->name + len) + 1);
+		x->owner = NULL; /* the parent's connection does not exist here */
 		fdtab_set(g->fds, x->fd, FD_KEEP);
 	}
 }

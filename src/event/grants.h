@@ -22,6 +22,9 @@ int grants_create(struct fdtab *fds, struct grants **out, struct err *e);
 void grants_destroy(struct grants *g); /* closes what was not taken */
 /* Takes ownership of fd in every case. -EEXIST, -ENOSPC, -EINVAL (name too long). */
 int grants_put(struct grants *g, const char *name, int fd, struct err *e);
+/* The same, for an owner who may go away first: grants_drop_of drops what nobody has taken. */
+int grants_put_of(struct grants *g, const char *name, int fd, const void *owner, struct err *e);
+void grants_drop_of(struct grants *g, const void *owner);
 /* The fd is the caller's from now on (still listed in the fd table as FD_CLOSE: set its fate).
  * -ENOENT with "no descriptor was passed for NAME". */
 int grants_take(struct grants *g, const char *name, struct err *e);

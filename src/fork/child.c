@@ -142,6 +142,10 @@ void child_sweep(struct vm *vm, const char *prefix)
 	check_mappings(vm);
 	vm->forks = NULL;
 	vm->frozen = NULL;
+	/* it has taken none itself */
+	vm->snapshots = vm->last_snapshot_number = 0;
+	vm->snapshot_done = false;
+	vm->last_snapshot = (struct vm_snapshot_result){ 0 };
 	vm->reapers = NULL;
 	spares_forget(vm);
 	workset_child(vm);

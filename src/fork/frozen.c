@@ -42,6 +42,7 @@ struct frozen_op {
 	uint64_t max_growth_bytes, faults_before, written_from_ns, done_bytes;
 	bool compress;
 	size_t nr_base;
+	uint64_t number;
 	struct vm_snapshot_result res;
 	void (*done)(void *arg, const struct vm_snapshot_result *res);
 	void *arg;
@@ -99,8 +100,11 @@ void frozen_main(struct vm *vm)
 	struct err e = { "" };
 	int ret;
 
+	/* a disk's layer or a window of a base may be long in the writing: with the VM at once */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_NAME, "snapshot");
 	child_sweep(vm, PREFIX);
+	tell(teller.fd, &(struct word){ .done_bytes = le64_put(0) }, MSG_DONTWAIT);
 	for (size_t i = 0; i < op->nr_base; i++) {
 		snprintf(names[i][0], sizeof(names[i][0]), "base/%zu/state", i);
 		snprintf(names[i][1], sizeof(names[i][1]), "base/%zu/ram", i);
@@ -144,6 +148,8 @@ static void finish(struct frozen_op *op, int error, const char *msg)
 {
 	struct vm *vm = op->vm;
 
+	/* it has nothing more to do, whatever it thinks: its memory goes back */
+	child_kill(vm, op->pid);
 	op->res.error = error;
 	snprintf(op->res.msg, sizeof(op->res.msg), "%.255s", msg);
 	op->res.growth_bytes = growth(op);
@@ -151,6 +157,7 @@ static void finish(struct frozen_op *op, int error, const char *msg)
 	vm->frozen = NULL;
 	vm->snapshot_done = true;
 	vm->last_snapshot = op->res;
+	vm->last_snapshot_number = op->number;
 	if (op->done)
 		op->done(op->arg, &op->res);
 	op_free(op);
@@ -178,7 +185,9 @@ static void on_word(void *arg, int fd, unsigned int events)
 	for (char *p = w.msg; *p; p++)
 		if (*p < ' ' || *p > '~')
 			*p = '?';
-	op->res.stored_bytes = le64_get(w.stored_bytes);
+	op->res.stored_bytes = MIN(le64_get(w.stored_bytes), gmem_size(op->vm->m.mem));
+	if (le32_get(w.error) && !w.msg[0])
+		snprintf(w.msg, sizeof(w.msg), "snapshot: its writer failed and did not say why");
 	finish(op, -(int)MIN(le32_get(w.error), 4095u), w.msg);
 }
 
@@ -296,7 +305,7 @@ int vm_snapshot(struct vm *vm, const struct vm_snapshot_request *rq, struct err 
 		ret = child_reap(vm, op->pid, NULL, e);
 		op->io = ret ? NULL : loop_add_io(vm->m.loop, op->fd, LOOP_READ, on_word, op);
 		if (!ret && !op->io) {
-			kill(op->pid, SIGKILL);
+			child_kill(vm, op->pid);
 			ret = err_set(e, ENOMEM, "out of memory");
 		}
 	}
@@ -305,6 +314,7 @@ int vm_snapshot(struct vm *vm, const struct vm_snapshot_request *rq, struct err 
 		return err_wrap(e, ret, "snapshot");
 	}
 	loop_set_timer(op->guard, GUARD_NS);
+	op->number = ++vm->snapshots;
 	vm->frozen = op;
 	return 0;
 }
@@ -313,10 +323,13 @@ void vm_snapshot_state(const struct vm *vm, struct vm_snapshot_state *out)
 {
 	const struct frozen_op *op = vm->frozen;
 
-	*out = (struct vm_snapshot_state){ .done = vm->snapshot_done, .last = vm->last_snapshot };
+	*out = (struct vm_snapshot_state){ .done = vm->snapshot_done,
+					   .last = vm->last_snapshot,
+					   .number = vm->last_snapshot_number };
 	if (!op)
 		return;
 	out->writing = true;
+	out->number = op->number;
 	out->done_bytes = op->done_bytes;
 	out->total_bytes = gmem_size(vm->m.mem);
 	out->growth_bytes = growth(op);
@@ -326,6 +339,5 @@ void vm_snapshot_cancel(struct vm *vm, const char *why)
 {
 	if (!vm->frozen)
 		return;
-	kill(vm->frozen->pid, SIGKILL);
 	finish(vm->frozen, -ECANCELED, why);
 }

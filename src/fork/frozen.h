@@ -37,6 +37,7 @@ struct vm_snapshot_state {
 	bool writing, done;		  /* done: `last` is how the last one ended */
 	uint64_t done_bytes, total_bytes; /* of RAM, of the one being written */
 	uint64_t growth_bytes;
+	uint64_t number; /* which one of this process all this is about, from 1; 0: none */
 	struct vm_snapshot_result last;
 };
 void vm_snapshot_state(const struct vm *vm, struct vm_snapshot_state *out);

@@ -169,6 +169,11 @@ static int add_rules(scmp_filter_ctx ctx, int who)
 			       SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
 	if (ret || who != MAIN)
 		return ret;
+	/* the writer of a snapshot ends with its VM */
+	ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
+			       SCMP_A0(SCMP_CMP_EQ, PR_SET_PDEATHSIG));
+	if (ret)
+		return ret;
 	/* fork and threads, but no new namespaces */
 	ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
 			       SCMP_A0(SCMP_CMP_MASKED_EQ,

@@ -117,7 +117,8 @@ bool gmem_resident(struct gmem *gm, uint64_t offset, uint64_t len, unsigned char
 	unsigned char any = 0;
 
 	BUG_ON(!p);
-	if (!absent_is_zero(gm) || mincore(p, len, vec) < 0) {
+	/* asked again: the first page to be swapped out may have gone in between */
+	if (!absent_is_zero(gm) || mincore(p, len, vec) < 0 || !absent_is_zero(gm)) {
 		memset(vec, 1, pages);
 		return true;
 	}

@@ -26,6 +26,9 @@ struct gmem;
 
 #define RAM_RECORD_VERSION 2u
 #define RAM_WINDOW MIB(1)
+/* Of so many extents on a writer makes one of each window that it stores anything of: the index of
+ * 1 TiB fits into a state file however RAM is scattered (1M + 1M extents, 1M frames: 38 MiB). */
+#define RAM_EXTENTS_FINE (1u << 20)
 #define RAM_LAYERS_MAX 16 /* of a chain, from the flat one to the newest */
 
 enum ram_encoding { RAM_RAW, RAM_ZSTD };
@@ -85,6 +88,7 @@ struct ram_write {
 	enum ram_encoding encoding;
 	struct ram_layer *base; /* what to differ from, lowest first; NULL: store all */
 	size_t nr_base;
+	size_t fine; /* extents before they get coarse; 0: RAM_EXTENTS_FINE */
 	/* In a process that only writes: RAM is given back behind the writer, so that what the
 	 * parent changes meanwhile costs memory only until it is written. */
 	bool give_back;

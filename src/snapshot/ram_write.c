@@ -89,8 +89,7 @@ static int put_data(struct writer *r, uint64_t offset, const uint8_t *p, size_t 
 
 enum page { SAME, ZERO, DATA };
 
-static enum page classify(const struct writer *r, bool based, bool resident, const uint8_t *p,
-			  const uint8_t *ref)
+static enum page classify(bool based, bool resident, const uint8_t *p, const uint8_t *ref)
 {
 	bool zero = !resident || gmem_page_is_zero(p);
 
@@ -98,7 +97,6 @@ static enum page classify(const struct writer *r, bool based, bool resident, con
 		return zero ? SAME : DATA;
 	if (zero)
 		return gmem_page_is_zero(ref) ? SAME : ZERO;
-	(void)r;
 	return memcmp(p, ref, GMEM_PAGE) ? DATA : SAME;
 }
 
@@ -112,14 +110,47 @@ static int put_run(struct writer *r, enum page kind, uint64_t offset, const uint
 	return 0;
 }
 
+/* As one extent, from the first page that is to be stored to the last: what lies between is what
+ * it is. */
+static int put_coarse(struct writer *r, uint64_t window, const uint8_t *p, const enum page *kind,
+		      uint64_t pages, struct err *e)
+{
+	uint64_t first = 0, end = pages;
+
+	while (first < pages && kind[first] == SAME)
+		first++;
+	if (first == pages)
+		return 0;
+	while (kind[end - 1] == SAME)
+		end--;
+	return put_data(r, window + first * GMEM_PAGE, p + first * GMEM_PAGE,
+			(end - first) * GMEM_PAGE, e);
+}
+
+static int put_runs(struct writer *r, uint64_t window, const uint8_t *p, const enum page *kind,
+		    uint64_t pages, struct err *e)
+{
+	uint64_t begin = 0;
+	int ret = 0;
+
+	for (uint64_t i = 1; i <= pages && !ret; i++) {
+		if (i < pages && kind[i] == kind[begin])
+			continue;
+		ret = put_run(r, kind[begin], window + begin * GMEM_PAGE, p + begin * GMEM_PAGE,
+			      (i - begin) * GMEM_PAGE, e);
+		begin = i;
+	}
+	return ret;
+}
+
 static int put_window(struct writer *r, uint64_t window, uint64_t len, struct err *e)
 {
 	const struct ram_write *w = r->w;
 	const uint8_t *p = gmem_at_offset(w->gm, window, len);
 	bool based = base_holds(w, window, len);
 	unsigned char resident[PAGES];
-	enum page kind = SAME, k;
-	uint64_t begin = 0;
+	enum page kind[PAGES];
+	uint64_t pages = len / GMEM_PAGE;
 	int ret = 0;
 
 	BUG_ON(!p);
@@ -127,16 +158,12 @@ static int put_window(struct writer *r, uint64_t window, uint64_t len, struct er
 		return 0;
 	if (based)
 		ret = ram_chain_read(w->base, w->nr_base, window, r->ref, e);
-	for (uint64_t o = 0; o < len && !ret; o += GMEM_PAGE) {
-		k = classify(r, based, resident[o / GMEM_PAGE], p + o, r->ref + o);
-		if (k == kind)
-			continue;
-		ret = put_run(r, kind, window + begin, p + begin, o - begin, e);
-		kind = k;
-		begin = o;
-	}
-	if (!ret)
-		ret = put_run(r, kind, window + begin, p + begin, len - begin, e);
+	for (uint64_t i = 0; i < pages && !ret; i++)
+		kind[i] = classify(based, resident[i], p + i * GMEM_PAGE, r->ref + i * GMEM_PAGE);
+	if (!ret && r->ix->n < (w->fine ? w->fine : RAM_EXTENTS_FINE))
+		ret = put_runs(r, window, p, kind, pages, e);
+	else if (!ret)
+		ret = put_coarse(r, window, p, kind, pages, e);
 	return ret ? ret : put_frame(r, e);
 }
 
@@ -146,6 +173,9 @@ static int write_all(struct writer *r, struct err *e)
 	uint64_t size = gmem_size(w->gm);
 	int ret = 0;
 
+	/* between extents of a flat file its holes are believed to be zeroes */
+	if (ftruncate(w->fd, 0) < 0)
+		ret = err_sys(e, errno, "RAM file: emptying it");
 	for (uint64_t at = 0; at < size && !ret; at += RAM_WINDOW) {
 		uint64_t len = MIN(RAM_WINDOW, size - at);
 

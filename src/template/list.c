@@ -12,10 +12,11 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "snapshot/ram.h"
 #include "template/manifest.h"
 #include "template/store.h"
 
-#define CHAIN_MAX 64 /* no limit of ours: a ring would be endless */
+_Static_assert(TEMPLATE_CHAIN_MAX == RAM_LAYERS_MAX, "what is stored can be loaded");
 
 static int by_name(const void *a, const void *b)
 {
@@ -103,10 +104,12 @@ int template_chain(const struct template *t, struct template **chain, size_t *n,
 
 	/* newest first, then turned round */
 	do {
-		more = len < CHAIN_MAX ? reallocarray(v, len + 1, sizeof(*v)) : NULL;
+		more = len < TEMPLATE_CHAIN_MAX ? reallocarray(v, len + 1, sizeof(*v)) : NULL;
 		if (!more) {
-			r = err_set(e, ENOMEM, "%s %s: a chain of %zu", store_word(t->store),
-				    t->name, len);
+			r = len < TEMPLATE_CHAIN_MAX
+				    ? err_set(e, ENOMEM, "out of memory")
+				    : err_set(e, E2BIG, "%s %s: a chain of more than %d",
+					      store_word(t->store), t->name, TEMPLATE_CHAIN_MAX);
 			break;
 		}
 		v = more;
@@ -131,6 +134,21 @@ int template_chain(const struct template *t, struct template **chain, size_t *n,
 	return 0;
 }
 
+int template_check_base(const struct template *base, struct err *e)
+{
+	struct template *chain = NULL;
+	size_t n = 0;
+	int r = template_chain(base, &chain, &n, e);
+
+	free(chain);
+	if (!r && n == TEMPLATE_CHAIN_MAX)
+		r = err_set(e, E2BIG,
+			    "%s %s is number %d of a chain, and nothing can stand on that: flatten "
+			    "it, or store all of the memory",
+			    store_word(base->store), base->name, TEMPLATE_CHAIN_MAX);
+	return r;
+}
+
 /* Appends "word name" of all in a store that stand on where/name. */
 static int add_dependents(enum store in, enum store where, const char *name, char *text, size_t cap,
 			  struct err *e)
@@ -143,9 +161,16 @@ static int add_dependents(enum store in, enum store where, const char *name, cha
 	for (size_t i = 0; i < n && !r; i++) {
 		size_t at = strlen(text);
 
-		/* a damaged one stands on nothing any more */
-		if (template_open(in, names[i], t, NULL) || strcmp(t->parent.name, name) ||
-		    t->parent.store != where)
+		r = template_open(in, names[i], t, e);
+		/* for a moment without memory, jansson reads strings that are too short */
+		if (r == -EBADMSG)
+			r = template_open(in, names[i], t, e);
+		/* a damaged one, or one that just went, stands on nothing any more */
+		if (r == -EBADMSG || r == -EPROTONOSUPPORT || r == -ENOENT) {
+			r = 0;
+			continue;
+		}
+		if (r || strcmp(t->parent.name, name) || t->parent.store != where)
 			continue;
 		snprintf(text + at, cap - at, "%s%s %s", at ? ", " : "", store_word(in), names[i]);
 	}
@@ -170,7 +195,7 @@ int store_check_unused(enum store where, const char *name, struct err *e)
 int template_rm(enum store where, const char *name, struct err *e)
 {
 	char path[PATH_MAX], gone[sizeof(STAGE_PREFIX) + TEMPLATE_NAME_MAX];
-	cleanup_close int parent = -1, lock = -1;
+	cleanup_close int parent = -1, lock = -1, dir = -1;
 	int r;
 
 	if (!template_name_ok(name))
@@ -186,11 +211,17 @@ int template_rm(enum store where, const char *name, struct err *e)
 	if (r)
 		return r;
 	/* First out of sight in one step: a removal that is cut short leaves only what a sweep
-	 * takes. */
+	 * takes. Locked, so that no sweep helps with this one. */
+	dir = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (dir >= 0)
+		(void)flock(dir, LOCK_EX | LOCK_NB);
 	snprintf(gone, sizeof(gone), STAGE_PREFIX "%s", name);
-	if (renameat(parent, name, parent, gone)) {
+	if (renameat2(parent, name, parent, gone, RENAME_NOREPLACE)) {
 		if (errno == ENOENT)
 			return err_set(e, ENOENT, "no %s is called %s", store_word(where), name);
+		if (errno == EEXIST)
+			return err_set(e, EBUSY, "%s %s is being replaced right now",
+				       store_word(where), name);
 		return err_sys(e, errno, "remove %s %s", store_word(where), name);
 	}
 	return store_remove(parent, gone, e);

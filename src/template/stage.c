@@ -24,34 +24,55 @@ static void stage_path(const char *name, char *buf, size_t n)
 	snprintf(buf, n, STAGE_PREFIX "%s", name);
 }
 
-static int begin(enum store where, const char *name, bool over, struct template_stage *s,
+/* A new directory, locked and in its place: a sweep may be quicker than our lock. -errno. */
+static int make_dir(int parent, const char *staged)
+{
+	for (;;) {
+		cleanup_close int dir = -1;
+		int r;
+
+		if (mkdirat(parent, staged, 0700))
+			return -errno;
+		dir = openat(parent, staged, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+		if (dir < 0 && errno == ENOENT)
+			continue;
+		if (dir < 0 || flock(dir, LOCK_EX)) {
+			r = -errno;
+			unlinkat(parent, staged, AT_REMOVEDIR);
+			return r;
+		}
+		if (store_is(parent, staged, dir))
+			return take_fd(&dir);
+	}
+}
+
+static int begin(enum store where, const char *name, const char *over, struct template_stage *s,
 		 struct err *e)
 {
 	const char *word = store_word(where);
 	cleanup_close int parent = -1;
-	cleanup_close int dir = -1;
 	char path[PATH_MAX], staged[96];
+	int dir;
 
-	*s = (struct template_stage){ .store = where, .over = over, .dir = -1, .parent = -1 };
+	*s = (struct template_stage){ .store = where, .dir = -1, .parent = -1 };
 	if (!template_name_ok(name))
 		return err_set(e, EINVAL, "'%.64s' is not a %s's name", name, word);
 	parent = store_open(where, path, sizeof(path), e);
 	if (parent < 0)
 		return parent;
 	template_sweep(parent);
-	if (!over && !faccessat(parent, name, F_OK, AT_SYMLINK_NOFOLLOW))
+	if (!over[0] && !faccessat(parent, name, F_OK, AT_SYMLINK_NOFOLLOW))
 		return err_set(e, EEXIST, "%s %s already exists: `clone %s rm %s` first", word,
 			       name, word, name);
 	stage_path(name, staged, sizeof(staged));
-	if (mkdirat(parent, staged, 0700))
-		return errno == EEXIST
+	dir = make_dir(parent, staged);
+	if (dir < 0)
+		return dir == -EEXIST
 			       ? err_set(e, EBUSY, "%s %s is being made right now", word, name)
-			       : err_sys(e, errno, "%s %s", word, name);
-	dir = openat(parent, staged, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	if (dir < 0 || flock(dir, LOCK_EX | LOCK_NB))
-		return err_sys(e, errno, "%s %s", word, name);
+			       : err_sys(e, -dir, "%s %s", word, name);
 	snprintf(s->name, sizeof(s->name), "%s", name);
-	s->dir = take_fd(&dir);
+	snprintf(s->over, sizeof(s->over), "%s", over);
+	s->dir = dir;
 	s->parent = take_fd(&parent);
 	return 0;
 }
@@ -59,13 +80,12 @@ static int begin(enum store where, const char *name, bool over, struct template_
 int template_stage_begin(enum store where, const char *name, struct template_stage *s,
 			 struct err *e)
 {
-	return begin(where, name, false, s, e);
+	return begin(where, name, "", s, e);
 }
 
-int template_stage_begin_over(enum store where, const char *name, struct template_stage *s,
-			      struct err *e)
+int template_stage_begin_over(const struct template *old, struct template_stage *s, struct err *e)
 {
-	return begin(where, name, true, s, e);
+	return begin(old->store, old->name, old->sha256, s, e);
 }
 
 int template_stage_file(struct template_stage *s, const char *name, struct err *e)
@@ -143,6 +163,38 @@ static int check_parent(const struct template *t, struct err *e)
 	return r;
 }
 
+/* The one whose place is taken is the one that was meant, and nothing stands on it. All locks are
+ * held. */
+static int check_old(const struct template_stage *s, struct err *e)
+{
+	struct template *old = calloc(1, sizeof(*old));
+	int r;
+
+	if (!old)
+		return err_set(e, ENOMEM, "out of memory");
+	old->store = s->store;
+	memcpy(old->name, s->name, sizeof(old->name));
+	memcpy(old->sha256, s->over, sizeof(old->sha256));
+	r = template_unchanged(old, e);
+	free(old);
+	return r ? r : store_check_unused(s->store, s->name, e);
+}
+
+/* The old one is the stage then, locked as the new one was, and goes with it. */
+static int exchange(struct template_stage *s, const char *staged, struct err *e)
+{
+	cleanup_close int old =
+		openat(s->parent, s->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+	if (old < 0 || flock(old, LOCK_EX) ||
+	    renameat2(s->parent, staged, s->parent, s->name, RENAME_EXCHANGE))
+		return err_sys(e, errno, "%s %s", store_word(s->store), s->name);
+	fsync(s->parent);
+	close(take_fd(&s->dir));
+	s->dir = take_fd(&old);
+	return 0;
+}
+
 int template_stage_publish(struct template_stage *s, struct template *t, struct err *e)
 {
 	const char *word = store_word(s->store);
@@ -162,20 +214,15 @@ int template_stage_publish(struct template_stage *s, struct template *t, struct 
 		return err_wrap(e, r, "%s %s", word, s->name);
 	if (fsync(s->dir) || fchmod(s->dir, 0500))
 		return err_sys(e, errno, "%s %s", word, s->name);
-	lock = stores_lock(s->over ? LOCK_EX : LOCK_SH, e);
+	lock = stores_lock(s->over[0] ? LOCK_EX : LOCK_SH, e);
 	r = lock < 0 ? lock : check_parent(t, e);
-	if (!r && s->over)
-		r = store_check_unused(s->store, s->name, e);
+	if (!r && s->over[0])
+		r = check_old(s, e);
 	if (r)
 		return r;
 	stage_path(s->name, staged, sizeof(staged));
-	if (s->over) {
-		/* the old one is the stage then, and goes with it */
-		if (renameat2(s->parent, staged, s->parent, s->name, RENAME_EXCHANGE))
-			return err_sys(e, errno, "%s %s", word, s->name);
-		fsync(s->parent);
-		return 0;
-	}
+	if (s->over[0])
+		return exchange(s, staged, e);
 	if (renameat2(s->parent, staged, s->parent, s->name, RENAME_NOREPLACE))
 		return errno == EEXIST ? err_set(e, EEXIST, "%s %s already exists", word, s->name)
 				       : err_sys(e, errno, "%s %s", word, s->name);
@@ -191,7 +238,8 @@ void template_stage_end(struct template_stage *s)
 
 	if (s->dir >= 0) {
 		stage_path(s->name, staged, sizeof(staged));
-		store_remove(s->parent, staged, NULL);
+		if (store_is(s->parent, staged, s->dir))
+			store_remove(s->parent, staged, NULL);
 		close(take_fd(&s->dir));
 	}
 	if (s->parent >= 0)

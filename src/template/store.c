@@ -89,6 +89,15 @@ int template_file_open(const struct template *t, size_t index, struct err *e)
 		      : fd;
 }
 
+/* A part that is not there, or not a file: the thing is damaged. What else there may be (no memory,
+ * no descriptors) says nothing about it. */
+static int part_error(const char *name, struct err *e)
+{
+	if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)
+		return err_set(e, EBADMSG, "%s: %s", name, strerrordesc_np(errno));
+	return err_sys(e, errno, "%s", name);
+}
+
 /* The whole of a small file; NUL-terminated, free it. */
 static int read_text(int dir, const char *name, size_t max, char **out, size_t *n, struct err *e)
 {
@@ -98,7 +107,7 @@ static int read_text(int dir, const char *name, size_t max, char **out, size_t *
 	int r;
 
 	if (fd < 0 || fstat(fd, &st))
-		return err_set(e, EBADMSG, "%s: %s", name, strerrordesc_np(errno));
+		return part_error(name, e);
 	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > max)
 		return err_set(e, EBADMSG, "%s: not a file of at most %zu bytes", name, max);
 	text = malloc((size_t)st.st_size + 1);
@@ -118,6 +127,7 @@ static int read_manifest(int dir, struct template *t, struct err *e)
 {
 	cleanup_free char *text = NULL, *digest = NULL;
 	cleanup_json json_t *j = NULL;
+	json_error_t why;
 	size_t n, dn;
 	int r = read_text(dir, "manifest.json", MANIFEST_MAX, &text, &n, e);
 
@@ -130,9 +140,12 @@ static int read_manifest(int dir, struct template *t, struct err *e)
 	    memcmp(digest, t->sha256, DIGEST_HEX))
 		return err_set(e, EBADMSG,
 			       "manifest.json is not what was written (its digest differs)");
-	j = json_object_from(text, n, e);
+	errno = 0;
+	j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
+	if (!j && errno == ENOMEM) /* to jansson it is a syntax error */
+		return err_set(e, ENOMEM, "manifest.json: out of memory");
 	if (!j)
-		return err_wrap(e, -EBADMSG, "manifest.json");
+		return err_set(e, EBADMSG, "manifest.json: invalid JSON at line %d", why.line);
 	return manifest_from_json(j, t, e);
 }
 
@@ -143,7 +156,7 @@ static int check_sizes(int dir, const struct template *t, struct err *e)
 		struct stat st;
 
 		if (fstatat(dir, f->name, &st, AT_SYMLINK_NOFOLLOW))
-			return err_set(e, EBADMSG, "%s: %s", f->name, strerrordesc_np(errno));
+			return part_error(f->name, e);
 		if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != f->size_bytes)
 			return err_set(
 				e, EBADMSG, "%s has %lld bytes, not %llu: truncated or replaced",
@@ -196,6 +209,19 @@ int template_open(enum store where, const char *name, struct template *t, struct
 	return 0;
 }
 
+int template_unchanged(const struct template *t, struct err *e)
+{
+	struct template *now = malloc(sizeof(*now));
+	int r = now ? template_open(t->store, t->name, now, e)
+		    : err_set(e, ENOMEM, "out of memory");
+
+	if (r == -ENOENT || (!r && strcmp(now->sha256, t->sha256)))
+		r = err_set(e, EBADMSG, "%s %s was removed or replaced meanwhile",
+			    store_word(t->store), t->name);
+	free(now);
+	return r;
+}
+
 uint64_t template_used_bytes(const struct template *t)
 {
 	uint64_t sum = 0;
@@ -232,6 +258,14 @@ int store_remove(int parent, const char *name, struct err *e)
 	if (unlinkat(parent, name, AT_REMOVEDIR))
 		return err_sys(e, errno, "remove %s", name);
 	return 0;
+}
+
+bool store_is(int parent, const char *name, int dir)
+{
+	struct stat a, b;
+
+	return !fstat(dir, &a) && !fstatat(parent, name, &b, AT_SYMLINK_NOFOLLOW) &&
+	       a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 void template_sweep(int parent)

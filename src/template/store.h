@@ -17,6 +17,8 @@ int stores_lock(int how, struct err *e);
 int store_check_unused(enum store where, const char *name, struct err *e);
 /* Removes a flat directory. */
 int store_remove(int parent, const char *name, struct err *e);
+/* That name is this open directory's. */
+bool store_is(int parent, const char *name, int dir);
 /* Removes stages whose makers are gone. */
 void template_sweep(int parent);
 

@@ -35,6 +35,7 @@
 #define TEMPLATE_FILES (2 + TEMPLATE_DISKS)
 #define TEMPLATE_STATE 0 /* index into files */
 #define TEMPLATE_RAM 1
+#define TEMPLATE_CHAIN_MAX 16 /* from the flat one to the newest */
 
 struct template_file {
 	char name[48]; /* "state", "ram", "layer-ID" */
@@ -93,9 +94,15 @@ int template_dir(enum store where, char *buf, size_t n, struct err *e);
 int template_open(enum store where, const char *name, struct template *t, struct err *e);
 /*
  * t and all that it stands on, the flat one first, t itself (a copy) last: *n of them, to be freed.
- * -EBADMSG when one is missing or is not the one that was meant.
+ * -EBADMSG when one is missing or is not the one that was meant; -E2BIG: more than
+ * TEMPLATE_CHAIN_MAX.
  */
 int template_chain(const struct template *t, struct template **chain, size_t *n, struct err *e);
+/* Before any work for something that is to stand on it: -E2BIG when its chain is the longest there
+ * may be; else as template_chain. */
+int template_check_base(const struct template *base, struct err *e);
+/* Its name still means it: whatever was opened of it before belongs together. -EBADMSG: not so. */
+int template_unchanged(const struct template *t, struct err *e);
 /* A file of an opened template, for reading. The fd, or -errno. */
 int template_file_open(const struct template *t, size_t index, struct err *e);
 
@@ -120,19 +127,18 @@ uint64_t template_used_bytes(const struct template *t);
 
 struct template_stage {
 	enum store store;
-	bool over; /* to take the place of one of that name */
-	int dir;   /* .new-NAME, flocked */
+	int dir; /* .new-NAME, flocked */
 	int parent;
+	char over[DIGEST_HEX + 1]; /* of what it takes the place of; "": of nothing */
 	char name[TEMPLATE_NAME_MAX + 1];
 };
 
 /* -EEXIST when the name is taken, -EBUSY when it is being made right now. */
 int template_stage_begin(enum store where, const char *name, struct template_stage *s,
 			 struct err *e);
-/* For one that is to take the place of another one of its name, in one step; -EBUSY when published
- * while something stands on that. */
-int template_stage_begin_over(enum store where, const char *name, struct template_stage *s,
-			      struct err *e);
+/* For one that is to take the place of `old` in one step. When published: -EBUSY while something
+ * stands on that, -EBADMSG when it went or is another one by then. */
+int template_stage_begin_over(const struct template *old, struct template_stage *s, struct err *e);
 /* A new file in it, open for reading and writing. */
 int template_stage_file(struct template_stage *s, const char *name, struct err *e);
 /* A file of another template or snapshot, which both have then. */

@@ -127,7 +127,9 @@ struct vm {
 	struct fork_op *forks;
 	int gate[2]; /* a pipe that the children of one fork wait at, or -1 (fork/spawn.h) */
 	struct frozen_op *frozen; /* the snapshot that is being written, or NULL */
+	uint64_t snapshots;	  /* begun by this process */
 	bool snapshot_done;
+	uint64_t last_snapshot_number;
 	struct vm_snapshot_result last_snapshot; /* when snapshot_done */
 	struct reaper *reapers;			 /* of children (fork/spawn.c) */
 	struct spares spares;

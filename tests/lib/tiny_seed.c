@@ -57,10 +57,11 @@ static int request(struct vmproc *p, const char *method, const char *path, json_
 	return r;
 }
 
-static int make_files(const char *dir, struct tiny_snapshot *s, struct err *e)
+int tiny_files_make(const char *dir, struct tiny_snapshot *s, struct err *e)
 {
 	int *const fd[] = { &s->state, &s->ram, &s->layer, &s->base };
 
+	*s = (struct tiny_snapshot){ -1, -1, -1, -1 };
 	for (size_t i = 0; i < ARRAY_SIZE(fd); i++) {
 		*fd[i] = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 		if (*fd[i] < 0)
@@ -102,44 +103,162 @@ static int wait_counting(struct vmproc *p, struct err *e)
 	return err_set(e, ETIMEDOUT, "the guest does not count");
 }
 
-static int save(struct vmproc *p, const struct tiny_snapshot *s, struct err *e)
+/* A seed must never be able to write to what its siblings are made of. */
+static int grant_read_only(struct vmproc *p, const char *name, int fd, struct err *e)
 {
-	int data, r = request(p, "PATCH", "/vm", json_pack("{s:s}", "state", "Paused"), e);
+	cleanup_close int ro = -1;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	ro = open(path, O_RDONLY | O_CLOEXEC);
+	return ro < 0 ? err_sys(e, errno, "%s: opened again", name) : grant(p, name, ro, e);
+}
+
+/* Grants the files of a chain and appends them to the list in the API's words. */
+static int grant_chain(struct vmproc *p, const struct tiny_snapshot *s, size_t n, json_t *list,
+		       struct err *e)
+{
+	for (size_t i = 0; i < n; i++) {
+		char state[32], ram[32];
+		int r;
+
+		snprintf(state, sizeof(state), "on/%zu/state", i);
+		snprintf(ram, sizeof(ram), "on/%zu/ram", i);
+		r = grant_read_only(p, state, s[i].state, e);
+		if (!r)
+			r = grant_read_only(p, ram, s[i].ram, e);
+		if (r)
+			return r;
+		json_array_append_new(list, json_pack("{s:s, s:s}", "snapshot_path", state,
+						      "mem_file_path", ram));
+	}
+	return 0;
+}
+
+static int grant_outputs(struct vmproc *p, const struct tiny_snapshot *to, struct err *e)
+{
+	int r = grant(p, "state", to->state, e);
+
+	return r ? r : grant(p, "ram", to->ram, e);
+}
+
+int tiny_vm_save(struct vmproc *p, const struct tiny_save *s, struct err *e)
+{
+	cleanup_json json_t *list = json_array();
+	json_t *body;
+	int data, r = grant_outputs(p, s->to, e);
 
 	if (!r)
-		r = grant(p, "state", s->state, e);
-	if (!r)
-		r = grant(p, "ram", s->ram, e);
-	if (!r)
-		r = grant(p, "layer/root", s->layer, e);
+		r = grant(p, "layer/root", s->to->layer, e);
 	data = r ? r : launch_overlay(e);
 	if (data >= 0) {
 		r = grant(p, "parent/disk/root/data", data, e);
 		close(data);
 	}
 	if (!r)
-		r = request(p, "PUT", "/snapshot/create",
-			    json_pack("{s:s, s:s, s:s}", "snapshot_type", "Full", "snapshot_path",
-				      "state", "mem_file_path", "ram"),
-			    e);
+		r = grant_chain(p, s->base, s->nr_base, list, e);
+	if (r)
+		return r;
+	body = json_pack("{s:s, s:s, s:s, s:b, s:b, s:I}", "snapshot_type",
+			 s->nr_base ? "Diff" : "Full", "snapshot_path", "state", "mem_file_path",
+			 "ram", "compress", s->compress, "wait", s->wait, "max_growth_bytes",
+			 (json_int_t)s->max_growth_bytes);
+	if (s->nr_base)
+		json_object_set(body, "parents", list);
+	return request(p, "PUT", "/snapshot/create", body, e);
+}
+
+static int load(struct vmproc *p, const struct tiny_snapshot *chain, size_t n, struct err *e)
+{
+	const struct tiny_snapshot *own = &chain[n - 1];
+	cleanup_json json_t *list = json_array();
+	int data, r = grant_chain(p, chain, n - 1, list, e);
+	json_t *body;
+
+	if (!r)
+		r = grant_read_only(p, "state", own->state, e);
+	if (!r)
+		r = grant_read_only(p, "ram", own->ram, e);
+	if (!r)
+		r = grant_read_only(p, "disk/root/base", own->base, e);
+	if (!r)
+		r = grant_read_only(p, "disk/root/layer", own->layer, e);
+	data = r ? r : launch_overlay(e);
+	if (data >= 0) {
+		r = grant(p, "disk/root/data", data, e);
+		close(data);
+	}
+	if (r)
+		return r;
+	body = json_pack("{s:s, s:{s:s, s:s}}", "snapshot_path", "state", "mem_backend",
+			 "backend_type", "File", "backend_path", "ram");
+	if (n > 1)
+		json_object_set(body, "parents", list);
+	return request(p, "PUT", "/snapshot/load", body, e);
+}
+
+int tiny_vm_restore(const char *name, const struct tiny_snapshot *chain, size_t n, struct vmproc *p,
+		    struct err *e)
+{
+	int r = vmproc_start(PLACE_VM, name, 0, -1, p, e);
+
+	if (r)
+		return r;
+	r = load(p, chain, n, e);
+	if (r)
+		vmproc_abort(p);
+	return r;
+}
+
+int tiny_flatten(const struct tiny_snapshot *chain, size_t n, const struct tiny_snapshot *to,
+		 bool compress, struct err *e)
+{
+	json_t *list = json_array();
+	struct vmproc p;
+	int r = vmproc_start(PLACE_VM, "flatten", 0, -1, &p, e);
+
+	if (!r) {
+		r = grant_chain(&p, chain, n, list, e);
+		if (!r)
+			r = grant_outputs(&p, to, e);
+		if (!r)
+			r = request(&p, "PUT", "/snapshot/flatten",
+				    json_pack("{s:O, s:s, s:s, s:b}", "layers", list,
+					      "snapshot_path", "state", "mem_file_path", "ram",
+					      "compress", compress),
+				    e);
+		vmproc_abort(&p);
+	}
+	json_decref(list);
+	return r;
+}
+
+int tiny_vm_boot(const char *name, int kernel, int base, struct vmproc *p, struct err *e)
+{
+	int r = vmproc_start(PLACE_VM, name, 0, -1, p, e);
+
+	if (r)
+		return r;
+	r = boot(p, kernel, base, e);
+	if (!r)
+		r = wait_counting(p, e);
+	if (r)
+		vmproc_abort(p);
 	return r;
 }
 
 int tiny_snapshot_make(const char *dir, int kernel, struct tiny_snapshot *s, struct err *e)
 {
+	const struct tiny_save save = { .to = s, .wait = true };
 	struct vmproc p;
-	int r;
+	int r = tiny_files_make(dir, s, e);
 
-	*s = (struct tiny_snapshot){ -1, -1, -1, -1 };
-	r = make_files(dir, s, e);
 	if (!r)
-		r = vmproc_start(PLACE_VM, "origin", 0, -1, &p, e);
+		r = tiny_vm_boot("origin", kernel, s->base, &p, e);
 	if (!r) {
-		r = boot(&p, kernel, s->base, e);
+		r = request(&p, "PATCH", "/vm", json_pack("{s:s}", "state", "Paused"), e);
 		if (!r)
-			r = wait_counting(&p, e);
-		if (!r)
-			r = save(&p, s, e);
+			r = tiny_vm_save(&p, &save, e);
 		vmproc_abort(&p);
 	}
 	if (r)
@@ -163,18 +282,13 @@ static json_t *children_info(void)
 
 int tiny_vm_start(const char *name, int kernel, int base, struct tiny_seed *vm, struct err *e)
 {
-	int r = vmproc_start(PLACE_VM, name, 0, -1, &vm->proc, e);
+	int r = tiny_vm_boot(name, kernel, base, &vm->proc, e);
 
 	if (r)
 		return r;
 	vm->info = children_info();
 	vm->live = true;
-	r = boot(&vm->proc, kernel, base, e);
-	if (!r)
-		r = wait_counting(&vm->proc, e);
-	if (r)
-		tiny_seed_end(vm);
-	return r;
+	return 0;
 }
 
 int tiny_seed_open(const char *name, struct tiny_seed *seed, struct err *e)
@@ -184,17 +298,6 @@ int tiny_seed_open(const char *name, struct tiny_seed *seed, struct err *e)
 	seed->info = r ? NULL : children_info();
 	seed->live = false;
 	return r;
-}
-
-/* A seed must never be able to write to what its siblings are made of. */
-static int grant_read_only(struct vmproc *p, const char *name, int fd, struct err *e)
-{
-	cleanup_close int ro = -1;
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	ro = open(path, O_RDONLY | O_CLOEXEC);
-	return ro < 0 ? err_sys(e, errno, "%s: opened again", name) : grant(p, name, ro, e);
 }
 
 int tiny_seed_load(struct tiny_seed *seed, const struct tiny_snapshot *s, unsigned int spares,

@@ -38,14 +38,33 @@ struct tiny_snapshot {
 int tiny_snapshot_make(const char *dir, int kernel, struct tiny_snapshot *s, struct err *e);
 void tiny_snapshot_close(struct tiny_snapshot *s);
 
+/* The files alone, empty. */
+int tiny_files_make(const char *dir, struct tiny_snapshot *s, struct err *e);
+/* A VM of that kernel with a disk over base (both stay the caller's), until it counts. On failure
+ * nothing is left; else vmproc_abort. */
+int tiny_vm_boot(const char *name, int kernel, int base, struct vmproc *p, struct err *e);
+/* What PUT /snapshot/create is to say; base: what a Diff differs from, the flat one first. */
+struct tiny_save {
+	const struct tiny_snapshot *to, *base;
+	size_t nr_base;
+	bool compress, wait;
+	long max_growth_bytes;
+};
+int tiny_vm_save(struct vmproc *p, const struct tiny_save *s, struct err *e);
+/* A VM out of a chain, paused. On failure nothing is left; else vmproc_abort. */
+int tiny_vm_restore(const char *name, const struct tiny_snapshot *chain, size_t n, struct vmproc *p,
+		    struct err *e);
+/* A chain into the files `to`, by a process of its own. */
+int tiny_flatten(const struct tiny_snapshot *chain, size_t n, const struct tiny_snapshot *to,
+		 bool compress, struct err *e);
+
 struct tiny_seed {
 	struct vmproc proc;
 	json_t *info; /* what its children's vm.json begin with */
 	bool live;    /* it is no seed, but a running VM */
 };
 
-/* A VM that runs the kernel, with a disk over base (both stay the caller's), once it counts. To be
- * forked and ended as a seed is. */
+/* tiny_vm_boot's, to be forked and ended as a seed is. */
 int tiny_vm_start(const char *name, int kernel, int base, struct tiny_seed *vm, struct err *e);
 
 /* A VM process that may be loaded. tiny_seed_end also takes one that failed or was killed. */

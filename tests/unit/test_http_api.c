@@ -463,6 +463,38 @@ static void test_fds__not_taken_is_dropped_with_the_connection(void **state)
 	close(p[0]);
 }
 
+/* Two callers pass the same names one after the other: the first one's end is not the second's. */
+static void test_fds__anothers_of_the_same_name_stay(void **state)
+{
+	static const char *const names[] = { "data", "sign" };
+	struct world *w = *state;
+	int a, b, disk, p[2], first[2];
+	struct pollfd poll_end;
+	struct err e;
+
+	a = client_fdsock(w->dir, &e);
+	b = client_fdsock(w->dir, &e);
+	disk = memfd_create("disk", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(disk, 1 << 20), 0);
+	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+	first[0] = disk;
+	first[1] = p[1];
+	assert_int_equal(client_grant(a, names, first, 2, &e), 0);
+	close(p[1]);
+	ok(w, "PUT", "/drives/one",
+	   "{\"drive_id\":\"one\",\"path_on_host\":\"data\",\"is_root_device\":true}");
+	assert_int_equal(client_grant(b, names, &disk, 1, &e), 0);
+	close(a);
+	/* the server has seen the first one's end */
+	poll_end = (struct pollfd){ .fd = p[0], .events = POLLIN };
+	assert_int_equal(poll(&poll_end, 1, 10000), 1);
+	ok(w, "PUT", "/drives/two",
+	   "{\"drive_id\":\"two\",\"path_on_host\":\"data\",\"is_root_device\":false}");
+	close(b);
+	close(disk);
+	close(p[0]);
+}
+
 static void exchange(int s, const char *text, const int *fds, size_t n, const char *says)
 {
 	char buf[1024] = "";
@@ -526,6 +558,7 @@ int main(void)
 		CASE(test_stranger__hanging_up_before_the_answer_is_harmless),
 		CASE(test_fds__granted_once_taken_by_name),
 		CASE(test_fds__not_taken_is_dropped_with_the_connection),
+		CASE(test_fds__anothers_of_the_same_name_stay),
 		CASE(test_fds__malformed_messages_are_refused),
 	};
 

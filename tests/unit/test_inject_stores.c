@@ -207,6 +207,147 @@ static void just_remove(void *arg, int ret)
 	remove_dir();
 }
 
+/* ---- chains ---- */
+
+static int make_on(const char *name, const char *parent, struct err *e)
+{
+	static struct template t, p;
+	struct template_stage s;
+	int ret = template_open(STORE_TEMPLATES, parent, &p, e);
+
+	if (!ret)
+		ret = template_stage_begin(STORE_TEMPLATES, name, &s, e);
+	if (ret)
+		return ret;
+	t = p;
+	memset(t.vm, 0, sizeof(t.vm));
+	t.parent.store = STORE_TEMPLATES;
+	memcpy(t.parent.name, p.name, sizeof(t.parent.name));
+	memcpy(t.parent.sha256, p.sha256, sizeof(t.parent.sha256));
+	for (size_t i = 0; i < p.nfiles && !ret; i++)
+		ret = template_stage_link(&s, &p, i, e);
+	if (!ret)
+		ret = template_stage_publish(&s, &t, e);
+	template_stage_end(&s);
+	return ret;
+}
+
+static void chain_setup(void *arg)
+{
+	struct err e;
+
+	template_setup(arg);
+	must(make_on("mid", "web", &e), &e);
+	must(make_on("leaf", "mid", &e), &e);
+}
+
+static int chain_run(void *arg, struct err *e)
+{
+	static struct template t;
+	struct template *chain = NULL;
+	size_t n = 7;
+	int ret = template_open(STORE_TEMPLATES, "leaf", &t, e);
+
+	(void)arg;
+	if (!ret)
+		ret = template_chain(&t, &chain, &n, e);
+	if (ret && (chain || n != 7))
+		sweep_fail("a failure changed what it was to give");
+	if (!ret && (n != 3 || strcmp(chain[0].name, "web") || strcmp(chain[2].name, "leaf")))
+		sweep_fail("another chain");
+	free(chain);
+	return ret ? ret : template_unchanged(&t, e);
+}
+
+static int link_run(void *arg, struct err *e)
+{
+	(void)arg;
+	return make_on("new", "leaf", e);
+}
+
+static void link_after(void *arg, int ret)
+{
+	struct err e;
+
+	(void)arg;
+	if (ret && make_on("new", "leaf", &e) != -EEXIST)
+		must(use("new", &e), &e);
+	must(use("new", &e), &e);
+	must(use("leaf", &e), &e);
+	remove_dir();
+}
+
+/* Whatever fails, what others stand on stays. */
+static int chain_rm_run(void *arg, struct err *e)
+{
+	(void)arg;
+	if (!template_rm(STORE_TEMPLATES, "web", e))
+		sweep_fail("what mid stands on was removed");
+	return 0;
+}
+
+static void chain_rm_after(void *arg, int ret)
+{
+	struct err e;
+
+	(void)arg;
+	(void)ret;
+	must(use("web", &e), &e);
+	must(use("leaf", &e), &e);
+	remove_dir();
+}
+
+/* In its place: the old or the new, and never both or none. */
+static int over_run(void *arg, struct err *e)
+{
+	static struct template t;
+	struct template_stage s;
+	int ret = template_open(STORE_TEMPLATES, "leaf", &t, e);
+
+	(void)arg;
+	if (!ret)
+		ret = template_stage_begin_over(&t, &s, e);
+	if (ret)
+		return ret;
+	t.vcpus = 5;
+	for (size_t i = 0; i < t.nfiles && !ret; i++)
+		ret = template_stage_link(&s, &t, i, e);
+	if (!ret)
+		ret = template_stage_publish(&s, &t, e);
+	template_stage_end(&s);
+	return ret;
+}
+
+static void over_after(void *arg, int ret)
+{
+	static struct template t;
+	struct err e;
+	int r;
+
+	(void)arg;
+	must(template_open(STORE_TEMPLATES, "leaf", &t, &e), &e);
+	must(use("leaf", &e), &e);
+	if (t.vcpus != (ret ? 2u : 5u))
+		sweep_fail("after %d the %s one is there", ret, ret ? "new" : "old");
+	if (count_templates(&r, &e) != 4)
+		sweep_fail("not four templates: %s", r ? e.msg : "");
+	remove_dir();
+}
+
+static void test_inject__chains(void **state)
+{
+	static const struct sweep_op ops[] = {
+		{ "chain: open", chain_setup, chain_run, just_remove, false, 20 },
+		{ "chain: link", chain_setup, link_run, link_after, false, 30 },
+		{ "chain: rm of a base", chain_setup, chain_rm_run, chain_rm_after, false, 20 },
+		{ "chain: in another's place", chain_setup, over_run, over_after, false, 30 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(ops); i++)
+		sweep(&ops[i], NULL);
+}
+
 static void test_inject__templates(void **state)
 {
 	static const struct sweep_op ops[] = {
@@ -429,6 +570,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_inject__templates),
+		cmocka_unit_test(test_inject__chains),
 		cmocka_unit_test(test_inject__images),
 		cmocka_unit_test(test_inject__initrd),
 	};

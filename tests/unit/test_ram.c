@@ -96,11 +96,11 @@ static int file(void)
 	return fd;
 }
 
-static struct ram_layer store(struct gmem *gm, enum ram_encoding enc, struct ram_layer *base,
-			      size_t n)
+static struct ram_layer store_fine(struct gmem *gm, enum ram_encoding enc, struct ram_layer *base,
+				   size_t n, size_t fine)
 {
 	struct ram_write w = {
-		.gm = gm, .fd = file(), .encoding = enc, .base = base, .nr_base = n
+		.gm = gm, .fd = file(), .encoding = enc, .base = base, .nr_base = n, .fine = fine
 	};
 	struct ram_index ix, again;
 	struct ram_layer l;
@@ -122,6 +122,12 @@ static struct ram_layer store(struct gmem *gm, enum ram_encoding enc, struct ram
 	if (ram_layer_open(&l, &again, w.fd, &e))
 		fail_msg("%s", e.msg);
 	return l;
+}
+
+static struct ram_layer store(struct gmem *gm, enum ram_encoding enc, struct ram_layer *base,
+			      size_t n)
+{
+	return store_fine(gm, enc, base, n, 0);
 }
 
 static struct gmem *load(struct ram_layer *l, size_t n)
@@ -168,6 +174,42 @@ static void test_ram__a_chain_and_a_flat_file_give_the_same_bytes(void **state)
 		for (size_t i = 0; i < ARRAY_SIZE(chain); i++)
 			ram_layer_close(&chain[i]);
 		gmem_destroy(gm);
+	}
+}
+
+/* An index of single pages all over 1 TiB would not fit into a state file. */
+static void test_ram__scattered_pages_have_coarse_extents(void **state)
+{
+	(void)state;
+	for (int enc = RAM_RAW; enc <= RAM_ZSTD; enc++) {
+		struct gmem *gm = make(), *got;
+		struct ram_layer chain[2];
+
+		first(gm);
+		chain[0] = store_fine(gm, (enum ram_encoding)enc, NULL, 0, 1);
+		/* the limit was reached in the first window, which has two */
+		for (size_t i = 2; i < chain[0].ix.n; i++)
+			assert_true(chain[0].ix.ext[i].offset / RAM_WINDOW >
+				    chain[0].ix.ext[i - 1].offset / RAM_WINDOW);
+		second(gm);
+		third(gm);
+		/* every other page is new, or zero, or neither */
+		for (uint64_t at = MIB(30); at < MIB(34); at += 12288) {
+			fill(gm, at, 4096, 12);
+			zero(gm, at + 4096, 4096);
+		}
+		chain[1] = store_fine(gm, (enum ram_encoding)enc, chain, 1, 1);
+		for (size_t i = 2; i < chain[1].ix.n; i++) {
+			assert_false(chain[1].ix.ext[i].zero);
+			assert_true(chain[1].ix.ext[i].offset / RAM_WINDOW >
+				    chain[1].ix.ext[i - 1].offset / RAM_WINDOW);
+		}
+		got = load(chain, 2);
+		same_ram(got, gm);
+		gmem_destroy(got);
+		gmem_destroy(gm);
+		ram_layer_close(&chain[0]);
+		ram_layer_close(&chain[1]);
 	}
 }
 
@@ -381,6 +423,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_ram__a_chain_and_a_flat_file_give_the_same_bytes),
+		cmocka_unit_test(test_ram__scattered_pages_have_coarse_extents),
 		cmocka_unit_test(test_ram__a_layer_holds_only_what_differs),
 		cmocka_unit_test(test_ram__a_frozen_child_writes_what_was_and_gives_back),
 		cmocka_unit_test(test_ram__holes_are_not_stored),

@@ -526,7 +526,7 @@ static void test_store__one_takes_anothers_place_in_one_step(void **state)
 	assert_int_equal(template_open(STORE_SNAPSHOTS, "s", t, &e), 0);
 	memcpy(old, t->sha256, sizeof(old));
 	new->vcpus = 3;
-	assert_int_equal(template_stage_begin_over(STORE_SNAPSHOTS, "s", &s, &e), 0);
+	assert_int_equal(template_stage_begin_over(t, &s, &e), 0);
 	stage_parts(&s);
 	assert_int_equal(template_stage_publish(&s, new, &e), 0);
 	template_stage_end(&s);
@@ -539,7 +539,7 @@ static void test_store__one_takes_anothers_place_in_one_step(void **state)
 	free(names);
 	/* not while something stands on the old one */
 	assert_int_equal(publish_on(STORE_SNAPSHOTS, "on", *state, STORE_SNAPSHOTS, "s", &e), 0);
-	assert_int_equal(template_stage_begin_over(STORE_SNAPSHOTS, "s", &s, &e), 0);
+	assert_int_equal(template_stage_begin_over(t, &s, &e), 0);
 	stage_parts(&s);
 	new->vcpus = 4;
 	assert_int_equal(template_stage_publish(&s, new, &e), -EBUSY);
@@ -549,6 +549,95 @@ static void test_store__one_takes_anothers_place_in_one_step(void **state)
 	assert_int_equal(template_rm(STORE_SNAPSHOTS, "on", &e), 0);
 	assert_int_equal(template_rm(STORE_SNAPSHOTS, "s", &e), 0);
 	free(new);
+	free(t);
+}
+
+/* Flattening takes long: what is replaced at its end must be what was read at its beginning. */
+static void test_store__only_what_was_meant_is_replaced(void **state)
+{
+	struct template *t = calloc(1, sizeof(*t)), *new = model(*state);
+	struct template_stage s;
+	struct err e;
+
+	assert_int_equal(publish_on(STORE_SNAPSHOTS, "s", *state, 0, NULL, &e), 0);
+	assert_int_equal(template_open(STORE_SNAPSHOTS, "s", t, &e), 0);
+	assert_int_equal(template_stage_begin_over(t, &s, &e), 0);
+	stage_parts(&s);
+	/* not while its successor is made */
+	assert_int_equal(template_rm(STORE_SNAPSHOTS, "s", &e), -EBUSY);
+	assert_string_equal(e.msg, "snapshot s is being replaced right now");
+	assert_int_equal(template_unchanged(t, &e), 0);
+	/* by somebody who does not ask: gone, then another one */
+	free(scratch_sh("mv %s/snapshots/s %s/away", (char *)*state, (char *)*state));
+	assert_int_equal(template_unchanged(t, &e), -EBADMSG);
+	assert_string_equal(e.msg, "snapshot s was removed or replaced meanwhile");
+	assert_int_equal(template_stage_publish(&s, new, &e), -EBADMSG);
+	assert_string_equal(e.msg, "snapshot s was removed or replaced meanwhile");
+	template_stage_end(&s);
+	new->vcpus = 7;
+	assert_int_equal(template_stage_begin(STORE_SNAPSHOTS, "s", &s, &e), 0);
+	stage_parts(&s);
+	assert_int_equal(template_stage_publish(&s, new, &e), 0);
+	template_stage_end(&s);
+	assert_int_equal(template_stage_begin_over(t, &s, &e), 0);
+	stage_parts(&s);
+	new->vcpus = 3;
+	assert_int_equal(template_stage_publish(&s, new, &e), -EBADMSG);
+	template_stage_end(&s);
+	assert_int_equal(template_unchanged(t, &e), -EBADMSG);
+	assert_int_equal(template_open(STORE_SNAPSHOTS, "s", t, &e), 0);
+	assert_int_equal(t->vcpus, 7);
+	free(scratch_sh("rm -rf %s/away", (char *)*state));
+	free(new);
+	free(t);
+}
+
+/* A stage that somebody swept away is not its maker's any more, whoever has its name then. */
+static void test_store__anothers_stage_is_left_alone(void **state)
+{
+	struct template_stage a, b;
+	char *left;
+	struct err e;
+
+	assert_int_equal(template_stage_begin(STORE_SNAPSHOTS, "s", &a, &e), 0);
+	free(scratch_sh("rmdir %s/snapshots/.new-s", (char *)*state));
+	assert_int_equal(template_stage_begin(STORE_SNAPSHOTS, "s", &b, &e), 0);
+	template_stage_end(&a);
+	left = scratch_sh("ls -A %s/snapshots", (char *)*state);
+	assert_string_equal(left, ".new-s\n");
+	free(left);
+	template_stage_end(&b);
+}
+
+static void test_store__a_chain_has_its_most(void **state)
+{
+	struct template *t = calloc(1, sizeof(*t)), *chain = NULL;
+	char name[16], on[16] = "";
+	struct err e;
+	size_t n = 0;
+
+	for (int i = 1; i <= TEMPLATE_CHAIN_MAX; i++) {
+		snprintf(name, sizeof(name), "s%d", i);
+		if (i > 1) {
+			assert_int_equal(template_open(STORE_SNAPSHOTS, on, t, &e), 0);
+			assert_int_equal(template_check_base(t, &e), 0);
+		}
+		assert_int_equal(publish_on(STORE_SNAPSHOTS, name, *state, STORE_SNAPSHOTS,
+					    i > 1 ? on : NULL, &e),
+				 0);
+		memcpy(on, name, sizeof(on));
+	}
+	assert_int_equal(template_open(STORE_SNAPSHOTS, "s16", t, &e), 0);
+	assert_int_equal(template_chain(t, &chain, &n, &e), 0);
+	assert_int_equal(n, TEMPLATE_CHAIN_MAX);
+	free(chain);
+	assert_int_equal(template_check_base(t, &e), -E2BIG);
+	assert_string_equal(e.msg, "snapshot s16 is number 16 of a chain, and nothing can stand on "
+				   "that: flatten it, or store all of the memory");
+	assert_int_equal(publish_on(STORE_TEMPLATES, "s17", *state, STORE_SNAPSHOTS, "s16", &e),
+			 -E2BIG);
+	assert_string_equal(e.msg, "template s17: a chain of more than 16");
+	assert_int_equal(template_open(STORE_TEMPLATES, "s17", t, &e), -ENOENT);
 	free(t);
 }
 
@@ -568,6 +657,9 @@ int main(void)
 		CASE(test_store__a_chain_is_what_it_was_or_refused),
 		CASE(test_store__nothing_is_published_over_a_parent_that_went),
 		CASE(test_store__one_takes_anothers_place_in_one_step),
+		CASE(test_store__only_what_was_meant_is_replaced),
+		CASE(test_store__anothers_stage_is_left_alone),
+		CASE(test_store__a_chain_has_its_most),
 		CASE(test_digest__does_not_depend_on_holes),
 	};
 
