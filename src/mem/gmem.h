@@ -80,8 +80,6 @@ bool gmem_valid(const struct gmem *gm, gpa_t gpa, uint64_t n);
  */
 int gmem_map_file(struct gmem *gm, int fd, const struct gmem_extent *ext, size_t n, struct err *e);
 
-/* A machine that boots: its RAM is to be in huge pages, all of it. Does nothing to a template's. */
-void gmem_huge_prefer(struct gmem *gm);
 /* In a fork's child: what it touches first is in small pages, and a plan (below) is not ours. */
 void gmem_huge_child(struct gmem *gm);
 

@@ -41,12 +41,6 @@ static void advise(struct gmem *gm, int advice)
 		(void)madvise(gm->r[k].pub.hva, gm->r[k].pub.size_bytes, advice);
 }
 
-void gmem_huge_prefer(struct gmem *gm)
-{
-	if (!gm->file_backed)
-		advise(gm, MADV_HUGEPAGE);
-}
-
 void gmem_huge_child(struct gmem *gm)
 {
 	gmem_huge_end(gm);

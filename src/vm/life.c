@@ -180,7 +180,6 @@ int vm_start(struct vm *vm, struct err *e)
 	ret = vm_build(vm, e);
 	if (ret)
 		return err_wrap(e, ret, "start");
-	gmem_huge_prefer(vm->m.mem);
 	ret = vm_open_kvm(vm, e);
 	if (!ret)
 		ret = load_guest(vm, e);
