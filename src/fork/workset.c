@@ -95,6 +95,8 @@ void workset_child(struct vm *vm)
 {
 	struct workset *w = &vm->workset;
 
+	if (w->timer)
+		gmem_dirty_stop(vm->m.mem); /* our parent was recording; we are not */
 	w->io = NULL;
 	w->timer = NULL;
 	w->fd = -1;

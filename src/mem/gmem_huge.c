@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * RAM in huge pages where that costs no sharing: of a machine that boots, whose RAM is its own, all
- * of it, because fork(2) of a page table that maps 2 MiB at a time is many times faster; and of a
- * seed some. A child says no for what it will touch first: its share of the parent's huge pages
- * stays, and is split page by page where it writes.
+ * RAM in huge pages where that costs no sharing. A machine that boots has them where the host gives
+ * them unasked. A child says no for what it will touch first: its share of its parent's stays, and
+ * is split page by page where it writes.
  *
- * A seed's guest that runs on 2 MiB mappings of
- * its kernel and its page cache takes one fault where it took hundreds. Private mappings of files
- * have small pages only, so a block of 2 MiB that the template's file mostly fills is copied into
- * anonymous memory: fork(2) shares it as a whole, and a child's first write to it splits the
- * child's mapping and copies one small page. All other RAM says no to huge pages: a first touch of
- * a hole would cost each child 2 MiB. Main thread.
+ * Of a seed's RAM some is moved into them: a guest that runs on 2 MiB mappings of its kernel and
+ * its page cache takes one fault where it took hundreds. Private mappings of files have small pages
+ * only, so a block of 2 MiB that the template's file mostly fills is copied into anonymous memory:
+ * fork(2) shares it as a whole, and a child's first write to it splits the child's mapping and
+ * copies one small page. All other RAM of a seed says no to huge pages: a first touch of a hole
+ * would cost each child 2 MiB. Main thread.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -179,22 +179,20 @@ int vm_flatten(struct vm *vm, const struct vm_files *files, size_t n, const stru
 	       bool compress, struct err *e)
 {
 	cleanup_free struct chain *c = calloc(1, sizeof(*c));
-	cleanup_close int state_fd = -1, ram_fd = -1;
+	struct err state_why, ram_why;
+	cleanup_close int state_fd = chain_take(vm, to->state, &state_why);
+	cleanup_close int ram_fd = chain_take(vm, to->ram, &ram_why);
 	int ret;
 
 	if (!c)
 		return err_set(e, ENOMEM, "flatten: out of memory");
-	if (vm->state != VM_CONFIGURING)
-		return err_set(e, EBUSY, "flatten: this VM is in use already");
 	ret = chain_open(c, vm, files, n, e);
-	if (!ret) {
-		state_fd = chain_take(vm, to->state, e);
-		ret = MIN(state_fd, 0);
-	}
-	if (!ret) {
-		ram_fd = chain_take(vm, to->ram, e);
-		ret = MIN(ram_fd, 0);
-	}
+	if (!ret && vm->state != VM_CONFIGURING)
+		ret = err_set(e, EBUSY, "this VM is in use already");
+	if (!ret && state_fd < 0)
+		ret = err_set(e, -state_fd, "%s", state_why.msg);
+	if (!ret && ram_fd < 0)
+		ret = err_set(e, -ram_fd, "%s", ram_why.msg);
 	if (!ret)
 		ret = flatten(c, state_fd, ram_fd, compress, e);
 	chain_close(c);

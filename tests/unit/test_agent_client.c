@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The VM's own client of the guest agent against a scripted guest: hello, identity, the gate,
- * requests, lies, restarts, fork.
+ * requests, lies, restarts, fork. Long, because all rows share that guest.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The template store: published whole or not at all, and no byte of a published template can change
- * without being noticed.
+ * The stores of templates and snapshots: published whole or not at all, no byte of what is
+ * published can change without being noticed, and what something stands on stays. Long, because all
+ * rows stage the same model.
  */
 #include <setjmp.h>
 #include <stdarg.h>
