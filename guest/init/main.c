@@ -35,6 +35,28 @@ static void mount_kernel_dirs(void)
 	mount_on("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "mode=0620,gid=5");
 }
 
+static void write_setting(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return; /* a kernel without it has nothing to calm */
+	if (write(fd, value, strlen(value)) < 0)
+		say("%s: %s", path, strerror(errno));
+	close(fd);
+}
+
+/*
+ * A machine at rest should rest: most of them share a host with many. Compaction ahead of need also
+ * moves pages that forks share, which makes copies of them. A distribution's own settings come
+ * later.
+ */
+static void kernel_calm(void)
+{
+	write_setting("/proc/sys/vm/compaction_proactiveness", "0");
+	write_setting("/proc/sys/vm/stat_interval", "10");
+}
+
 /* The kernel gives us none if the initrd has no /dev/console, or there is no console at all. */
 static void standard_fds(void)
 {
@@ -91,6 +113,7 @@ int main(int argc, char **argv)
 	umask(022);
 	mount_kernel_dirs();
 	standard_fds();
+	kernel_calm();
 	cmdline_read(&c);
 	uevents = c.root ? uevents_open() : -1;
 	modules_load(&c);

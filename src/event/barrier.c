@@ -138,12 +138,15 @@ int barrier_pause(struct barrier *b, int timeout_ms, struct err *e)
 
 void barrier_resume(struct barrier *b)
 {
+	bool last;
+
 	pthread_mutex_lock(&b->lock);
 	BUG_ON(!b->paused);
 	__atomic_store_n(&b->paused, b->paused - 1, __ATOMIC_RELEASE);
-	if (!b->paused)
-		pthread_cond_broadcast(&b->go_on);
+	last = !b->paused;
 	pthread_mutex_unlock(&b->lock);
+	if (last)
+		pthread_cond_broadcast(&b->go_on); /* after: they need the lock as they wake */
 }
 
 void barrier_release(struct barrier *b)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The child's side of a fork: everything that does not survive fork(2) is made anew, in this order:
- * descriptors swept, loop, KVM, vCPUs (prepare; a spare waits here for its name), jail, devices
- * (adopt), control sockets, vCPU threads; then the guest learns who it is, and the parent that we
- * are ready. Any failure is reported and ends us.
+ * descriptors swept, loop, KVM, vCPUs (prepare), vCPU threads, which park (a spare waits here for
+ * its name), jail, devices (adopt), control sockets; then the guest learns who it is, and the
+ * parent that we are ready. Any failure is reported and ends us.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -197,6 +197,8 @@ static int prepare(struct vm *vm, struct err *e)
 	if (!ret)
 		ret = vm_prepare_all(vm, e);
 	if (!ret && vm->child.spare)
+		ret = vcpu_threads_early(vm, e);
+	if (!ret && vm->child.spare)
 		warm_up(vm);
 	return ret;
 }
@@ -208,7 +210,7 @@ static int become(struct vm *vm, struct err *e)
 	if (ret)
 		return ret;
 	/* the threads jail themselves while we go on; they park until the guest may run */
-	if (!vm->child.spec.paused) {
+	if (!vm->child.spec.paused && !vm->threads[0]) {
 		vm->starting = true;
 		ret = vcpu_threads_start(vm, e);
 		if (ret)

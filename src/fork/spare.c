@@ -138,10 +138,8 @@ void spares_later(struct vm *vm)
 {
 	if (vm->state != VM_SEED)
 		return;
-	if (!vm->spares.timer) {
+	if (!vm->spares.timer)
 		vm->spares.timer = loop_add_timer(vm->m.loop, work, vm);
-		vcpu_threads_warm();
-	}
 	vm->spares.died = false;
 	if (vm->spares.timer)
 		loop_set_timer(vm->spares.timer, QUIET_NS);

@@ -26,6 +26,8 @@ struct jail_cfg {
 int jail_privileges(const struct jail_cfg *cfg, struct err *e);
 /* In a seed's child, after the fd sweep: its own directory and uid, then no capability at all. */
 int jail_child(const struct jail_cfg *cfg, struct err *e);
+/* On each other thread that the child had by then: uid and capabilities are a thread's own. */
+int jail_child_thread(const struct jail_cfg *cfg, struct err *e);
 
 /*
  * The system call filter of the whole process (main), and the narrower one that each vCPU thread

@@ -47,25 +47,42 @@ int jail_privileges(const struct jail_cfg *cfg, struct err *e)
 	return 0;
 }
 
-int jail_child(const struct jail_cfg *cfg, struct err *e)
+/*
+ * Raw system calls: libc's would make all threads follow at once, by a signal to each, and
+ * libcap-ng reads /proc, which is out of reach here.
+ */
+static int change_ids(const struct jail_cfg *cfg, struct err *e)
 {
-	/* raw capset: libcap-ng would read /proc, which is out of reach here */
-	struct __user_cap_header_struct hdr = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct none[2];
-	int ret;
+	if (cfg->uid && (syscall(SYS_setresgid, cfg->gid, cfg->gid, cfg->gid) < 0 ||
+			 syscall(SYS_setresuid, cfg->uid, cfg->uid, cfg->uid) < 0))
+		return err_sys(e, errno, "jail: changing to uid %u", cfg->uid);
+	return 0;
+}
 
-	/* The directory lets only the child's own group in, so ids come first; from one ordinary
-	 * uid to another, capabilities stay until they are dropped below. */
-	if (cfg->uid) {
-		if (setresgid(cfg->gid, cfg->gid, cfg->gid) < 0 ||
-		    setresuid(cfg->uid, cfg->uid, cfg->uid) < 0)
-			return err_sys(e, errno, "jail: changing to uid %u", cfg->uid);
-	}
-	ret = enter_dir(cfg, e);
-	if (ret)
-		return ret;
-	memset(none, 0, sizeof(none));
+static int drop_capabilities(struct err *e)
+{
+	struct __user_cap_header_struct hdr = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct none[2] = { 0 };
+
 	if (syscall(SYS_capset, &hdr, none) < 0)
 		return err_sys(e, errno, "jail: dropping capabilities");
 	return 0;
+}
+
+int jail_child(const struct jail_cfg *cfg, struct err *e)
+{
+	/* The directory lets only the child's own group in, so ids come first; from one ordinary
+	 * uid to another, capabilities stay until they are dropped. */
+	int ret = change_ids(cfg, e);
+
+	if (!ret)
+		ret = enter_dir(cfg, e);
+	return ret ? ret : drop_capabilities(e);
+}
+
+int jail_child_thread(const struct jail_cfg *cfg, struct err *e)
+{
+	int ret = change_ids(cfg, e);
+
+	return ret ? ret : drop_capabilities(e);
 }

@@ -78,8 +78,10 @@ int kvm_vcpu_run(struct kvm_vcpu *v)
 	 * between is not lost: immediate_exit or the signal makes the second call return. */
 	while (r < 0 && errno == EAGAIN)
 		r = ioctl(v->fd, KVM_RUN, 0);
+	if (r < 0)
+		return -errno;
 	v->entered = true;
-	return r < 0 ? -errno : 0;
+	return 0;
 }
 
 int kvm_vcpu_settle(struct kvm_vcpu *v, struct err *e)

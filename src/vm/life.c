@@ -114,17 +114,18 @@ int vm_resume(struct vm *vm, struct err *e)
 		return 0;
 	if (vm->state != VM_PAUSED)
 		return err_set(e, EINVAL, "resume: the VM is not paused");
-	if (vm->threads[0]) {
-		vm_start_world(vm);
-		vm->state = VM_RUNNING;
-		return 0;
-	}
 	/* loaded or forked, and never run in this process yet */
 	if (!vm->identity_given) {
 		ret = give_identity(vm, e);
 		if (ret)
 			return ret;
 		vm->identity_given = true;
+	}
+	if (vm->threads[0]) {
+		vm_start_world(vm);
+		__atomic_store_n(&vm->starting, false, __ATOMIC_RELEASE);
+		vm->state = VM_RUNNING;
+		return 0;
 	}
 	/* the threads park at once, so that none has run if one of them cannot be made */
 	vm->starting = true;

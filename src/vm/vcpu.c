@@ -204,6 +204,28 @@ static void run_guest(struct vcpu_thread *t)
 	}
 }
 
+/* A VM's first KVM_RUN makes what only VMs that run need (in newer kernels a thread): here it ends
+ * before it comes to the vCPU, which has no state yet. */
+static void first_run(struct vcpu_thread *t)
+{
+	struct kvm_vcpu *kv = vcpu_of(t)->kv;
+
+	__atomic_store_n(&kvm_vcpu_runpage(kv)->immediate_exit, 1, __ATOMIC_RELEASE);
+	(void)kvm_vcpu_run(kv); /* -EINTR; whatever else is wrong is so later, too */
+}
+
+static int jail(struct vcpu_thread *t, struct err *e)
+{
+	const struct vm_hooks *hooks = t->vm->hooks;
+	int ret = hooks->vcpu_enter(t->vm->hooks_arg, e);
+
+	if (ret || !t->early)
+		return ret;
+	first_run(t);
+	barrier_check(t->vm->m.barrier, &t->party); /* goes on when the spare is somebody */
+	return hooks->vcpu_follow(t->vm->hooks_arg, e);
+}
+
 static void *thread_main(void *arg)
 {
 	struct vcpu_thread *t = arg;
@@ -211,7 +233,7 @@ static void *thread_main(void *arg)
 	sigset_t set;
 
 	prctl(PR_SET_NAME, t->dev->id);
-	if (t->vm->hooks->vcpu_enter(t->vm->hooks_arg, &e)) {
+	if (jail(t, &e)) {
 		log_warn("%s: %s", t->dev->id, e.msg);
 		t->vm->m.event(&t->vm->m, VM_EVENT_FATAL, "a vCPU thread could not be jailed");
 	} else {
@@ -252,6 +274,7 @@ int vcpu_threads_start(struct vm *vm, struct err *e)
 		t->dev = vm_find_device(vm, "vcpu", id);
 		t->party.kick = kick;
 		t->party.parking = parking;
+		t->early = vm->child.spare && vm->child.report_fd >= 0;
 		BUG_ON(!t->dev);
 		vm->threads[i] = t;
 		/* joined before it runs, so that no pause can miss it */
@@ -266,17 +289,17 @@ int vcpu_threads_start(struct vm *vm, struct err *e)
 	return 0;
 }
 
-static void *nothing(void *arg)
+int vcpu_threads_early(struct vm *vm, struct err *e)
 {
-	return arg;
-}
+	int ret;
 
-void vcpu_threads_warm(void)
-{
-	pthread_t t;
-
-	if (!create_thread(&t, nothing, NULL))
-		pthread_join(t, NULL);
+	vm->starting = true;
+	ret = vcpu_threads_start(vm, e);
+	if (!ret)
+		ret = barrier_pause(vm->m.barrier, VM_PAUSE_TIMEOUT_MS, e);
+	if (!ret)
+		barrier_resume(vm->m.barrier); /* the pause they are born in remains */
+	return ret;
 }
 
 int vcpu_threads_saved(struct vm *vm, struct err *e)

@@ -106,6 +106,7 @@ const struct vm_hooks vm_no_hooks = {
 	.child_enter = hook_child_nothing,
 	.child_serve = hook_nothing,
 	.vcpu_enter = hook_nothing,
+	.vcpu_follow = hook_nothing,
 	.ended = hook_ended,
 };
 

@@ -45,6 +45,7 @@ struct vcpu_thread {
 	struct barrier_party party;
 	pthread_t tid;
 	bool started;
+	bool early;   /* made in a spare: it has its parent's credentials until the spare is used */
 	int save_ret; /* its state could not be saved when it parked last; save_err says why */
 	struct err save_err;
 	uint64_t exits, exits_mmio, exits_pio;
@@ -61,6 +62,9 @@ struct vm_hooks {
 	int (*child_serve)(void *arg, struct err *e);
 	/* On every new vCPU thread, before KVM_RUN: its narrower system call filter. */
 	int (*vcpu_enter)(void *arg, struct err *e);
+	/* On a vCPU thread that a spare made, after child_enter and before KVM_RUN: the same uid,
+	 * no capabilities. The kernel keeps both for each thread. */
+	int (*vcpu_follow)(void *arg, struct err *e);
 	/* The VM ended: write the exit record. */
 	void (*ended)(void *arg, enum vm_end how, const char *detail);
 };
@@ -170,9 +174,8 @@ int vm_go(struct vm *vm, struct err *e);
 
 /* Threads for all vCPUs. While the barrier is paused they only jail themselves and park. */
 int vcpu_threads_start(struct vm *vm, struct err *e);
-/* Makes and ends a thread, once in a seed: what a process's first thread costs (symbols, a stack)
- * is inherited by its children then. Best effort. */
-void vcpu_threads_warm(void);
+/* The same in a spare, returning when all have parked: they wait there for the spare's use. */
+int vcpu_threads_early(struct vm *vm, struct err *e);
 /* With all threads parked: the first error of theirs, if a state could not be saved. */
 int vcpu_threads_saved(struct vm *vm, struct err *e);
 /* Ends all threads, parked or not, and joins them: no pause is left. The device lock is given up

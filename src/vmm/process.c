@@ -148,11 +148,19 @@ static int vcpu_enter(void *arg, struct err *e)
 	return jail_enter_vcpu(p->filters, e);
 }
 
+static int vcpu_follow(void *arg, struct err *e)
+{
+	struct process *p = arg;
+
+	return jail_child_thread(&p->jail, e);
+}
+
 static const struct vm_hooks process_hooks = {
 	.child_forget = child_forget,
 	.child_enter = child_enter,
 	.child_serve = child_serve,
 	.vcpu_enter = vcpu_enter,
+	.vcpu_follow = vcpu_follow,
 	.ended = on_ended,
 };
 

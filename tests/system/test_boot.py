@@ -14,6 +14,8 @@ def test_boot__busybox_answers_and_knows_its_name(w):
     same(w.sh("one", "hostname"), "one", "hostname")
     check("x86_64" in w.sh("one", "uname -m"), "uname")
     same(w.names()["one"]["state"], "running", "state")
+    same(w.sh("one", "cat /proc/sys/vm/compaction_proactiveness /proc/sys/vm/stat_interval").split(), ["0", "10"],
+         "what wakes a kernel at rest")
     w.drop("one")
     check("one" not in w.names(), "rm left the VM")
 
