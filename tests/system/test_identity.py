@@ -32,6 +32,14 @@ CRON_JOB = """[Service]
 Type=oneshot
 ExecStart=/bin/sh -c 'n=$(cat /run/cron); echo $((n+1)) >/run/cron'
 """
+STRICT = """[Unit]
+PartOf=clone-fork.target
+[Service]
+Type=oneshot
+ExecStart=/bin/false
+[Install]
+RequiredBy=clone-fork.target
+"""
 HOOK = "#!/bin/sh\nenv | grep ^CLONE_ >/run/hook-env\n[ ! -e $CLONE_USERDATA ] || echo userdata >>/run/hooks\necho $0 >>/run/hooks\n"
 
 
@@ -67,6 +75,9 @@ class Family:
         self.dir = {vm: json.loads(w.must("inspect", vm).out)["directory"] for vm in ("f-1", "f-2")}
         self.facts = {"first": self.look("f-1", "report", "scan", "fresh"), "second": self.look("f-2", "report", "fresh"),
                       "template": json.loads(w.must("exec", "f-1", "--", "cat", "/root/then").out)}
+        w.sh("f-2", put("/etc/systemd/system/strict.service", STRICT) + "; systemctl daemon-reload; systemctl enable -q strict")
+        self.strict = w.clone("fork", "f-2", "--name", "never", "--timeout", "400s", timeout=600)
+        self.after_strict = ("never" in w.names(), w.sh("f-2", "hostname"))
         w.drop("f-2")
         self.live()
         self.logs = {name: w.must("logs", vm).out.replace("\r", "").split("\n") for name, vm in
@@ -286,6 +297,13 @@ def test_identity__services_run_on_unless_they_ask_to_be_restarted(w):
     drawn = [r[-1] for r in f.of("renewed", "template", *FORKS)]
     same(len(set(drawn)), 5, f"different numbers that it drew: {drawn}")
     same(f.of("system"), ["running"] * 4, "systemctl is-system-running")
+
+
+def test_identity__a_unit_that_is_required_and_fails_fails_the_fork(w):
+    f = family(w)
+    same((f.strict.code, f.after_strict), (1, (False, "f-2")), "exit, whether the fork is there, who its parent is")
+    lines = f.strict.err.splitlines()
+    check(len(lines) == 1 and "never" in lines[0] and "clone-fork.target" in lines[0], f"what it said: {lines}")
 
 
 def test_identity__hooks_run_once_in_order_and_know_both_names(w):

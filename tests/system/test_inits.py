@@ -11,24 +11,35 @@ def ended(w, vm):
         return json.load(f)["reason"]
 
 
+def is_itself(w, vm, parent, parents_id, pid1):
+    """Names, process 1, the hooks that ran and what they were told. Its machine-id."""
+    said = w.sh(vm, "hostname; cat /etc/hostname; cat /proc/1/comm; cat /etc/machine-id; cat /run/hooks;"
+                    " . /run/hook-env; echo $CLONE_REASON $CLONE_NAME $CLONE_OLD_HOSTNAME $CLONE_OLD_MACHINE_ID").split("\n")
+    own = said.pop(3)
+    same(said, [vm, vm, pid1, "/etc/clone/fork.d/10-note", f"fork {vm} {parent} {parents_id}"], vm)
+    return own
+
+
 def forked(w, image, pid1):
-    """Boot, two forks with a hook in each, a clean end of a fork."""
+    """Boot, two live forks and two of a template with a hook in each, a clean end of a fork."""
     w.must("run", "-d", "--name", image, "--image", image, "--memory", "256M")
     w.sh(image, test_identity.put("/etc/clone/fork.d/10-note", test_identity.HOOK, "755"))
     w.sh(image, "until pgrep -x 'agetty|login|bash'; do sleep 1; done")  # the console's, its last service
-    w.must("fork", image, "-n", "2", "--name", "init", "--timeout", "300s", timeout=600)
-    ids = [w.sh(image, "cat /etc/machine-id")]
-    for vm in ("init-1", "init-2"):
-        said = w.sh(vm, "hostname; cat /etc/hostname; cat /proc/1/comm; cat /etc/machine-id; cat /run/hooks;"
-                        " . /run/hook-env; echo $CLONE_REASON $CLONE_NAME $CLONE_OLD_HOSTNAME $CLONE_OLD_MACHINE_ID").split("\n")
-        ids.append(said.pop(3))
-        same(said, [vm, vm, pid1, "/etc/clone/fork.d/10-note", f"fork {vm} {image} {ids[0]}"],
-             "names, process 1, the hooks that ran, what they were told")
-    same(len(set(ids)), 3, f"different machine-ids of {ids}")
-    w.must("stop", "--timeout", "300s", "init-1")
-    same(ended(w, "init-1"), "poweroff", "how the fork ended")
-    same([w.sh(vm, "hostname") for vm in ("init-2", image)], ["init-2", image], "those that go on")
-    w.drop("init-1", "init-2", image)
+    parent = w.sh(image, "cat /etc/machine-id")
+    w.must("template", "create", f"{image}-t", "--from", image, timeout=600)
+    ids, vms = [parent], []
+    for what, prefix in ((image, "init"), (f"{image}-t", "tinit")):
+        w.must("fork", what, "-n", "2", "--name", prefix, "--timeout", "300s", timeout=600)
+        vms += [f"{prefix}-1", f"{prefix}-2"]
+    ids += [is_itself(w, vm, image, parent, pid1) for vm in vms]
+    same(len(set(ids)), 5, f"different machine-ids of {ids}")
+    for vm in ("init-1", "tinit-1"):
+        w.must("stop", "--timeout", "300s", vm)
+        same(ended(w, vm), "poweroff", "how the fork ended")
+    for vm in ("init-2", "tinit-2", image):
+        same(w.sh(vm, "hostname"), vm, "those that go on")
+    w.drop(*vms, image)
+    w.must("template", "rm", f"{image}-t")
 
 
 def test_inits__openrc(w):
