@@ -59,6 +59,27 @@ int cli_bad_option(const char *cmd, char **argv)
 	return cli_usage(cmd, "%s is unknown or lacks its value", arg);
 }
 
+int cli_options(const char *cmd, int argc, char **argv, const char *letters,
+		const struct option *opts, int (*take)(void *arg, int opt, struct err *e),
+		void *arg)
+{
+	struct err e;
+	int opt;
+
+	opterr = 0;
+	while ((opt = getopt_long(argc, argv, letters, opts, NULL)) != -1) {
+		int r = take(arg, opt, &e);
+
+		if (r == -ENOSYS)
+			return cli_bad_option(cmd, argv);
+		if (r == -ECANCELED)
+			return CLI_USAGE;
+		if (r)
+			return cli_usage(cmd, "%s", e.msg);
+	}
+	return CLI_OK;
+}
+
 int cli_print_help(const struct command *c)
 {
 	printf("usage: clone %s %s\n", c->name, c->usage);

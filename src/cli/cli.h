@@ -46,6 +46,15 @@ int cli_usage(const char *cmd, const char *fmt, ...) __attribute__((format(print
 /* What getopt_long's '?' and ':' mean, for optopt or the argument before optind. CLI_USAGE. */
 int cli_bad_option(const char *cmd, char **argv);
 int cli_print_help(const struct command *c);
+/*
+ * Reads a command's options by getopt_long(3): `take` is given each, with its value in optarg, and
+ * returns 0, -ENOSYS for one that is not its own, -ECANCELED when it has said what is wrong, else e
+ * says it. CLI_OK with optind at the first word that is no option, or CLI_USAGE.
+ */
+struct option;
+int cli_options(const char *cmd, int argc, char **argv, const char *letters,
+		const struct option *opts, int (*take)(void *arg, int opt, struct err *e),
+		void *arg);
 
 /* -o json or -o text. False (and said so) for others. */
 bool cli_output_json(const char *cmd, const char *arg, bool *json);

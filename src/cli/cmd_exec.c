@@ -105,8 +105,10 @@ int exec_cmd_run(struct exec_cmd *x, const struct vmdir *d, char *const *argv)
 	return r;
 }
 
-static int parse_option(struct exec_cmd *x, int opt, struct err *e)
+static int parse_option(void *arg, int opt, struct err *e)
 {
+	struct exec_cmd *x = arg;
+
 	if (opt == 'T')
 		return cli_parse_duration(optarg, &x->a.timeout_ms, e);
 	if (opt == 'W')
@@ -122,18 +124,11 @@ static int parse_args(struct exec_cmd *x, int argc, char **argv, const char **vm
 		{ "wait", required_argument, NULL, 'W' },
 		{ NULL, 0, NULL, 0 },
 	};
-	struct err e;
-	int opt;
+	int r;
 
-	opterr = 0;
-	while ((opt = getopt_long(argc, argv, "+" EXEC_CMD_LETTERS, opts, NULL)) != -1) {
-		int r = parse_option(x, opt, &e);
-
-		if (r == -ENOSYS)
-			return cli_bad_option("exec", argv);
-		if (r)
-			return cli_usage("exec", "%s", e.msg);
-	}
+	r = cli_options("exec", argc, argv, "+" EXEC_CMD_LETTERS, opts, parse_option, x);
+	if (r)
+		return r;
 	if (optind >= argc)
 		return cli_usage("exec", "which VM?");
 	*vm = argv[optind++];

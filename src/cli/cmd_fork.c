@@ -54,8 +54,9 @@ struct fork_args {
 
 enum { O_NAME = 1000, O_WAIT, O_NO_WAIT, O_TIMEOUT, O_RM, O_ALL, O_PAUSED };
 
-static int parse_option(struct fork_args *a, int opt, struct err *e)
+static int parse_option(void *arg, int opt, struct err *e)
 {
+	struct fork_args *a = arg;
 	int r;
 
 	switch (opt) {
@@ -131,21 +132,12 @@ static int parse_args(struct fork_args *a, int argc, char **argv)
 		EXEC_CMD_OPTIONS,
 		{ NULL, 0, NULL, 0 },
 	};
-	struct err e;
-	int opt;
+	int r;
 
-	opterr = 0;
 	argc = cut_command(a, argc, argv);
-	while ((opt = getopt_long(argc, argv, "n:o:" EXEC_CMD_LETTERS, opts, NULL)) != -1) {
-		int r = parse_option(a, opt, &e);
-
-		if (r == -ENOSYS)
-			return cli_bad_option("fork", argv);
-		if (r == -ECANCELED)
-			return CLI_USAGE;
-		if (r)
-			return cli_usage("fork", "%s", e.msg);
-	}
+	r = cli_options("fork", argc, argv, "n:o:" EXEC_CMD_LETTERS, opts, parse_option, a);
+	if (r)
+		return r;
 	if (optind + 1 != argc)
 		return cli_usage("fork", "give one template or VM");
 	a->source = argv[optind];

@@ -82,8 +82,10 @@ static int parse_init(const char *s, enum image_init *init, struct err *e)
 	return err_set(e, EINVAL, "--init: systemd, openrc or runit");
 }
 
-static int build_option(struct build_args *a, int opt, struct err *e)
+static int build_option(void *arg, int opt, struct err *e)
 {
+	struct build_args *a = arg;
+
 	switch (opt) {
 	case 'n':
 		a->cfg.name = optarg;
@@ -129,17 +131,10 @@ static int build_args(struct build_args *a, int argc, char **argv)
 		{ "quiet", no_argument, NULL, 'q' },
 		{ NULL, 0, NULL, 0 },
 	};
-	struct err e;
-	int opt;
+	int r = cli_options("image", argc, argv, "q", opts, build_option, a);
 
-	while ((opt = getopt_long(argc, argv, "q", opts, NULL)) != -1) {
-		int r = build_option(a, opt, &e);
-
-		if (r == -ENOSYS)
-			return cli_bad_option("image", argv);
-		if (r)
-			return cli_usage("image", "%s", e.msg);
-	}
+	if (r)
+		return r;
 	if (argc - optind != 1)
 		return cli_usage("image", "build debian or busybox?");
 	return CLI_OK;

@@ -68,6 +68,31 @@ struct args {
 
 enum { O_NAME = 1000, O_PAUSED, O_NO_WAIT, O_TIMEOUT };
 
+static int parse_option(void *arg, int opt, struct err *e)
+{
+	struct args *a = arg;
+	int r;
+
+	switch (opt) {
+	case O_NAME:
+		a->rs.name = optarg;
+		return cli_name_check("--name", optarg, e);
+	case O_PAUSED:
+		a->rs.paused = true;
+		return 0;
+	case O_NO_WAIT:
+		a->rs.wait = false;
+		return 0;
+	case O_TIMEOUT:
+		r = cli_parse_duration(optarg, &a->rs.timeout_ms, e);
+		return r ? err_wrap(e, r, "--timeout") : 0;
+	case 'o':
+		return cli_output_json("restore", optarg, &a->json) ? 0 : -ECANCELED;
+	default:
+		return -ENOSYS;
+	}
+}
+
 static int parse_args(struct args *a, int argc, char **argv)
 {
 	static const struct option opts[] = {
@@ -78,35 +103,10 @@ static int parse_args(struct args *a, int argc, char **argv)
 		{ "output", required_argument, NULL, 'o' },
 		{ NULL, 0, NULL, 0 },
 	};
-	struct err e;
-	int opt;
+	int r = cli_options("restore", argc, argv, "o:", opts, parse_option, a);
 
-	opterr = 0;
-	while ((opt = getopt_long(argc, argv, "o:", opts, NULL)) != -1) {
-		switch (opt) {
-		case O_NAME:
-			if (cli_name_check("--name", optarg, &e))
-				return cli_usage("restore", "%s", e.msg);
-			a->rs.name = optarg;
-			break;
-		case O_PAUSED:
-			a->rs.paused = true;
-			break;
-		case O_NO_WAIT:
-			a->rs.wait = false;
-			break;
-		case O_TIMEOUT:
-			if (cli_parse_duration(optarg, &a->rs.timeout_ms, &e))
-				return cli_usage("restore", "--timeout: %s", e.msg);
-			break;
-		case 'o':
-			if (!cli_output_json("restore", optarg, &a->json))
-				return CLI_USAGE;
-			break;
-		default:
-			return cli_bad_option("restore", argv);
-		}
-	}
+	if (r)
+		return r;
 	if (optind + 1 != argc)
 		return cli_usage("restore", "give one snapshot");
 	a->snapshot = argv[optind];

@@ -103,8 +103,9 @@ enum {
 	O_TIMEOUT
 };
 
-static int parse_option(struct run_args *a, int opt, char *arg, struct err *e)
+static int parse_option(void *arg, int opt, struct err *e)
 {
+	struct run_args *a = arg;
 	uint64_t v;
 	int r;
 
@@ -113,32 +114,32 @@ static int parse_option(struct run_args *a, int opt, char *arg, struct err *e)
 		a->detach = true;
 		return 0;
 	case 'o':
-		return cli_output_json("run", arg, &a->json) ? 0 : -ECANCELED;
+		return cli_output_json("run", optarg, &a->json) ? 0 : -ECANCELED;
 	case O_RM:
 		a->rm = true;
 		return 0;
 	case O_NAME:
-		a->name = arg;
-		return cli_name_check("--name", arg, e);
+		a->name = optarg;
+		return cli_name_check("--name", optarg, e);
 	case O_IMAGE:
-		a->image = arg;
-		return cli_name_check("--image", arg, e);
+		a->image = optarg;
+		return cli_name_check("--image", optarg, e);
 	case O_KERNEL:
-		a->vm.kernel = arg;
+		a->vm.kernel = optarg;
 		return 0;
 	case O_INITRD:
-		a->vm.initrd = arg;
+		a->vm.initrd = optarg;
 		return 0;
 	case O_DISK:
-		return parse_disk(a, arg, e);
+		return parse_disk(a, optarg, e);
 	case O_APPEND_ARGS:
-		a->append = arg;
+		a->append = optarg;
 		return 0;
 	case O_MEMORY:
-		r = cli_parse_size(arg, &a->vm.mem_bytes, e);
+		r = cli_parse_size(optarg, &a->vm.mem_bytes, e);
 		return r ? err_wrap(e, r, "--memory") : 0;
 	case O_CPUS:
-		r = cli_parse_uint(arg, 1, 64, &v, e);
+		r = cli_parse_uint(optarg, 1, 64, &v, e);
 		if (r)
 			return err_wrap(e, r, "--cpus");
 		a->vm.vcpus = (unsigned int)v;
@@ -150,7 +151,7 @@ static int parse_option(struct run_args *a, int opt, char *arg, struct err *e)
 		a->no_wait = true;
 		return 0;
 	case O_TIMEOUT:
-		r = cli_parse_duration(arg, &a->timeout_ms, e);
+		r = cli_parse_duration(optarg, &a->timeout_ms, e);
 		return r ? err_wrap(e, r, "--timeout") : 0;
 	default:
 		return -ENOSYS;
@@ -176,20 +177,11 @@ static int parse_args(struct run_args *a, int argc, char **argv)
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
 		{ NULL, 0, NULL, 0 },
 	};
-	struct err e;
-	int opt;
+	int r;
 
-	opterr = 0;
-	while ((opt = getopt_long(argc, argv, "+do:", opts, NULL)) != -1) {
-		int r = parse_option(a, opt, optarg, &e);
-
-		if (r == -ENOSYS)
-			return cli_bad_option("run", argv);
-		if (r == -ECANCELED)
-			return CLI_USAGE;
-		if (r)
-			return cli_usage("run", "%s", e.msg);
-	}
+	r = cli_options("run", argc, argv, "+do:", opts, parse_option, a);
+	if (r)
+		return r;
 	if (optind < argc)
 		return cli_usage("run", "'%s' is not expected: a VM takes no command",
 				 argv[optind]);

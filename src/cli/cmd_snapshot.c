@@ -51,8 +51,9 @@ struct args {
 
 enum { O_INCREMENTAL = 1000, O_BASE, O_COMPRESS, O_MAX_GROWTH, O_NAME };
 
-static int parse_option(struct args *a, int opt, struct err *e)
+static int parse_option(void *arg, int opt, struct err *e)
 {
+	struct args *a = arg;
 	int r;
 
 	switch (opt) {
@@ -87,19 +88,11 @@ static int parse_args(struct args *a, int argc, char **argv)
 		{ NULL, 0, NULL, 0 },
 	};
 	struct err e;
-	int opt;
+	int r;
 
-	opterr = 0;
-	while ((opt = getopt_long(argc, argv, "o:", opts, NULL)) != -1) {
-		int r = parse_option(a, opt, &e);
-
-		if (r == -ENOSYS)
-			return cli_bad_option("snapshot", argv);
-		if (r == -ECANCELED)
-			return CLI_USAGE;
-		if (r)
-			return cli_usage("snapshot", "%s", e.msg);
-	}
+	r = cli_options("snapshot", argc, argv, "o:", opts, parse_option, a);
+	if (r)
+		return r;
 	if (optind + 2 != argc)
 		return cli_usage("snapshot", "give a VM and the snapshot's name, or ls, inspect, "
 					     "verify, rm, flatten");

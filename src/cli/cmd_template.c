@@ -73,8 +73,15 @@ enum {
 	O_NO_SETTLE
 };
 
-static int create_option(struct template_make *m, const char **warm, int opt, struct err *e)
+struct create_args {
+	struct template_make m;
+	const char *warm[WARM_MAX];
+};
+
+static int create_option(void *arg, int opt, struct err *e)
 {
+	struct create_args *a = arg;
+	struct template_make *m = &a->m;
 	uint64_t v;
 	int r;
 
@@ -94,7 +101,7 @@ static int create_option(struct template_make *m, const char **warm, int opt, st
 	case O_WARM:
 		if (m->nwarm == WARM_MAX)
 			return err_set(e, E2BIG, "--warm: at most %d commands", WARM_MAX);
-		warm[m->nwarm++] = optarg;
+		a->warm[m->nwarm++] = optarg;
 		return 0;
 	case O_MEMORY:
 		r = cli_parse_size(optarg, &m->mem_bytes, e);
@@ -135,50 +142,45 @@ static int template_create(int argc, char **argv)
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
 		{ NULL, 0, NULL, 0 },
 	};
-	const char *warm[WARM_MAX];
-	struct template_make m = { .warm = warm,
-				   .boot_ms = 300000,
-				   .warm_ms = 300000,
-				   .settle_ms = 60000,
-				   .step = isatty(STDERR_FILENO) ? step_shown : step_quiet };
+	struct create_args a = { .m = { .boot_ms = 300000,
+					.warm_ms = 300000,
+					.settle_ms = 60000,
+					.step = isatty(STDERR_FILENO) ? step_shown : step_quiet } };
+	struct template_make *m = &a.m;
 	struct err e;
-	int opt, signals, r;
+	int signals, r;
 
-	opterr = 0;
-	while ((opt = getopt_long(argc, argv, "", opts, NULL)) != -1) {
-		r = create_option(&m, warm, opt, &e);
-		if (r == -ENOSYS)
-			return cli_bad_option("template", argv);
-		if (r)
-			return cli_usage("template", "%s", e.msg);
-	}
+	m->warm = a.warm;
+	r = cli_options("template", argc, argv, "", opts, create_option, &a);
+	if (r)
+		return r;
 	if (optind + 1 != argc)
 		return cli_usage("template", "create: give one name");
-	if (!m.image == !m.from)
+	if (!m->image == !m->from)
 		return cli_usage("template", "create: give one of --image and --from");
-	if (m.from && (m.mem_bytes || m.vcpus || m.append))
+	if (m->from && (m->mem_bytes || m->vcpus || m->append))
 		return cli_usage("template",
 				 "create: --memory, --cpus and --append go with --image: "
 				 "a fork has its parent's");
-	if (m.image && (m.flat || m.no_settle))
+	if (m->image && (m->flat || m->no_settle))
 		return cli_usage("template", "create: --flat and --no-settle go with --from");
-	if (m.image && !m.mem_bytes)
-		m.mem_bytes = MIB(512);
-	if (m.image && !m.vcpus)
-		m.vcpus = 1;
-	m.name = argv[optind];
-	if (cli_name_check("template", m.name, &e))
+	if (m->image && !m->mem_bytes)
+		m->mem_bytes = MIB(512);
+	if (m->image && !m->vcpus)
+		m->vcpus = 1;
+	m->name = argv[optind];
+	if (cli_name_check("template", m->name, &e))
 		return cli_fail(&e);
 	state_sweep();
 	signals = cli_catch_signals(&e);
 	if (signals < 0)
 		return cli_fail(&e);
-	r = template_make(&m, signals, &e);
+	r = template_make(m, signals, &e);
 	if (r) {
-		err_wrap(&e, r, "template %s", m.name);
+		err_wrap(&e, r, "template %s", m->name);
 		return cli_fail(&e);
 	}
-	puts(m.name);
+	puts(m->name);
 	return cli_flush();
 }
 
