@@ -27,6 +27,18 @@ bool procfs_read(const char *path, char *buf, size_t cap)
 	return true;
 }
 
+bool procfs_write(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK);
+	ssize_t n;
+
+	if (fd < 0)
+		return false;
+	n = write(fd, value, strlen(value));
+	close(fd);
+	return n >= 0;
+}
+
 uint64_t procfs_mem(const char *key)
 {
 	char buf[4096], *p = buf;

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "procfs.h"
 
 #define RESTART_MS 200
 #define EXIT_TAKEN 3 /* another agent is there: no use in starting again */
@@ -89,6 +90,13 @@ static void run_first(void)
 	struct sched_param p = { .sched_priority = 1 };
 
 	syscall(SYS_sched_setscheduler, 0, SCHED_FIFO | SCHED_RESET_ON_FORK, &p);
+}
+
+/* A guest that runs out of memory ends something else: without us nobody could look at it. What we
+ * start is like any other process again (spawn.c). Best effort, as run_first. */
+static void die_last(void)
+{
+	(void)procfs_write("/proc/self/oom_score_adj", "-1000");
 }
 
 static int agent_main(const char *where, const char *root, bool may_shut_down)
@@ -195,6 +203,7 @@ int main(int argc, char **argv)
 	o.shutdown = o.shutdown || (vsock && !o.no_shutdown);
 	prctl(PR_SET_NAME, "clone-agent");
 	standard_fds(!o.foreground);
+	die_last();
 	if (chdir("/"))
 		agent_log("cannot enter /: %s", strerror(errno));
 	umask(022);

@@ -5,6 +5,7 @@
  * runs on our memory: it makes system calls, writes nothing but its report, and calls nothing of
  * libc that might keep state (hence setuid and friends as raw system calls). Agent's thread.
  */
+#include "procfs.h"
 #include "spawn.h"
 
 #include <errno.h>
@@ -117,6 +118,8 @@ static int set_up(const struct spawn *s)
 		lim.rlim_cur = 1024;
 		setrlimit(RLIMIT_NOFILE, &lim);
 	}
+	/* Nor is it to be spared when memory runs out; the kernel gives a vfork child its own. */
+	(void)procfs_write("/proc/self/oom_score_adj", "0");
 	umask(022);
 	err = s->user ? become(s->user) : 0;
 	if (!err)

@@ -129,6 +129,8 @@ int main(int argc, char **argv)
 	if (uevents >= 0)
 		close(uevents);
 	root_switch();
+	if (c.init && access(c.init, X_OK))
+		fatal("init=%s", c.init); /* before the agent tells the host that all is well */
 	agent_start(agent);
 	become_init(&c, argc > 0 ? argv : none);
 	say("the root disk has no init: clone-init stays");

@@ -108,5 +108,18 @@ def test_exec__sixty_four_at_once(w):
         same((out.decode(), p.returncode), (f"{i}\n", i), f"command {i}")
 
 
+def test_exec__the_agent_outlives_a_guest_out_of_memory(w):
+    w.must("run", "-d", "--name", "hungry", "--image", "bb", "--memory", "96M")
+    agent = "cat /proc/$(pidof clone-agent | cut -d' ' -f1)/oom_score_adj /proc/self/oom_score_adj; pidof clone-agent"
+    before = w.sh("hungry", agent).split()
+    same(before[:2], ["-1000", "0"], "whom the kernel spares")
+    # the kernel looks for a victim when it is told to as when it has to, but without minutes of swapping programs in and out
+    greedy = ('BEGIN { s = sprintf("%30000s", ""); while (n < 1000) a[n++] = s n;'
+              ' print "f" > "/proc/sysrq-trigger"; close("/proc/sysrq-trigger"); while (1) n++ }')
+    same(w.clone("exec", "hungry", "--", "awk", greedy).code, 137, "exit of the one that has most memory")
+    same(w.sh("hungry", agent).split(), before, "the agent")
+    w.drop("hungry")
+
+
 def test_exec__needs_a_vm_that_runs(w):
     w.refused("exec", "nobody", "--", "true", says="nobody", code=125)

@@ -11,7 +11,7 @@ from harness import WAIT, check, kill_pid, same, until
 def counter(seconds):
     """A process of the template that counts on in every fork, in a file that is always whole. It sleeps in a builtin:
     starting a program each second in each of many guests is more than an emulated host has time for."""
-    return ("echo 0 >/tmp/count; mkfifo /tmp/never; (exec 3<>/tmp/never; i=0; while :; do i=$((i+1)); echo $i 1<>/tmp/count;"
+    return ("echo 0 >/run/count; mkfifo /run/still; (exec 3<>/run/still; i=0; while :; do i=$((i+1)); echo $i 1<>/run/count;"
             f" read -t {seconds} x <&3; done) </dev/null >/dev/null 2>&1 &")
 
 
@@ -29,8 +29,8 @@ def fork(w, what, prefix, n=1, *more):
 
 def progress(w, vm):
     """The counter, which has moved since."""
-    out = w.sh(vm, "a=$(cat /tmp/count); c=$a; n=0; while [ $c -le $a ] && [ $n -lt 600 ]; do n=$((n+1));"
-                   " usleep 100000; c=$(cat /tmp/count); done; echo $a $c").split()
+    out = w.sh(vm, "a=$(cat /run/count); c=$a; n=0; while [ $c -le $a ] && [ $n -lt 600 ]; do n=$((n+1));"
+                   " usleep 100000; c=$(cat /run/count); done; echo $a $c").split()
     check(int(out[1]) > int(out[0]), f"{vm}: its counter stands still at {out[0]}")
     return int(out[0])
 
@@ -115,7 +115,7 @@ def test_fork__ten_are_machines_of_their_own(w):
 def test_fork__a_hundred_alive_and_answering_at_once(w):
     t = w.template("slow", warm=[counter(10)])  # a hundred of them work all the time of an emulated host otherwise
     vms = fork(w, t, "cent", 100, "--timeout", "300s")
-    procs = [w.popen("exec", vm, "--", "/bin/sh", "-c", "hostname; cat /tmp/count",
+    procs = [w.popen("exec", vm, "--", "/bin/sh", "-c", "hostname; cat /run/count",
                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) for vm in vms]
     first = {}
     for vm, p in zip(vms, procs):
@@ -212,7 +212,7 @@ def test_fork__runs_a_command_in_the_fork(w):
     same((r.out, r.err, r.code), ("b c\n/tmp\ntool\nfrom here", "e\n", 9), "streams and code")
     progress(w, "tool")  # it lives on
     w.drop("tool")
-    r = w.clone("fork", t, "--rm", "--", "cat", "/tmp/count")
+    r = w.clone("fork", t, "--rm", "--", "cat", "/run/count")
     same((r.code, r.err), (0, ""), "code and stderr")
     check(int(r.out) > 0, "it is no fork of a template that counts")
     same(w.clone("fork", t, "--rm", "--", "/no/such/file").code, 127, "missing command")

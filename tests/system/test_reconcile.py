@@ -120,8 +120,8 @@ def test_reconcile__a_stopped_agent_fails_the_fork_in_time(w):
     with Terminal(w, "p") as t:
         same(t.run(f"kill -STOP {agent}; echo $?"), ["0"], "stopping the agent")
         fails(w, "p", "c", "the guest's agent has not acknowledged it within 8000 ms", "--timeout", "8s")
-        before = int(t.run("cat /tmp/count")[0])
-        until(lambda: int((t.run("cat /tmp/count") + ["0"])[0] or 0) > before, "progress of the parent")
+        before = int(t.run("cat /run/count")[0])
+        until(lambda: int((t.run("cat /run/count") + ["0"])[0] or 0) > before, "progress of the parent")
         same(t.run(f"kill -CONT {agent}; echo $?"), ["0"], "letting the agent go on")
         test_fork.progress(w, "p")
         w.must("fork", "p", "--name", "c")

@@ -19,7 +19,7 @@ NO_LOG_FLUSH = struct.pack("I", 2)  # what was not written yet is lost, as by a 
 
 def boot(w, name, memory="128M", image="bb"):
     w.must("run", "-d", "--name", name, "--image", image, "--memory", memory)
-    w.sh(name, f"mkdir /run/m; {COUNTER} until [ $(cat /tmp/count) -gt 0 ]; do usleep 50000; done")
+    w.sh(name, f"mkdir /run/m; {COUNTER} until [ $(cat /run/count) -gt 0 ]; do usleep 50000; done")
 
 
 def snapshot(w, vm, name, *more):
@@ -37,7 +37,7 @@ def forget(w, *names):
 
 
 def count(w, vm):
-    return int(w.sh(vm, "cat /tmp/count"))
+    return int(w.sh(vm, "cat /run/count"))
 
 
 def digest(path):
