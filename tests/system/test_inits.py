@@ -3,7 +3,7 @@
 import json
 
 import test_identity
-from harness import IMAGES, same
+from harness import IMAGES, check, same
 
 
 def ended(w, vm):
@@ -11,27 +11,38 @@ def ended(w, vm):
         return json.load(f)["reason"]
 
 
-def is_itself(w, vm, parent, parents_id, pid1):
-    """Names, process 1, the hooks that ran and what they were told. Its machine-id."""
+NOTE = "/etc/clone/fork.d/10-note"
+
+
+def is_itself(w, vm, pid1, forks):
+    """Names, process 1, the hook that ran once in each of `forks` forks on the way. Its machine-id; its parent's name and
+    machine-id, as the hook was told."""
     said = w.sh(vm, "hostname; cat /etc/hostname; cat /proc/1/comm; cat /etc/machine-id; cat /run/hooks;"
                     " . /run/hook-env; echo $CLONE_REASON $CLONE_NAME $CLONE_OLD_HOSTNAME $CLONE_OLD_MACHINE_ID").split("\n")
-    own = said.pop(3)
-    same(said, [vm, vm, pid1, "/etc/clone/fork.d/10-note", f"fork {vm} {parent} {parents_id}"], vm)
-    return own
+    own, told = said.pop(3), said.pop().split()
+    same((said, told[:2]), ([vm, vm, pid1] + [NOTE] * forks, ["fork", vm]), vm)
+    return own, told[2:]
 
 
 def forked(w, image, pid1):
     """Boot, two live forks and two of a template with a hook in each, a clean end of a fork."""
     w.must("run", "-d", "--name", image, "--image", image, "--memory", "256M")
-    w.sh(image, test_identity.put("/etc/clone/fork.d/10-note", test_identity.HOOK, "755"))
+    w.sh(image, test_identity.put(NOTE, test_identity.HOOK, "755"))
     w.sh(image, "until pgrep -x 'agetty|login|bash'; do sleep 1; done")  # the console's, its last service
     parent = w.sh(image, "cat /etc/machine-id")
     w.must("template", "create", f"{image}-t", "--from", image, timeout=600)
     ids, vms = [parent], []
-    for what, prefix in ((image, "init"), (f"{image}-t", "tinit")):
+    # a template of a running machine is one of its forks, settled
+    for what, prefix, forks in ((image, "init", 1), (f"{image}-t", "tinit", 2)):
         w.must("fork", what, "-n", "2", "--name", prefix, "--timeout", "300s", timeout=600)
-        vms += [f"{prefix}-1", f"{prefix}-2"]
-    ids += [is_itself(w, vm, image, parent, pid1) for vm in vms]
+        for vm in (f"{prefix}-1", f"{prefix}-2"):
+            own, told = is_itself(w, vm, pid1, forks)
+            ids.append(own)
+            vms.append(vm)
+            if forks == 1:
+                same(told, [image, parent], f"{vm}: its parent")
+            else:
+                check(told[0].startswith("template-") and told[1] not in ids, f"{vm}: its parent is {told}")
     same(len(set(ids)), 5, f"different machine-ids of {ids}")
     for vm in ("init-1", "tinit-1"):
         w.must("stop", "--timeout", "300s", vm)
