@@ -168,4 +168,8 @@ def run_all(tests, only):
 
 
 def main(tests):
-    sys.exit(run_all(tests, sys.argv[1:]))
+    only = sys.argv[1:]
+    if only[:1] == ["--after"]:
+        at = [t.__name__ for t in tests].index(only[1])
+        tests, only = tests[at + 1:], only[2:]
+    sys.exit(run_all(tests, only))

@@ -58,9 +58,10 @@ def test_exec__a_disconnect_does_not_kill(w):
 
 
 def test_exec__tty_has_the_terminals_size_and_follows_it(w):
+    name = vm(w)
     pid, fd = pty.fork()
     if pid == 0:
-        os.execve(CLONE, [CLONE, "exec", "-i", "-t", "ex", "--", "/bin/sh"], w.env)
+        os.execve(CLONE, [CLONE, "exec", "-i", "-t", name, "--", "/bin/sh"], w.env)
     import fcntl
     import struct
     import termios

@@ -155,14 +155,14 @@ def test_snapshot__under_load_is_one_instant_of_memory_and_disk(w):
 
 
 def test_snapshot__the_parents_exec_streams_on(w):
-    boot(w, "ex")
-    p = w.popen("exec", "ex", "--", "/bin/sh", "-c", "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; done; exit 7",
+    boot(w, "sx")
+    p = w.popen("exec", "sx", "--", "/bin/sh", "-c", "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; done; exit 7",
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     for i in range(3):
-        snapshot(w, "ex", f"e{i}", *(["--incremental"] if i else []))
+        snapshot(w, "sx", f"e{i}", *(["--incremental"] if i else []))
     out, _ = p.communicate(timeout=WAIT)
     same((out.decode(), p.returncode), ("".join(f"{i}\n" for i in range(1, 3001)), 7), "the stream and its code")
-    w.drop("ex")
+    w.drop("sx")
     forget(w, "e2", "e1", "e0")
 
 
