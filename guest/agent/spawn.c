@@ -5,7 +5,6 @@
  * runs on our memory: it makes system calls, writes nothing but its report, and calls nothing of
  * libc that might keep state (hence setuid and friends as raw system calls). Agent's thread.
  */
-#include "procfs.h"
 #include "spawn.h"
 
 #include <errno.h>
@@ -18,6 +17,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "procfs.h"
 
 struct report {
 	volatile int err;

@@ -259,7 +259,7 @@ static int create_thread(pthread_t *tid, void *(*fn)(void *), void *arg)
 	return ret;
 }
 
-int vcpu_threads_start(struct vm *vm, struct err *e)
+static int start_threads(struct vm *vm, bool early, struct err *e)
 {
 	int ret;
 
@@ -274,7 +274,7 @@ int vcpu_threads_start(struct vm *vm, struct err *e)
 		t->dev = vm_find_device(vm, "vcpu", id);
 		t->party.kick = kick;
 		t->party.parking = parking;
-		t->early = vm->child.spare && vm->child.report_fd >= 0;
+		t->early = early;
 		BUG_ON(!t->dev);
 		vm->threads[i] = t;
 		/* joined before it runs, so that no pause can miss it */
@@ -289,12 +289,17 @@ int vcpu_threads_start(struct vm *vm, struct err *e)
 	return 0;
 }
 
+int vcpu_threads_start(struct vm *vm, struct err *e)
+{
+	return start_threads(vm, false, e);
+}
+
 int vcpu_threads_early(struct vm *vm, struct err *e)
 {
 	int ret;
 
 	vm->starting = true;
-	ret = vcpu_threads_start(vm, e);
+	ret = start_threads(vm, true, e);
 	if (!ret)
 		ret = barrier_pause(vm->m.barrier, VM_PAUSE_TIMEOUT_MS, e);
 	if (!ret)

@@ -64,11 +64,11 @@ def test_inits__runit(w):
 def test_inits__none_but_clone_init(w):
     """No disk: clone-init is process 1, and busybox is all there is."""
     w.must("run", "-d", "--name", "bare", "--kernel", f"{IMAGES}/bb/vmlinuz", "--memory", "128M")
-    w.sh("bare", test_identity.put("/etc/clone/fork.d/10-note", test_identity.HOOK, "755"))
+    w.sh("bare", test_identity.put(NOTE, test_identity.HOOK, "755"))
     w.must("fork", "bare", "--name", "barer")
     same(w.sh("barer", "hostname; cat /etc/hostname; cat /etc/machine-id | wc -c; cat /run/hooks; . /run/hook-env;"
                        " echo $CLONE_REASON $CLONE_OLD_HOSTNAME").split(),
-         ["barer", "barer", "33", "/etc/clone/fork.d/10-note", "fork", "bare"], "who the fork is")
+         ["barer", "barer", "33", NOTE, "fork", "bare"], "who the fork is")
     same(w.sh("bare", "hostname; ls /run/hooks 2>/dev/null; true"), "bare", "the parent")
     for vm in ("barer", "bare"):
         w.must("stop", "--timeout", "120s", vm)

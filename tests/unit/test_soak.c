@@ -167,12 +167,21 @@ static struct sample settled(const struct tiny_seed *src, size_t children,
 	return s;
 }
 
-static void soak(const char *name, const struct tiny_seed *src, size_t children)
+/* The connections it was started by: idle, they would end after a minute, in the midst. */
+static void hang_up(struct tiny_seed *src)
+{
+	client_close(src->proc.api);
+	src->proc.api = NULL;
+	close(take_fd(&src->proc.fdsock));
+}
+
+static void soak(const char *name, struct tiny_seed *src, size_t children)
 {
 	const char *asked = getenv("SOAK_ROUNDS");
 	unsigned long rounds = asked ? strtoul(asked, NULL, 10) : ROUNDS;
 	struct sample first = { 0 };
 
+	hang_up(src);
 	print_message("%s\n%8s %5s %8s %9s %6s %8s %9s %9s\n", name, "forks", "fds", "threads",
 		      "children", "files", "our fds", "RSS KiB", "data KiB");
 	for (unsigned long i = 1; i <= rounds; i++) {
