@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The pause barrier: a mutex, two condition variables and a count. See barrier.h.
+ * The pause barrier: a mutex, two condition variables and counts. A party that sleeps through the
+ * end of a pause and the beginning of the next saves again: others have run in between. See
+ * barrier.h.
  */
 #include "event/barrier.h"
 
@@ -14,10 +16,11 @@
 struct barrier {
 	pthread_mutex_t lock;
 	pthread_cond_t all_parked; /* main waits */
-	pthread_cond_t go_on;	   /* parties wait */
+	pthread_cond_t go_on;	   /* parties wait: to save, then for the end */
 	struct barrier_party *parties;
 	unsigned int members, parked;
 	unsigned int paused; /* how many pauses nest; read without the lock by barrier_wanted */
+	unsigned long pause; /* which one it is; nested ones are the same */
 };
 
 static void init_sync(struct barrier *b)
@@ -54,12 +57,31 @@ void barrier_destroy(struct barrier *b)
 	free(b);
 }
 
+/* Somebody has parked, saved or left. */
+static void come_closer(struct barrier *b)
+{
+	if (b->parked < b->members)
+		return;
+	pthread_cond_broadcast(&b->go_on);
+	pthread_cond_signal(&b->all_parked);
+}
+
+static unsigned int missing(const struct barrier *b)
+{
+	unsigned int n = 0;
+
+	for (const struct barrier_party *p = b->parties; p; p = p->next)
+		n += !p->parked || p->saved != b->pause;
+	return n;
+}
+
 void barrier_join(struct barrier *b, struct barrier_party *p)
 {
 	pthread_mutex_lock(&b->lock);
 	BUG_ON(p->member);
 	p->member = true;
 	p->parked = false;
+	p->saved = 0;
 	p->next = b->parties;
 	b->parties = p;
 	b->members++;
@@ -78,7 +100,7 @@ void barrier_leave(struct barrier *b, struct barrier_party *p)
 	}
 	p->member = false;
 	b->members--;
-	pthread_cond_signal(&b->all_parked);
+	come_closer(b);
 	pthread_mutex_unlock(&b->lock);
 }
 
@@ -96,9 +118,21 @@ void barrier_check(struct barrier *b, struct barrier_party *p)
 	if (b->paused) {
 		p->parked = true;
 		if (++b->parked == b->members)
-			pthread_cond_signal(&b->all_parked);
-		while (b->paused)
-			pthread_cond_wait(&b->go_on, &b->lock);
+			come_closer(b);
+		while (b->paused) {
+			unsigned long pause = b->pause;
+
+			if (p->saved == pause || b->parked < b->members) {
+				pthread_cond_wait(&b->go_on, &b->lock);
+				continue;
+			}
+			pthread_mutex_unlock(&b->lock);
+			p->saving(p);
+			pthread_mutex_lock(&b->lock);
+			p->saved = pause;
+			if (!missing(b))
+				pthread_cond_signal(&b->all_parked);
+		}
 		p->parked = false;
 		b->parked--;
 	}
@@ -118,17 +152,20 @@ int barrier_pause(struct barrier *b, int timeout_ms, struct err *e)
 		until.tv_sec++;
 	}
 	pthread_mutex_lock(&b->lock);
+	if (!b->paused)
+		b->pause++;
 	__atomic_store_n(&b->paused, b->paused + 1, __ATOMIC_RELEASE);
 	for (struct barrier_party *p = b->parties; p; p = p->next)
 		if (!p->parked)
 			p->kick(p);
-	while (b->parked < b->members && !ret)
+	come_closer(b); /* those that have not noticed the last pause's end */
+	while (missing(b) && !ret)
 		ret = pthread_cond_timedwait(&b->all_parked, &b->lock, &until);
-	if (b->parked == b->members)
+	if (!missing(b))
 		ret = 0;
 	if (ret) {
 		ret = err_set(e, ETIMEDOUT, "pause: %u of %u threads did not stop within %d ms",
-			      b->members - b->parked, b->members, timeout_ms);
+			      missing(b), b->members, timeout_ms);
 		__atomic_store_n(&b->paused, b->paused - 1, __ATOMIC_RELEASE);
 		pthread_cond_broadcast(&b->go_on);
 	}
@@ -160,6 +197,7 @@ void barrier_release(struct barrier *b)
 void barrier_child(struct barrier *b)
 {
 	init_sync(b);
+	b->pause++;
 	b->parties = NULL;
 	b->members = 0;
 	b->parked = 0;

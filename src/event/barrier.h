@@ -19,10 +19,15 @@ struct barrier;
 struct barrier_party {
 	/* Makes the thread come to barrier_check soon, even out of a blocking call. Main thread. */
 	void (*kick)(struct barrier_party *p);
-	/* On the party's own thread just before it parks: save what only this thread may read. */
+	/* On the party's own thread just before it parks: finish what is half done. */
 	void (*parking)(struct barrier_party *p);
+	/* On the party's own thread, once in each pause, when all have parked: save what only this
+	 * thread may read. Earlier another party could still change it (a vCPU that runs sends
+	 * interrupts to one that does not). */
+	void (*saving)(struct barrier_party *p);
 	struct barrier_party *next; /* the barrier's */
 	bool parked, member;
+	unsigned long saved; /* in which pause */
 };
 
 int barrier_create(struct barrier **out, struct err *e);
@@ -34,8 +39,8 @@ void barrier_leave(struct barrier *b, struct barrier_party *p);
 bool barrier_wanted(struct barrier *b);
 /* On the party's thread: parks while a pause lasts. */
 void barrier_check(struct barrier *b, struct barrier_party *p);
-/* Main: stops all parties and returns when each is parked. -ETIMEDOUT (nothing stays paused)
- * names how many did not come. Nests: a second pause counts. */
+/* Main: stops all parties and returns when each is parked and has saved. -ETIMEDOUT (nothing stays
+ * paused) names how many did not come. Nests: a second pause counts. */
 int barrier_pause(struct barrier *b, int timeout_ms, struct err *e);
 void barrier_resume(struct barrier *b);
 /* Ends all pauses. */

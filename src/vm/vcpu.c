@@ -120,9 +120,17 @@ static void parking(struct barrier_party *p)
 	while ((ret = kvm_vcpu_settle(v->kv, &t->save_err)) > 0)
 		if (!handle_exit(t, kvm_vcpu_runpage(v->kv)))
 			break;
-	if (ret >= 0)
-		ret = kvm_vcpu_save(v->kv, &v->state, &t->save_err);
 	t->save_ret = MIN(ret, 0);
+}
+
+/* No vCPU runs any more: the interrupts that they have sent each other are all there. */
+static void saving(struct barrier_party *p)
+{
+	struct vcpu_thread *t = container_of(p, struct vcpu_thread, party);
+	struct dev_vcpu *v = vcpu_of(t);
+
+	if (!t->save_ret && !__atomic_load_n(&t->vm->starting, __ATOMIC_ACQUIRE))
+		t->save_ret = kvm_vcpu_save(v->kv, &v->state, &t->save_err);
 }
 
 static void on_entered(void *arg)
@@ -274,6 +282,7 @@ static int start_threads(struct vm *vm, bool early, struct err *e)
 		t->dev = vm_find_device(vm, "vcpu", id);
 		t->party.kick = kick;
 		t->party.parking = parking;
+		t->party.saving = saving;
 		t->early = early;
 		BUG_ON(!t->dev);
 		vm->threads[i] = t;
