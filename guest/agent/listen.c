@@ -92,6 +92,17 @@ static void on_ready(struct watch *w, uint32_t events)
 	loop_close(&l->agent->loop, w);
 }
 
+/* The host listens to nobody but root: a port that others may not bind shows it (as in rsh, but
+ * here both kernels are known). */
+static void bind_privileged(int fd)
+{
+	struct sockaddr_vm own = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY };
+
+	for (own.svm_port = PROTO_ROOT_PORT_MAX; own.svm_port; own.svm_port--)
+		if (!bind(fd, (struct sockaddr *)&own, sizeof(own)) || errno != EADDRINUSE)
+			return;
+}
+
 /* Returns 0 if it is on its way, done or pointless; -errno if there is no way to the host yet. */
 static int say_ready(struct listener *l)
 {
@@ -102,6 +113,7 @@ static int say_ready(struct listener *l)
 
 	if (fd < 0)
 		return -errno;
+	bind_privileged(fd);
 	if (connect(fd, (struct sockaddr *)&host, sizeof(host)) && errno != EINPROGRESS) {
 		int err = errno;
 

@@ -11,7 +11,7 @@
 #include "base/time.h"
 #include "base/util.h"
 
-static void emit(const char *fmt, va_list ap)
+static size_t emit(const char *fmt, va_list ap)
 {
 	char line[640] = "clone: ";
 	int n = vsnprintf(line + 7, sizeof(line) - 8, fmt, ap);
@@ -21,6 +21,7 @@ static void emit(const char *fmt, va_list ap)
 	line[len++] = '\n';
 	r = write(STDERR_FILENO, line, len);
 	(void)r; /* nowhere left to say so */
+	return len;
 }
 
 void log_warn(const char *fmt, ...)
@@ -43,7 +44,9 @@ void log_info(const char *fmt, ...)
 
 void log_guest(struct log_limit *l, const char *fmt, ...)
 {
+	static size_t printed; /* by all limits and threads */
 	uint64_t now = time_mono_ns();
+	size_t before, n;
 	va_list ap;
 
 	if (!l->last_ns || now - l->last_ns >= 1000000000u) {
@@ -52,14 +55,17 @@ void log_guest(struct log_limit *l, const char *fmt, ...)
 		l->tokens = (uint32_t)MIN(10u, l->tokens + add);
 		l->last_ns = now;
 	}
-	if (!l->tokens) {
+	if (!l->tokens || __atomic_load_n(&printed, __ATOMIC_RELAXED) >= LOG_GUEST_BYTES) {
 		l->dropped++;
 		return;
 	}
 	l->tokens--;
 	va_start(ap, fmt);
-	emit(fmt, ap);
+	n = emit(fmt, ap);
 	va_end(ap);
+	before = __atomic_fetch_add(&printed, n, __ATOMIC_RELAXED);
+	if (before + n >= LOG_GUEST_BYTES)
+		log_warn("(what this guest provokes is not printed any more)");
 	if (l->dropped) {
 		log_warn("(%u more lines like this were dropped)", l->dropped);
 		l->dropped = 0;

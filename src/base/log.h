@@ -12,7 +12,9 @@
 void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* A token per second, a burst of ten: zero-initialise one beside whatever can be provoked. */
+/* A token per second, a burst of ten: zero-initialise one beside whatever can be provoked. Of all
+ * that guests provoke, a process prints LOG_GUEST_BYTES: its log has no other bound. */
+#define LOG_GUEST_BYTES (1u << 20)
 struct log_limit {
 	uint64_t last_ns;
 	uint32_t tokens, dropped;

@@ -17,21 +17,25 @@
 #include "cli/machine.h"
 #include "cli/procid.h"
 #include "cli/seed.h"
+#include "cli/userdata.h"
 #include "control/json.h"
 
 #define FORK_MAX 10000
 
 const char cmd_fork_usage[] =
 	"TEMPLATE|VM [-n N] [--name NAME] [--all] [--paused] [--wait|--no-wait]\n"
-	"            [--timeout DURATION] [-o json]\n"
-	"       clone fork TEMPLATE|VM [--name NAME] [--rm] [--timeout DURATION] [-i] [-t]\n"
-	"            [-e KEY=VALUE]... [-w DIR] [-u USER] -- COMMAND [ARGUMENT]...\n"
+	"            [--userdata FILE] [--timeout DURATION] [-o json]\n"
+	"       clone fork TEMPLATE|VM [--name NAME] [--rm] [--userdata FILE] [--timeout "
+	"DURATION]\n"
+	"            [-i] [-t] [-e KEY=VALUE]... [-w DIR] [-u USER] -- COMMAND [ARGUMENT]...\n"
 	"\n"
 	"  -n, --count N     how many (default 1)\n"
 	"      --name NAME   of the fork; with -n NAME-1 to NAME-N. Default: SOURCE-xxxx\n"
 	"      --all         all or none: when one fails, the others are ended and removed\n"
 	"      --paused      they stand still until clone resume, which is also when they\n"
 	"                    learn who they are\n"
+	"      --userdata F  what each finds as /run/clone/userdata: the file F (-: standard\n"
+	"                    input), 16 KiB at most; without it, there is no such file\n"
 	"      --wait        return when the guests have acknowledged who they are (default)\n"
 	"      --no-wait     return before that\n"
 	"      --timeout D   how long a guest has for that; default 30s\n"
@@ -45,14 +49,15 @@ const char cmd_fork_usage[] =
 	"With a COMMAND, runs it in the one fork and exits as clone exec does.\n";
 
 struct fork_args {
-	const char *source, *name;
+	const char *source, *name, *userdata;
+	int userdata_fd;
 	uint64_t n, timeout_ms;
 	bool no_wait, json, rm, all, paused;
 	char **command; /* NULL: none */
 	struct exec_cmd exec;
 };
 
-enum { O_NAME = 1000, O_WAIT, O_NO_WAIT, O_TIMEOUT, O_RM, O_ALL, O_PAUSED };
+enum { O_NAME = 1000, O_WAIT, O_NO_WAIT, O_TIMEOUT, O_RM, O_ALL, O_PAUSED, O_USERDATA };
 
 static int parse_option(void *arg, int opt, struct err *e)
 {
@@ -83,6 +88,9 @@ static int parse_option(void *arg, int opt, struct err *e)
 		return r ? err_wrap(e, r, "--timeout") : 0;
 	case O_RM:
 		a->rm = true;
+		return 0;
+	case O_USERDATA:
+		a->userdata = optarg;
 		return 0;
 	default:
 		return exec_cmd_option(&a->exec, opt, e);
@@ -129,6 +137,7 @@ static int parse_args(struct fork_args *a, int argc, char **argv)
 		{ "paused", no_argument, NULL, O_PAUSED },
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
 		{ "rm", no_argument, NULL, O_RM },
+		{ "userdata", required_argument, NULL, O_USERDATA },
 		EXEC_CMD_OPTIONS,
 		{ NULL, 0, NULL, 0 },
 	};
@@ -234,6 +243,7 @@ static int fork_from(struct fork_args *a, const struct fork_source *src, int sig
 				      .paused = a->paused,
 				      .all = a->all,
 				      .owned = a->rm,
+				      .userdata_fd = a->userdata_fd,
 				      .timeout_ms = a->timeout_ms };
 	struct fork_child_info *c = name_children(a, e);
 	uint64_t pause_ns = 0;
@@ -250,7 +260,8 @@ static int fork_from(struct fork_args *a, const struct fork_source *src, int sig
 	return r;
 }
 
-static int fork_template(struct fork_args *a, int signals, struct err *e)
+/* *there: whether there is such a template. */
+static int fork_template(struct fork_args *a, int signals, bool *there, struct err *e)
 {
 	struct template *t = calloc(1, sizeof(*t));
 	cleanup_json json_t *info = NULL;
@@ -258,10 +269,12 @@ static int fork_template(struct fork_args *a, int signals, struct err *e)
 	struct vmdir d;
 	int use = -1, r;
 
+	*there = true;
 	if (!t)
 		return err_set(e, ENOMEM, "out of memory");
 	vmdir_init(&d);
 	r = seed_get(a->source, signals, t, &d, &use, e);
+	*there = r != -ENOENT;
 	if (!r) {
 		info = machine_info(t);
 		src = (struct fork_source){ .dir = &d, .info = info };
@@ -298,9 +311,10 @@ static int fork_vm(struct fork_args *a, int signals, struct err *e)
 
 int cmd_fork(int argc, char **argv)
 {
-	struct fork_args a = { .n = 1, .timeout_ms = 30000 };
-	int signals, r;
+	struct fork_args a = { .n = 1, .timeout_ms = 30000, .userdata_fd = -1 };
+	int signals, r = 0;
 	struct err e;
+	bool there = true;
 
 	exec_cmd_init(&a.exec);
 	r = parse_args(&a, argc, argv);
@@ -313,9 +327,14 @@ int cmd_fork(int argc, char **argv)
 	signals = cli_catch_signals(&e);
 	if (signals < 0)
 		return cli_fail(&e);
-	r = fork_template(&a, signals, &e);
-	if (r == -ENOENT)
+	if (a.userdata)
+		r = a.userdata_fd = userdata_open(a.userdata, &e);
+	if (r >= 0)
+		r = fork_template(&a, signals, &there, &e);
+	if (r < 0 && !there)
 		r = fork_vm(&a, signals, &e);
+	if (a.userdata_fd >= 0)
+		close(a.userdata_fd);
 	if (r < 0)
 		cli_fail(&e);
 	return r >= 0 ? r : a.command ? CLI_EXEC_FAILED : CLI_FAIL;

@@ -23,8 +23,10 @@ const char cmd_restore_usage[] =
 	"its own: a snapshot can be restored many times.\n"
 	"\n"
 	"      --name NAME   of the VM; default: the name it had\n"
-	"      --paused      it stays paused: `clone resume` lets it go on\n"
-	"      --no-wait     return before the guest has acknowledged who it is\n"
+	"      --paused      it stays paused: `clone resume` lets it go on, and that is when the\n"
+	"                    guest learns who it is\n"
+	"      --no-wait     return before the guest has acknowledged who it is, and let it\n"
+	"                    live if it never does\n"
 	"      --timeout D   how long it has for that; default 30s\n";
 
 static int publish(const struct restore *rs, struct vmproc *p, struct err *e)
@@ -48,7 +50,7 @@ int restore_vm(const struct restore *rs, int cancel_fd, struct vmproc *p, struct
 
 	if (r)
 		return r;
-	r = machine_load(p, rs->t, false, e);
+	r = machine_load(p, rs->t, false, rs->paused && rs->wait ? rs->timeout_ms : 0, e);
 	if (!r && !rs->paused)
 		r = vmproc_request(p, "PATCH", "/vm", resumed, LAUNCH_MS, NULL, e);
 	if (!r && !rs->paused && rs->wait && rs->t->agent)

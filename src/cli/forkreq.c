@@ -17,8 +17,9 @@
 #include "cli/procid.h"
 #include "control/client.h"
 #include "control/json.h"
+#include "fork/fork.h"
 
-#define GRANTS_PER_CHILD (2 + HOST_FDS + 2 * LAUNCH_DISKS)
+#define GRANTS_PER_CHILD (3 + HOST_FDS + 2 * LAUNCH_DISKS)
 
 struct session {
 	const struct fork_source *src;
@@ -114,6 +115,8 @@ static int prepare(const struct session *s, const char *name, struct prepared *p
 	add(&b, prefix, "lock", p->dir.lock_fd, false);
 	for (size_t i = 0; i < HOST_FDS; i++)
 		add(&b, prefix, host_fd_names[i], h.fd[i], false);
+	if (s->how->userdata_fd >= 0)
+		add(&b, prefix, "userdata", s->how->userdata_fd, false);
 	r = add_overlays(s, &b, prefix, e);
 	r = send_bundle(s, &b, r, e);
 	host_fds_close(&h);
@@ -163,11 +166,14 @@ static json_t *request_body(const struct prepared *p, const struct fork_child_in
 	json_t *body = json_pack("{s:o, s:b, s:b, s:I}", "children", list, "wait", how->wait, "all",
 				 how->all, "timeout_ms", (json_int_t)how->timeout_ms);
 
-	for (size_t i = 0; body && i < n; i++)
+	for (size_t i = 0; body && i < n; i++) {
+		if (!p[i].made)
+			continue;
 		json_array_append_new(list,
 				      json_pack("{s:s, s:I, s:I, s:b}", "name", c[i].name, "uid",
 						(json_int_t)p[i].dir.uid, "gid",
 						(json_int_t)p[i].dir.gid, "paused", how->paused));
+	}
 	return body;
 }
 
@@ -203,116 +209,181 @@ static void settle_child(const struct session *s, struct prepared *p, struct for
 	vmdir_close(&p->dir);
 }
 
-static int batch(const struct session *s, struct prepared *p, struct fork_child_info *c, size_t n,
-		 uint64_t *pause_ns, struct err *e)
+/* Nobody may hold a child's lock who is not it: grants that were not taken end with the connection.
+ * "all" of those that were prepared are taken back. */
+static void take_back(struct session *s, struct prepared *p, size_t n)
 {
-	cleanup_json json_t *body = NULL, *reply = NULL;
+	if (s->fdsock >= 0)
+		close(take_fd(&s->fdsock));
+	for (size_t i = 0; i < n; i++)
+		discard(&p[i]);
+}
+
+/* Those that cannot be prepared have failed, and say why. How many are ready to be made. */
+static size_t prepare_all(const struct session *s, struct prepared *p, struct fork_child_info *c,
+			  size_t n)
+{
+	size_t ready = 0;
+	struct err e;
+
+	for (size_t i = 0; i < n; i++) {
+		if (prepare(s, c[i].name, &p[i], &e)) {
+			snprintf(c[i].why, sizeof(c[i].why), "%s", e.msg);
+			discard(&p[i]);
+			if (s->how->all)
+				return 0;
+		} else {
+			ready++;
+		}
+	}
+	return ready;
+}
+
+/* What the disks of a running source go on with. */
+static int grant_own(const struct session *s, const char *first, struct err *e)
+{
 	struct bundle own = { .n = 0 };
 	char prefix[96];
-	uint64_t sent;
-	int r = 0;
 
-	for (size_t i = 0; i < n && !r; i++)
-		r = prepare(s, c[i].name, &p[i], e);
-	if (!r && s->src->live) {
-		snprintf(prefix, sizeof(prefix), "child/%s/parent/", c[0].name);
-		r = add_overlays(s, &own, prefix, e);
-		r = send_bundle(s, &own, r, e);
-	}
-	if (r)
-		return r;
-	body = request_body(p, c, n, s->how);
+	if (!s->src->live)
+		return 0;
+	snprintf(prefix, sizeof(prefix), "child/%s/parent/", first);
+	return send_bundle(s, &own, add_overlays(s, &own, prefix, e), e);
+}
+
+/* One request: of those that are prepared, all are of one instant. */
+static int ask(const struct session *s, struct prepared *p, struct fork_child_info *c, size_t n,
+	       uint64_t *pause_ns, struct err *e)
+{
+	cleanup_json json_t *body = request_body(p, c, n, s->how), *reply = NULL;
+	uint64_t sent = time_mono_ns();
+	size_t first = 0;
+	int r;
+
 	if (!body)
 		return err_set(e, ENOMEM, "out of memory");
-	sent = time_mono_ns();
-	r = client_request(s->api, "PUT", "/fork", body, s->how->timeout_ms + LAUNCH_MS, &reply, e);
+	while (!p[first].made)
+		first++;
+	r = grant_own(s, c[first].name, e);
+	if (!r)
+		r = client_request(s->api, "PUT", "/fork", body, s->how->timeout_ms + LAUNCH_MS,
+				   &reply, e);
 	if (r)
 		return r;
 	*pause_ns = (uint64_t)json_integer_value(json_object_get(reply, "pause_ns"));
 	for (size_t i = 0; i < n; i++) {
+		if (!p[i].made)
+			continue;
 		c[i].sent_ns = sent;
 		settle_child(s, &p[i], &c[i], json_object_get(reply, "children"));
 	}
 	return 0;
 }
 
-/* Ends those that live: why says on whose account. */
-static void undo(struct fork_child_info *c, size_t n, const char *why)
+/* On failure none of these was made. */
+static int batch(struct session *s, struct fork_child_info *c, size_t n, uint64_t *pause_ns,
+		 struct err *e)
 {
-	for (size_t i = 0; i < n; i++) {
-		struct vmdir d;
+	struct prepared *p = calloc(n, sizeof(*p));
+	size_t ready;
+	int r = 0;
 
-		if (!c[i].ok)
-			continue;
-		vmdir_init(&d);
-		if (!vmdir_open(PLACE_VM, c[i].name, &d, NULL)) {
-			if (vmdir_alive(&d))
-				vm_kill(&d, -1, NULL);
-			vmdir_wait_end(&d, LAUNCH_MS, -1, NULL);
-			vmdir_remove(&d, NULL);
-			vmdir_close(&d);
-		}
-		c[i].ok = false;
-		snprintf(c[i].why, sizeof(c[i].why), "%s", why);
+	if (!p)
+		return err_set(e, ENOMEM, "out of memory");
+	if (s->fdsock < 0)
+		s->fdsock = client_fdsock(s->src->dir->fd, e);
+	if (s->fdsock < 0) {
+		free(p);
+		return s->fdsock;
 	}
+	ready = prepare_all(s, p, c, n);
+	if (ready)
+		r = ask(s, p, c, n, pause_ns, e);
+	if (r || !ready)
+		take_back(s, p, n);
+	free(p);
+	return r;
+}
+
+/* Ends one that lives. */
+static void undo(struct fork_child_info *c)
+{
+	struct vmdir d;
+
+	vmdir_init(&d);
+	if (!vmdir_open(PLACE_VM, c->name, &d, NULL)) {
+		if (vmdir_alive(&d))
+			vm_kill(&d, -1, NULL);
+		vmdir_wait_end(&d, LAUNCH_MS, -1, NULL);
+		vmdir_remove(&d, NULL);
+		vmdir_close(&d);
+	}
+	c->ok = false;
+}
+
+/* Those that have no story of their own failed by this one. */
+static void fail_rest(struct fork_child_info *c, size_t n, const char *why)
+{
+	char story[ERR_MSG_MAX];
+
+	snprintf(story, sizeof(story), "%s", why);
+	for (size_t i = 0; i < n; i++)
+		if (!c[i].ok && !c[i].why[0])
+			snprintf(c[i].why, sizeof(c[i].why), "%s", story);
 }
 
 /* All or none: the source ended those of its batch; what is left are those that it had made before,
  * and those of which we could not make VMs. */
 static bool undo_if_failed(struct fork_child_info *c, size_t done, size_t n)
 {
-	char why[ERR_MSG_MAX];
 	size_t bad = 0;
 
 	while (bad < done && c[bad].ok)
 		bad++;
 	if (bad == done)
 		return false;
-	snprintf(why, sizeof(why), "%s", c[bad].why);
-	for (size_t i = done; i < n; i++)
-		snprintf(c[i].why, sizeof(c[i].why), "%s", why);
-	undo(c, done, why);
+	while (bad + 1 < done && !c[bad].why[0])
+		bad++;
+	for (size_t i = 0; i < done; i++)
+		if (c[i].ok)
+			undo(&c[i]);
+	fail_rest(c, n, c[bad].why);
 	return true;
 }
 
 int fork_request(const struct fork_source *src, struct fork_child_info *c, size_t n,
 		 const struct fork_how *how, int cancel_fd, uint64_t *pause_ns, struct err *e)
 {
-	struct prepared *p = calloc(FORK_BATCH, sizeof(*p));
+	const size_t most = src->live ? VM_FORK_MAX : FORK_BATCH;
 	struct session s = { .src = src, .how = how, .fdsock = -1 };
-	int r = p ? 0 : err_set(e, ENOMEM, "out of memory");
+	int r;
 
-	if (!r)
-		r = client_open(src->dir->fd, &s.api, e);
-	if (!r) {
-		client_set_cancel(s.api, cancel_fd);
-		s.fdsock = client_fdsock(src->dir->fd, e);
-		r = MIN(s.fdsock, 0);
-	}
+	if (src->live && n > most)
+		return err_set(e, EINVAL,
+			       "%zu forks: of a running VM at most %zu, which are of one instant",
+			       n, most);
 	for (size_t i = 0; i < n; i++)
 		c[i].owner_fd = -1;
-	for (size_t at = 0; at < n && !r; at += FORK_BATCH) {
-		size_t m = MIN(n - at, (size_t)FORK_BATCH);
+	r = client_open(src->dir->fd, &s.api, e);
+	if (r)
+		return r;
+	client_set_cancel(s.api, cancel_fd);
+	for (size_t at = 0; at < n; at += most) {
+		size_t m = MIN(n - at, most);
 
-		memset(p, 0, FORK_BATCH * sizeof(*p));
-		r = batch(&s, p, c + at, m, pause_ns, e);
-		if (!r && how->all && undo_if_failed(c, at + m, n))
+		r = batch(&s, c + at, m, pause_ns, e);
+		if (r && !at)
+			break; /* none was made: that is the caller's to say */
+		if (r)
+			fail_rest(c + at, n - at, e->msg);
+		if ((how->all && undo_if_failed(c, MIN(at + m, n), n)) || r) {
+			r = 0;
 			break;
-		if (!r)
-			continue;
-		if (how->all)
-			undo(c, at, e->msg);
-		/* grants that nobody took end with the connection, and with them the children's
-		 * locks */
-		if (s.fdsock >= 0)
-			close(take_fd(&s.fdsock));
-		for (size_t i = 0; i < m; i++)
-			discard(&p[i]);
+		}
 	}
 	if (s.fdsock >= 0)
 		close(s.fdsock);
 	client_close(s.api);
-	free(p);
 	return r;
 }
 

@@ -14,7 +14,9 @@
 #include "base/err.h"
 #include "cli/state.h"
 
-#define FORK_BATCH 32 /* children in one request: their descriptors are in flight at once */
+/* Children of a template in one request: their descriptors are in flight at once. Those of a
+ * running VM are all in one, because they are of one instant. */
+#define FORK_BATCH 32
 
 struct fork_source {
 	const struct vmdir *dir; /* of the seed or the VM */
@@ -24,10 +26,11 @@ struct fork_source {
 };
 
 struct fork_how {
-	bool wait;   /* for each guest's acknowledgement */
-	bool paused; /* the children run when they are resumed */
-	bool all;    /* or none: when one fails, nothing is left of the others either */
-	bool owned;  /* the children end with us: by fork_child_info_free or our death */
+	bool wait;	 /* for each guest's acknowledgement */
+	bool paused;	 /* the children run when they are resumed */
+	bool all;	 /* or none: when one fails, nothing is left of the others either */
+	bool owned;	 /* the children end with us: by fork_child_info_free or our death */
+	int userdata_fd; /* what each guest is given (userdata.h), the caller's; -1: nothing */
 	uint64_t timeout_ms;
 };
 
@@ -41,9 +44,11 @@ struct fork_child_info {
 };
 
 /*
- * Forks n children named c[i].name. 0 when the request was served: each c[i] says whether that
- * child lives; those that do not have left nothing. *pause_ns: how long a running source stood
- * still.
+ * Forks n children named c[i].name (the rest of it zero). 0 when anything may have been made: each
+ * c[i] says whether that child lives or why not; those that do not have left nothing. On failure
+ * none was made: -EINVAL for more of a running VM than VM_FORK_MAX, -ECONNREFUSED and others of the
+ * source's socket, -EINTR after cancel_fd, -ETIMEDOUT, -EPROTO, or the source's own refusal.
+ * *pause_ns: how long a running source stood still. timeout_ms is each guest's.
  */
 int fork_request(const struct fork_source *src, struct fork_child_info *c, size_t n,
 		 const struct fork_how *how, int cancel_fd, uint64_t *pause_ns, struct err *e);

@@ -104,7 +104,7 @@ static int check_chain(const struct template *chain, size_t n, struct err *e)
 	return r;
 }
 
-static json_t *load_body(const json_t *list, const struct seed_options *seed)
+static json_t *load_body(const json_t *list, const struct seed_options *seed, uint64_t know_ms)
 {
 	size_t own = json_array_size(list) - 1;
 	const json_t *last = json_array_get(list, own);
@@ -124,6 +124,9 @@ static json_t *load_body(const json_t *list, const struct seed_options *seed)
 		    json_object_set_new(body, "working_set", json_boolean(seed->working_set)) ||
 		    json_object_set_new(body, "huge_pages",
 					json_boolean(seed->huge_pages && host_has_huge_pages()));
+	if (!r && know_ms)
+		r = json_object_set_new(body, "wait", json_true()) ||
+		    json_object_set_new(body, "timeout_ms", json_integer((json_int_t)know_ms));
 	json_decref(parents);
 	if (!r)
 		return body;
@@ -131,7 +134,8 @@ static json_t *load_body(const json_t *list, const struct seed_options *seed)
 	return NULL;
 }
 
-int machine_load(struct vmproc *p, const struct template *t, bool seed, struct err *e)
+int machine_load(struct vmproc *p, const struct template *t, bool seed, uint64_t know_ms,
+		 struct err *e)
 {
 	cleanup_json json_t *list = json_array(), *body = NULL;
 	struct template *chain = NULL;
@@ -148,7 +152,7 @@ int machine_load(struct vmproc *p, const struct template *t, bool seed, struct e
 	if (!r)
 		r = machine_grant_chain(p, chain, n, "", list, e);
 	if (!r) {
-		body = load_body(list, seed ? &options : NULL);
+		body = load_body(list, seed ? &options : NULL, know_ms);
 		r = body ? vmproc_request(p, "PUT", "/snapshot/load", body, LOAD_MS, NULL, e)
 			 : err_set(e, ENOMEM, "out of memory");
 	}

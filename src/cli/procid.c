@@ -38,6 +38,23 @@ static unsigned long long start_time(pid_t pid)
 	return v;
 }
 
+/* The user it runs as, by its status: a process that changed its user has /proc files of root's. */
+static bool runs_as(pid_t pid, uint32_t uid)
+{
+	unsigned int real, effective;
+	char path[64], line[256];
+	bool found = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	f = fopen(path, "re");
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = sscanf(line, "Uid: %u %u", &real, &effective) == 2;
+	if (f)
+		fclose(f);
+	return found && real == uid && effective == uid;
+}
+
 void procid_note(json_t *info, pid_t pid)
 {
 	json_object_set_new(info, "pid", json_integer(pid));
@@ -66,8 +83,9 @@ int procid_kill(const struct vmdir *d, struct err *e)
 	pid = procid_pid(info);
 	if (pid)
 		fd = (int)syscall(SYS_pidfd_open, pid, 0);
-	/* the descriptor pins whatever process it found: look again which one that is */
-	if (fd < 0 || procid_pid(info) != pid)
+	/* The descriptor pins whatever process it found: look again which one that is. The number
+	 * came from a VM: it may name none but those of the VM's own user. */
+	if (fd < 0 || procid_pid(info) != pid || (d->uid && !runs_as(pid, d->uid)))
 		return err_set(e, ESRCH, "%s does not answer and its process cannot be identified",
 			       d->name);
 	if (syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0))

@@ -96,7 +96,7 @@ static int start(const struct template *t, int cancel_fd, struct err *e)
 	r = vmproc_start(PLACE_SEED, t->name, SEED_LINGER_MS, cancel_fd, &p, e);
 	if (r)
 		return err_wrap(e, r, "seed");
-	r = machine_load(&p, t, true, e);
+	r = machine_load(&p, t, true, 0, e);
 	if (!r) {
 		cli_format_now(now, sizeof(now));
 		info = json_pack("{s:s, s:s, s:s}", "name", t->name, "created", now,
@@ -162,19 +162,21 @@ int seed_get(const char *name, int cancel_fd, struct template *t, struct vmdir *
 	r = drop_dead(name, t, e);
 	if (!r)
 		r = start(t, cancel_fd, e);
-	if (r && r != -EALREADY)
-		return err_wrap(e, r, "template %s", name);
-	r = vmdir_open(PLACE_SEED, name, d, e);
-	if (!r)
-		*use = take_fd(&using);
-	return r;
+	if (!r || r == -EALREADY)
+		r = vmdir_open(PLACE_SEED, name, d, e);
+	if (r) /* there is that template: whatever else is not there */
+		return err_wrap(e, r == -ENOENT ? -EIO : r, "template %s", name);
+	*use = take_fd(&using);
+	return 0;
 }
 
 int seed_stop(const char *name, struct err *e)
 {
-	cleanup_close int using = lock_file(name, "use", LOCK_EX | LOCK_NB, NULL);
+	cleanup_close int using = lock_file(name, "use", LOCK_EX | LOCK_NB, e);
 	cleanup_close int starting = -1;
 
+	if (using < 0 && using != -EWOULDBLOCK)
+		return using;
 	if (using < 0)
 		return err_set(e, EBUSY, "template %s is being forked right now: try again", name);
 	starting = lock_file(name, "start", LOCK_EX, e);

@@ -25,8 +25,8 @@ int seed_options(struct seed_options *o, struct err *e);
 
 /*
  * The template's seed, started when none runs (the template is checked then): its directory in d.
- * *use is a lock (the caller closes it) under which the template stays in use: seed_stop waits for
- * it.
+ * *use is a lock (the caller closes it) under which the template stays in use: seed_stop refuses.
+ * -ENOENT when there is no such template, and for nothing else.
  */
 int seed_get(const char *name, int cancel_fd, struct template *t, struct vmdir *d, int *use,
 	     struct err *e);

@@ -25,6 +25,7 @@
 #include "control/sock.h"
 
 #define INFO_MAX (256u << 10)
+#define LOCK_POLL_NS (2 * NS_PER_MS)
 
 static const char *const place_dir[] = { "vms", "seeds" };
 
@@ -312,10 +313,18 @@ int vmdir_wait_end(const struct vmdir *d, uint64_t timeout_ms, int cancel_fd, st
 		if (r)
 			return err_sys(e, -r, "%s", d->name);
 	}
-	/* ...and its last descriptors are gone a moment later. */
-	while (fcntl(lock, F_OFD_SETLKW, &fl))
-		if (errno != EINTR)
+	/* ...and its last descriptors are gone a moment later, unless it only says that it ends. */
+	while (fcntl(lock, F_OFD_SETLK, &fl)) {
+		if (errno != EINTR && errno != EAGAIN && errno != EACCES)
 			return err_sys(e, errno, "%s: lock", d->name);
+		if (deadline && time_mono_ns() >= deadline)
+			return err_set(e, ETIMEDOUT, "%s did not end in time", d->name);
+		if (cancel_fd >= 0 &&
+		    !sock_wait(cancel_fd, POLLIN, time_mono_ns() + LOCK_POLL_NS, -1))
+			return err_set(e, EINTR, "interrupted");
+		if (cancel_fd < 0)
+			usleep(LOCK_POLL_NS / 1000);
+	}
 	return 0;
 }
 

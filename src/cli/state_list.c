@@ -114,13 +114,15 @@ static void sweep_one(int run, enum place place, const char *name)
 	if (vmdir_open(place, name, &d, NULL))
 		return;
 	if (faccessat(d.fd, "vm.json", F_OK, 0)) {
-		cleanup_close int lock = run_lock(run, NULL);
+		cleanup_close int lock = -1;
 
 		/* its maker publishes vm.json before letting go of `creator` */
 		if (dir_locked(d.fd, "creator") || !faccessat(d.fd, "vm.json", F_OK, 0))
 			goto out;
+		/* it may be slow to end: nobody else is to wait for that */
 		if (dir_locked(d.fd, "lock"))
 			kill_orphan(&d);
+		lock = run_lock(run, NULL);
 		if (!dir_locked(d.fd, "lock"))
 			remove_dir(run, place, name, d.fd);
 	} else if (was_abandoned(&d)) {

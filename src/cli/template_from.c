@@ -22,7 +22,9 @@
 static int fork_once(const struct template_from *f, const struct fork_source *src, int cancel_fd,
 		     struct err *e)
 {
-	const struct fork_how how = { .wait = true, .owned = true, .timeout_ms = f->timeout_ms };
+	const struct fork_how how = {
+		.wait = true, .owned = true, .userdata_fd = -1, .timeout_ms = f->timeout_ms
+	};
 	struct fork_child_info *c = calloc(1, sizeof(*c));
 	uint64_t pause_ns;
 	int r;

@@ -157,8 +157,8 @@ int api_get_snapshot(struct api_call *call, json_t **reply, struct err *e)
 struct load_body {
 	const char *snapshot_path;
 	json_t *mem_backend, *parents;
-	bool resume_vm, seed, huge_pages, working_set;
-	uint64_t spares;
+	bool resume_vm, seed, huge_pages, working_set, wait;
+	uint64_t spares, timeout_ms;
 };
 
 struct backend_body {
@@ -194,9 +194,11 @@ int api_put_snapshot_load(struct api_call *call, json_t **reply, struct err *e)
 		JSON_FIELD(struct load_body, huge_pages, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct load_body, working_set, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct load_body, spares, WANT_UINT, false, 0, VM_SPARES_MAX),
+		JSON_FIELD(struct load_body, wait, WANT_BOOL, false, 0, 0),
+		JSON_FIELD(struct load_body, timeout_ms, WANT_UINT, false, 1, API_TIMEOUT_MAX_MS),
 	};
 	struct vm_files chain[RAM_LAYERS_MAX];
-	struct load_body b = { 0 };
+	struct load_body b = { .timeout_ms = 30000 };
 	struct vm_seed seed;
 	size_t n = 0;
 	int r = json_fields(call->body, tab, ARRAY_SIZE(tab), &b, e);
@@ -216,6 +218,8 @@ int api_put_snapshot_load(struct api_call *call, json_t **reply, struct err *e)
 				 .huge_pages = b.huge_pages,
 				 .working_set = b.working_set };
 	r = vm_load(call->vm, chain, n + 1, b.seed ? &seed : NULL, e);
+	if (!r && b.wait)
+		vm_must_know(call->vm, (uint32_t)b.timeout_ms);
 	if (!r && b.resume_vm)
 		r = vm_resume(call->vm, e);
 	return r;

@@ -5,6 +5,7 @@
 #include "control/sock.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -13,6 +14,9 @@
 
 #include "base/time.h"
 #include "base/util.h"
+
+#define CONNECT_NS (5 * NS_PER_SEC) /* for a process that has much to do */
+#define CONNECT_POLL_US 5000
 
 static int sock_addr(int dirfd, const char *name, struct sockaddr_un *sun)
 {
@@ -39,16 +43,26 @@ int sock_listen(int dirfd, const char *name, int type, struct err *e)
 
 int sock_connect(int dirfd, const char *name, int type, struct err *e)
 {
-	cleanup_close int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+	cleanup_close int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	uint64_t deadline = time_mono_ns() + CONNECT_NS;
 	struct sockaddr_un sun;
 
 	if (fd < 0)
 		return err_sys(e, errno, "socket");
 	if (sock_addr(dirfd, name, &sun))
 		return err_set(e, ENAMETOOLONG, "%s: the name is too long for a socket", name);
-	while (connect(fd, (const struct sockaddr *)&sun, sizeof(sun)))
-		if (errno != EINTR)
+	while (connect(fd, (const struct sockaddr *)&sun, sizeof(sun))) {
+		if (errno != EINTR && errno != EAGAIN)
 			return err_sys(e, errno, "%s", name);
+		/* a full backlog, of which nothing tells when it is not; blocking would be for ever
+		 */
+		if (errno == EAGAIN && time_mono_ns() >= deadline)
+			return err_set(e, ETIMEDOUT, "%s: nobody accepts connections there", name);
+		if (errno == EAGAIN)
+			usleep(CONNECT_POLL_US);
+	}
+	if (fcntl(fd, F_SETFL, 0))
+		return err_sys(e, errno, "%s", name);
 	return take_fd(&fd);
 }
 

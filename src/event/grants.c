@@ -42,6 +42,15 @@ static struct grant *find(struct grants *g, const char *name)
 	return NULL;
 }
 
+static size_t owned(const struct grants *g)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < g->n; i++)
+		n += g->v[i].owner != NULL;
+	return n;
+}
+
 static void forget(struct grants *g, struct grant *x)
 {
 	free(x->name);
@@ -70,7 +79,7 @@ int grants_put_of(struct grants *g, const char *name, int fd, const void *owner,
 		ret = err_set(e, EEXIST, "grant: '%s' was passed twice", name);
 		goto fail;
 	}
-	if (g->n == GRANTS_MAX) {
+	if (owner && owned(g) >= GRANTS_MAX) {
 		ret = err_set(e, ENOSPC, "grant: more than %d descriptors wait", GRANTS_MAX);
 		goto fail;
 	}
@@ -113,6 +122,13 @@ int grants_take(struct grants *g, const char *name, struct err *e)
 	fd = x->fd;
 	forget(g, x);
 	return fd;
+}
+
+int grants_peek(struct grants *g, const char *name)
+{
+	struct grant *x = find(g, name);
+
+	return x ? x->fd : -1;
 }
 
 static void drop(struct grants *g, struct grant *x)

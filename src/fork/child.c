@@ -230,13 +230,8 @@ static int become(struct vm *vm, struct err *e)
 
 static int run(struct vm *vm, struct err *e)
 {
-	int ret = 0;
+	int ret = vm_give_identity(vm, vm->child.timeout_ms, on_identity, e);
 
-	if (vm->agent)
-		ret = agent_set_identity(vm->agent, &vm->id, true, NULL, 0, vm->child.timeout_ms,
-					 on_identity, vm, e);
-	memset(vm->id.entropy, 0, sizeof(vm->id.entropy));
-	vm->identity_given = true;
 	return ret ? ret : vm_go(vm, e);
 }
 
@@ -255,7 +250,9 @@ static void child_main(struct vm *vm)
 	if (!ret && vm->child.spec.paused) {
 		/* it learns who it is when it is resumed, however late that is */
 		vm->state = VM_PAUSED;
-		vm->identity_given = false;
+		vm->identity_given = vm->must_know = false;
+		if (vm->child.wait)
+			vm_must_know(vm, vm->child.timeout_ms);
 		report(vm, 0, "");
 	} else if (!ret) {
 		ret = run(vm, &e);

@@ -11,6 +11,7 @@
  * and lives without; all else kills the process.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -62,7 +63,6 @@ static const struct rule rules[] = {
 	R(fallocate, BOTH, "holes in disks; the console log is bounded by them"),
 	R(fsync, MAIN, "snapshots"),
 	R(fdatasync, MAIN, "disks"),
-	R(fcntl, BOTH, "non-blocking sockets, duplicates"),
 	R(dup, MAIN, "descriptors for two owners"),
 	R(dup2, MAIN, "a child's own log"),
 	R(dup3, MAIN, "a child's own log"),
@@ -148,6 +148,10 @@ static const int refused[] = {
 	SCMP_SYS(faccessat2), SCMP_SYS(stat),	SCMP_SYS(readlink), SCMP_SYS(statx),
 };
 
+/* Duplicates, the lock, stdio. */
+static const unsigned int fcntls[] = { F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD,    F_SETFD,
+				       F_GETFL, F_OFD_SETLK,	 F_OFD_GETLK };
+
 static int add_rules(scmp_filter_ctx ctx, int who)
 {
 	int ret = 0;
@@ -160,6 +164,16 @@ static int add_rules(scmp_filter_ctx ctx, int who)
 	for (unsigned int i = 0; i < kvm_ioctls_count && !ret; i++)
 		ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				       SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, kvm_ioctls[i].nr));
+	for (size_t i = 0; i < ARRAY_SIZE(fcntls) && !ret; i++)
+		ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+				       SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, fcntls[i]));
+	/* Not the modes of files: a fork shares them with its siblings (an open file description),
+	 * and O_DIRECT would be theirs, too. */
+	if (!ret)
+		ret = seccomp_rule_add(
+			ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 2,
+			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, F_SETFL),
+			SCMP_A2(SCMP_CMP_MASKED_EQ, O_DIRECT | O_APPEND | O_ASYNC | O_NOATIME, 0));
 	if (!ret)
 		ret = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOTTY), SCMP_SYS(ioctl), 1,
 				       SCMP_A1(SCMP_CMP_EQ, TCGETS)); /* stdio asks: a terminal? */

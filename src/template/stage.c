@@ -19,6 +19,9 @@
 #include "template/manifest.h"
 #include "template/store.h"
 
+#define WRITER_GONE_NS (5 * NS_PER_SEC) /* it ends as we look */
+#define WRITER_POLL_US 1000
+
 static void stage_path(const char *name, char *buf, size_t n)
 {
 	snprintf(buf, n, STAGE_PREFIX "%s", name);
@@ -107,13 +110,42 @@ int template_stage_link(struct template_stage *s, const struct template *t, size
 	return 0;
 }
 
+/*
+ * What a VM was given to write it may keep open, and modes do not bind open descriptors: a digest
+ * says nothing while anybody can still write. A read lease is only given of a file that nobody has
+ * open for writing, and nobody can open it again (it is ours, where no VM sees it). Where the file
+ * system has no leases, that cannot be known, and the VM that wrote is trusted as far as the guest
+ * it was.
+ */
+static int check_no_writer(int fd, struct err *e)
+{
+	uint64_t deadline = time_mono_ns() + WRITER_GONE_NS;
+
+	while (fcntl(fd, F_SETLEASE, F_RDLCK)) {
+		if (errno == EINVAL || errno == EOPNOTSUPP || errno == ENOLCK)
+			return 0;
+		if (errno != EAGAIN && errno != EINTR)
+			return err_sys(e, errno, "lease");
+		if (time_mono_ns() >= deadline)
+			return err_set(e, EBUSY, "the VM that wrote it does not let go of it");
+		usleep(WRITER_POLL_US);
+	}
+	fcntl(fd, F_SETLEASE, F_UNLCK);
+	return 0;
+}
+
 static int seal_file(struct template_stage *s, struct template_file *f, struct err *e)
 {
 	cleanup_close int fd = openat(s->dir, f->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	struct stat st;
 	int r;
 
-	if (fd < 0 || fchmod(fd, 0400) || fsync(fd) || fstat(fd, &st))
+	if (fd < 0 || fchmod(fd, 0400))
+		return err_sys(e, errno, "%s", f->name);
+	r = check_no_writer(fd, e);
+	if (r)
+		return err_wrap(e, r, "%s", f->name);
+	if (fsync(fd) || fstat(fd, &st))
 		return err_sys(e, errno, "%s", f->name);
 	f->size_bytes = (uint64_t)st.st_size;
 	r = digest_sparse(fd, f->sha256, e);

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/time.h"
@@ -88,22 +89,61 @@ static void on_identity(void *arg, const struct agent_reply *r)
 {
 	struct vm *vm = arg;
 
-	if (r->ret)
-		log_warn("identity: %s", r->e.msg);
-	else
+	if (!r->ret) {
 		vm->stats.ready_ns = time_mono_ns();
+		return;
+	}
+	log_warn("identity: %s", r->e.msg);
+	if (vm->must_know && r->ret != -ECANCELED)
+		vm_end(vm, VM_END_ERROR, r->e.msg);
 }
 
-/* The guest learns who it is as soon as its agent is there: before that, no command reaches it. */
-static int give_identity(struct vm *vm, struct err *e)
+/* At most PROTO_MAX_USERDATA bytes; how many, or -errno. */
+static ssize_t read_userdata(struct vm *vm, char *buf, struct err *e)
 {
-	int ret = 0;
+	int fd = grants_peek(vm->m.grants, "userdata");
+	size_t n = 0;
+	ssize_t got = 1;
+	char more;
 
-	if (vm->agent)
-		ret = agent_set_identity(vm->agent, &vm->id, true, NULL, 0, AGENT_AGAIN_MS,
-					 on_identity, vm, e);
-	memset(vm->id.entropy, 0, sizeof(vm->id.entropy));
-	return ret;
+	if (fd < 0)
+		return 0;
+	while (n < PROTO_MAX_USERDATA && got > 0) {
+		got = pread(fd, buf + n, PROTO_MAX_USERDATA - n, (off_t)n);
+		n += got > 0 ? (size_t)got : 0;
+	}
+	if (got > 0)
+		got = pread(fd, &more, 1, (off_t)n);
+	if (got < 0)
+		got = err_sys(e, errno, "user data");
+	else if (got)
+		got = err_set(e, EFBIG, "user data: more than %u bytes", PROTO_MAX_USERDATA);
+	return got ? got : (ssize_t)n;
+}
+
+int vm_give_identity(struct vm *vm, uint32_t timeout_ms, agent_done_fn done, struct err *e)
+{
+	char userdata[PROTO_MAX_USERDATA];
+	ssize_t n = read_userdata(vm, userdata, e);
+	int ret = (int)MIN(n, 0);
+
+	if (n > 0 && !vm->agent)
+		ret = err_set(e, EOPNOTSUPP, "user data: this machine has no vsock to give it by");
+	else if (n >= 0 && vm->agent)
+		ret = agent_set_identity(vm->agent, &vm->id, true, userdata, (size_t)n, timeout_ms,
+					 done, vm, e);
+	if (ret)
+		return ret; /* it may be asked for again */
+	explicit_bzero(vm->id.entropy, sizeof(vm->id.entropy));
+	grants_drop(vm->m.grants, "userdata");
+	vm->identity_given = true;
+	return 0;
+}
+
+void vm_must_know(struct vm *vm, uint32_t timeout_ms)
+{
+	vm->must_know = vm->agent && agent_present(vm->agent);
+	vm->know_ms = timeout_ms;
 }
 
 int vm_resume(struct vm *vm, struct err *e)
@@ -116,10 +156,10 @@ int vm_resume(struct vm *vm, struct err *e)
 		return err_set(e, EINVAL, "resume: the VM is not paused");
 	/* loaded or forked, and never run in this process yet */
 	if (!vm->identity_given) {
-		ret = give_identity(vm, e);
+		ret = vm_give_identity(vm, vm->know_ms ? vm->know_ms : AGENT_AGAIN_MS, on_identity,
+				       e);
 		if (ret)
 			return ret;
-		vm->identity_given = true;
 	}
 	if (vm->threads[0]) {
 		vm_start_world(vm);
@@ -189,7 +229,7 @@ int vm_start(struct vm *vm, struct err *e)
 	if (!ret)
 		ret = vm_adopt_all(vm, &vm->id, e);
 	if (!ret)
-		ret = give_identity(vm, e);
+		ret = vm_give_identity(vm, AGENT_AGAIN_MS, on_identity, e);
 	if (!ret)
 		ret = vm_go(vm, e);
 	if (ret) {

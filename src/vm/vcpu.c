@@ -231,7 +231,10 @@ static int jail(struct vcpu_thread *t, struct err *e)
 		return ret;
 	first_run(t);
 	barrier_check(t->vm->m.barrier, &t->party); /* goes on when the spare is somebody */
-	return hooks->vcpu_follow(t->vm->hooks_arg, e);
+	ret = hooks->vcpu_follow(t->vm->hooks_arg, e);
+	/* no guest runs in a process where a thread has yet to give up what the seed may */
+	pthread_barrier_wait(&t->vm->followed);
+	return ret;
 }
 
 static void *thread_main(void *arg)
@@ -308,6 +311,7 @@ int vcpu_threads_early(struct vm *vm, struct err *e)
 	int ret;
 
 	vm->starting = true;
+	pthread_barrier_init(&vm->followed, NULL, vm->cfg.vcpus);
 	ret = start_threads(vm, true, e);
 	if (!ret)
 		ret = barrier_pause(vm->m.barrier, VM_PAUSE_TIMEOUT_MS, e);

@@ -71,6 +71,9 @@ int vm_set_identity(struct vm *vm, const struct identity *id, struct err *e);
 int vm_start(struct vm *vm, struct err *e);
 int vm_pause(struct vm *vm, struct err *e);
 int vm_resume(struct vm *vm, struct err *e);
+/* Of a VM that was loaded or forked and never ran: if it had an agent, its guest must acknowledge
+ * who it is within timeout_ms of vm_resume, or the VM ends. */
+void vm_must_know(struct vm *vm, uint32_t timeout_ms);
 /* Presses the ACPI power button. */
 int vm_power_button(struct vm *vm, struct err *e);
 /* Ends the VM: the loop stops, the exit record is written. */

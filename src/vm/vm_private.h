@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 
+#include "agent/agent.h"
 #include "device/device.h"
 #include "event/barrier.h"
 #include "vm/vm.h"
@@ -114,9 +115,12 @@ struct vm {
 	struct vcpu_thread *threads[VM_MAX_VCPUS];
 	bool starting; /* vCPU threads exist and none has entered: there is nothing to save */
 	bool quit;     /* vCPU threads: return at the next barrier */
+	pthread_barrier_t followed; /* of a spare's vCPU threads, once it is somebody */
 	struct device *vsock_dev, *power_dev;
 	struct agent *agent;
 	bool identity_given; /* a fork's child gives it itself, and waits */
+	bool must_know;	     /* vm_must_know; know_ms 0: not said */
+	uint32_t know_ms;
 	struct vm_stats stats;
 	uint64_t started_ns;
 	const struct vm_hooks *hooks;
@@ -170,6 +174,11 @@ int vm_stop_world(struct vm *vm, struct err *e);
 void vm_start_world(struct vm *vm);
 /* The VM runs (its first time in this process): threads, devices. */
 int vm_go(struct vm *vm, struct err *e);
+
+/* The guest learns who it is as soon as its agent is there (before that, no command reaches it),
+ * and gets the user data that was granted as "userdata". Uses up id's entropy. done(vm) as in
+ * agent_set_identity. -EFBIG, -EOPNOTSUPP: of the user data. */
+int vm_give_identity(struct vm *vm, uint32_t timeout_ms, agent_done_fn done, struct err *e);
 /* ---- vm/vcpu.c ---- */
 
 /* Threads for all vCPUs. While the barrier is paused they only jail themselves and park. */

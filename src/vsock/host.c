@@ -14,6 +14,7 @@
 
 #include "base/time.h"
 
+#define ROOT_PORT_MAX 1023u /* vsock(7): binding to one needs CAP_NET_BIND_SERVICE */
 #define ACCEPT_BATCH 16
 #define ACCEPT_AGAIN_NS NS_PER_SEC
 
@@ -169,7 +170,8 @@ static int pair(int fd[2])
 	return socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd);
 }
 
-/* The guest wants a stream to a host port for which it has none. */
+/* The guest wants a stream to a host port for which it has none. Our own listeners hear root alone:
+ * its kernel binds the lower ports for nobody else. */
 void host_request(struct vsock_mux *m, const struct vsock_hdr *hdr)
 {
 	const struct mux_listener *l = find_listener(m, hdr->dst_port);
@@ -179,7 +181,7 @@ void host_request(struct vsock_mux *m, const struct vsock_hdr *hdr)
 	if (m->nr_by_guest < VSOCK_MAX_GUEST_CONNS && m->nr_streams < VSOCK_MAX_CONNS) {
 		if (!l)
 			fd[0] = connect_path(m, hdr->dst_port);
-		else if (pair(fd))
+		else if (hdr->src_port > ROOT_PORT_MAX || pair(fd))
 			fd[0] = fd[1] = -1;
 	}
 	if (fd[0] >= 0)

@@ -345,7 +345,7 @@ void tiny_seed_end(struct tiny_seed *seed)
 int tiny_seed_fork(const struct tiny_seed *seed, struct fork_child_info *c, size_t n, struct err *e)
 {
 	struct fork_source src = { .dir = &seed->proc.dir, .live = seed->live, .info = seed->info };
-	struct fork_how how = { .wait = true, .timeout_ms = TINY_MS };
+	struct fork_how how = { .wait = true, .userdata_fd = -1, .timeout_ms = TINY_MS };
 	uint64_t pause_ns;
 	int r = fork_request(&src, c, n, &how, -1, &pause_ns, e);
 

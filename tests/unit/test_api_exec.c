@@ -159,9 +159,9 @@ static int up(void **state)
 	vg_init(&r.g, true);
 	assert_int_equal(agent_create(&r.g.fm.m, r.g.dev, &r.a, &e), 0);
 	assert_int_equal(agent_adopt(r.a, &e), 0);
-	vg_say(&r.g, VSOCK_OP_REQUEST, PROTO_READY_PORT, 5000, 0, NULL, 0);
+	vg_say(&r.g, VSOCK_OP_REQUEST, PROTO_READY_PORT, 500, 0, NULL, 0);
 	next_packet(&r, VSOCK_OP_RESPONSE);
-	vg_say(&r.g, VSOCK_OP_RW, PROTO_READY_PORT, 5000, 0, b,
+	vg_say(&r.g, VSOCK_OP_RW, PROTO_READY_PORT, 500, 0, b,
 	       (uint32_t)proto_put_ready(b, sizeof(b), &y));
 	fm_spin(&r.g.fm);
 	*state = &r;

@@ -481,7 +481,7 @@ static void test_live__forks_child_has_taken_none(void **state)
 	cleanup_json json_t *none = json_pack("{s:s}", "state", "none"), *is = NULL;
 	struct world *w = *state;
 	struct fork_source src = { .dir = &w->p.dir, .live = true, .info = info };
-	const struct fork_how how = { .timeout_ms = TINY_MS };
+	const struct fork_how how = { .userdata_fd = -1, .timeout_ms = TINY_MS };
 	struct fork_child_info c = { .name = "child" };
 	struct vmproc child;
 	uint64_t pause_ns;

@@ -171,6 +171,43 @@ static void test_state__alive_is_who_holds_the_lock(void **state)
 	assert_int_equal(count(), 0);
 }
 
+/* One that closes its connections and goes on: whoever waits does so for as long as it said. */
+static void test_state__who_only_says_that_it_ends_is_not_waited_for(void **state)
+{
+	struct vmdir d = create("liar"), other;
+	int held = dup(d.lock_fd);
+	struct err e;
+
+	(void)state;
+	publish(&d, false); /* the lock is held, and nobody listens */
+	assert_int_equal(vmdir_open(PLACE_VM, "liar", &other, &e), 0);
+	assert_int_equal(vmdir_wait_end(&other, 100, -1, &e), -ETIMEDOUT);
+	close(held);
+	assert_int_equal(vmdir_wait_end(&other, 100, -1, &e), 0);
+	vmdir_close(&other);
+	vmdir_close(&d);
+}
+
+static void test_state__who_does_not_accept_is_not_waited_for(void **state)
+{
+	struct vmdir d = create("deaf");
+	int listener, fd[200], n = 0;
+	struct err e;
+
+	(void)state;
+	listener = sock_listen(d.fd, "deaf.sock", SOCK_STREAM, &e);
+	assert_true(listener >= 0);
+	while (n < (int)ARRAY_SIZE(fd) &&
+	       (fd[n] = sock_connect(d.fd, "deaf.sock", SOCK_STREAM, &e)) >= 0)
+		n++;
+	assert_in_range(n, 1, ARRAY_SIZE(fd) - 1);
+	assert_int_equal(fd[n], -ETIMEDOUT);
+	while (n--)
+		close(fd[n]);
+	close(listener);
+	vmdir_close(&d);
+}
+
 static void test_state__the_end_is_seen_when_it_happens(void **state)
 {
 	struct vmdir d = create("web");
@@ -305,15 +342,18 @@ static void test_state__a_uid_without_a_vm_is_swept(void **state)
 
 static void test_state__a_pid_alone_is_not_believed(void **state)
 {
-	cleanup_json json_t *info = json_object(), *lie = NULL;
+	cleanup_json json_t *info = json_object(), *lie = NULL, *lied = NULL;
 	struct vmdir d = create("web");
 	struct err e;
 	pid_t pid = fork();
 
 	(void)state;
-	if (!pid)
+	if (!pid) {
+		if (d.uid && setresuid(d.uid, d.uid, d.uid))
+			_exit(1);
 		for (;;)
 			pause();
+	}
 	procid_note(info, pid);
 	assert_int_equal(procid_pid(info), pid);
 	lie = json_deep_copy(info);
@@ -324,8 +364,15 @@ static void test_state__a_pid_alone_is_not_believed(void **state)
 	assert_int_equal(vmdir_publish(&d, lie, &e), 0);
 	assert_int_equal(procid_kill(&d, &e), -ESRCH);
 	assert_int_equal(kill(pid, 0), 0);
+	/* what a VM says of itself may be somebody else */
+	lied = json_object();
+	procid_note(lied, getpid());
+	assert_int_equal(json_write_file(d.fd, "vm.json", 0600, lied, &e), 0);
+	if (d.uid)
+		assert_int_equal(procid_kill(&d, &e), -ESRCH);
 	assert_int_equal(json_write_file(d.fd, "vm.json", 0600, info, &e), 0);
-	assert_int_equal(procid_kill(&d, &e), 0);
+	for (int i = 0; i < 1000 && procid_kill(&d, &e); i++)
+		usleep(10000); /* until it runs as the VM's user */
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 	assert_int_equal(procid_pid(info), 0);
 	vmdir_close(&d);
@@ -365,6 +412,8 @@ int main(void)
 		CASE(test_state__a_name_is_taken_once),
 		CASE(test_state__names_are_checked),
 		CASE(test_state__alive_is_who_holds_the_lock),
+		CASE(test_state__who_only_says_that_it_ends_is_not_waited_for),
+		CASE(test_state__who_does_not_accept_is_not_waited_for),
 		CASE(test_state__the_end_is_seen_when_it_happens),
 		CASE(test_state__half_made_by_the_dead_is_swept),
 		CASE(test_state__half_made_by_the_living_is_left_alone),

@@ -98,6 +98,26 @@ static int make(const char *dir, const char *name, struct err *e)
 	return r;
 }
 
+/* Whoever wrote a file may still have it open, and is not to be believed. */
+static void test_template__nothing_is_published_that_somebody_may_write(void **state)
+{
+	struct template *t = model(*state);
+	struct template_stage s;
+	struct err e;
+	int ram;
+
+	assert_int_equal(template_stage_begin(STORE_TEMPLATES, "kept", &s, &e), 0);
+	stage_parts(&s);
+	ram = openat(s.dir, "ram", O_RDWR | O_CLOEXEC);
+	assert_true(ram >= 0);
+	assert_int_equal(template_stage_publish(&s, t, &e), -EBUSY);
+	assert_non_null(strstr(e.msg, "ram: the VM that wrote it does not let go"));
+	close(ram);
+	assert_int_equal(template_stage_publish(&s, t, &e), 0);
+	template_stage_end(&s);
+	free(t);
+}
+
 static void must_make(const char *dir, const char *name)
 {
 	struct err e;
@@ -646,6 +666,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(test_template__what_is_published_is_read_back),
+		CASE(test_template__nothing_is_published_that_somebody_may_write),
 		CASE(test_template__a_name_is_taken_once),
 		CASE(test_template__names_are_checked),
 		CASE(test_template__aborted_and_killed_makers_leave_nothing),

@@ -45,7 +45,7 @@ struct scene {
 		uint64_t first, last; /* the counter when it began here, and at its end */
 		uint8_t generation[16];
 		char name[VM_NAME_MAX + 1];
-		int depth, unknown_fds;
+		int depth;
 	} m[MACHINES];
 	int forks_failed;
 	char why[800];
@@ -222,7 +222,6 @@ static int serve(void *arg, struct err *e)
 	(void)e;
 	c->depth--;
 	begin(c);
-	c->s->m[c->me].unknown_fds = fdtab_unknown(c->vm->m.fds, e);
 	return 0;
 }
 
