@@ -153,7 +153,7 @@ test: deps
 	$(MAKE) -s VARIANT=asan tests
 	$(MAKE) -s VARIANT=tsan $(TSAN_TESTS:%=build/tsan/tests/test_%)
 	$(MAKE) -s fuzz-build
-	$(MAKE) -s test-images build/guest/rngspin
+	$(MAKE) -s test-images build/guest/rngspin build/guest/hail
 	tests/run system unit:release unit:asan unit:tsan:$(subst $(SPACE),$(COMMA),$(TSAN_TESTS)) \
 		fuzz:fuzz
 

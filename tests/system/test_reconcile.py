@@ -2,6 +2,7 @@
 """Fail closed: what becomes of a fork whose guest does not take its identity; and what is drawn from its random number generator
 before it has. doc/fork.md says what is promised."""
 import concurrent.futures
+import errno
 import json
 import os
 import re
@@ -13,7 +14,6 @@ import test_fork
 from harness import IMAGES, ROOT, WAIT, check, same, until
 from test_boot import full_kernel
 
-RNGSPIN = f"{ROOT}/build/guest/rngspin"
 BAD = "echo keys are gone >&2; exit 7"
 
 
@@ -136,6 +136,79 @@ def test_reconcile__a_stopped_agent_fails_the_fork_in_time(w):
     w.drop("p")
 
 
+def end_of(w, vm):
+    """How a VM ended, which is waited for."""
+    path = f"{w.run_dir}/vms/{vm}/exit.json"
+    until(lambda: w.names()[vm]["state"] not in ("running", "paused"), f"the end of {vm}")
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+
+
+def test_reconcile__a_machine_made_paused_learns_who_it_is_or_ends(w):
+    machine(w, "p")
+    hook(w, "p", "20-bad", BAD)
+    w.must("snapshot", "p", "s")
+    why = "identity: the guest's agent: hook 20-bad: exit status 7: keys are gone : Input/output error"
+    makers = (("fork", "p", "--name", "c", "--paused"), ("restore", "s", "--name", "c", "--paused"))
+    for make in makers:
+        w.must(*make)
+        same(w.names()["c"]["state"], "paused", f"state after {make[0]}")
+        w.must("resume", "c")
+        end = end_of(w, "c")
+        same((end["reason"], end["detail"]), ("error", why), f"the end of a {make[0]} that was resumed")
+        w.drop("c")
+    for make in makers:
+        w.must(*make, "--no-wait")
+        w.must("resume", "c")
+        w.refused("exec", "c", "--", "true", says=re.escape(why) + "$", code=125)
+        same(w.names()["c"]["state"], "running", f"state of a {make[0]} that need not know")
+        w.drop("c")
+    hook(w, "p", "20-bad", "true")
+    for make in makers[:1]:
+        w.must(*make)
+        w.must("resume", "c")
+        same(w.sh("c", "hostname"), "c", "one whose hooks are good")
+        test_fork.progress(w, "c")
+    test_fork.progress(w, "p")
+    w.drop("c", "p")
+    w.must("snapshot", "rm", "s")
+
+
+def test_reconcile__user_data_reaches_the_fork_that_it_is_given(w):
+    machine(w, "p")
+    hook(w, "p", "10-data", "cat $CLONE_USERDATA >/run/hook-saw 2>/dev/null; true")
+    look = "cat /run/clone/userdata 2>/dev/null; echo .; cat /run/hook-saw"
+
+    def give(source, name, data, *opts):
+        w.must("fork", source, "--name", name, "--userdata", "-", *opts, stdin=data)
+    give("p", "c1", b"first\n")
+    give("p", "c2", b"s" * 16384)
+    give("p", "c3", b"asleep\n", "--paused")
+    give(test_fork.template(w), "c4", b"of a template\n")
+    w.must("fork", "c1", "--name", "c5")
+    w.must("resume", "c3")
+    for vm, want in (("c1", "first\n.\nfirst"), ("c2", "s" * 16384 + ".\n" + "s" * 16384), ("c3", "asleep\n.\nasleep"),
+                     ("c5", ".")):
+        same(w.sh(vm, look), want, f"user data of {vm}")
+    same(w.sh("c4", "cat /run/clone/userdata"), "of a template", "user data of c4")
+    same(w.sh("p", "ls /run/clone/userdata /run/hook-saw 2>/dev/null; true"), "", "user data of the parent")
+    w.refused("fork", "p", "--name", "c6", "--userdata", "-", stdin=b"s" * 16385, says="at most 16384 bytes", code=1)
+    w.refused("fork", "p", "--name", "c6", "--userdata", "/no/file", says="user data: /no/file: No such file", code=1)
+    w.drop("c1", "c2", "c3", "c4", "c5", "p")
+
+
+def test_reconcile__only_root_of_the_guest_is_heard_as_its_agent(w):
+    """Whoever may say that an agent has (re)started can have hooks run again, and keep commands out."""
+    machine(w, "p")
+    install(w, "p", "hail")
+    for user, port, want in (("0", 0, errno.ECONNRESET), ("0", 1000, 0), ("65534", 0, errno.ECONNRESET),
+                             ("65534", 1000, errno.EACCES)):
+        r = w.clone("exec", "-u", user, "p", "--", "hail", str(port))
+        same((r.code, r.err), (want, ""), f"uid {user} connects from port {port}")
+    test_fork.progress(w, "p")
+    w.drop("p")
+
+
 def blocks(data):
     return [data[i:i + 16] for i in range(0, len(data), 16)]
 
@@ -146,17 +219,23 @@ def test_rng__forks_share_no_bytes_however_early_they_ask(w):
 
     def ask(args):
         return w.must(*args, "--", "head", "-c", "4096", "/dev/urandom").raw
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, [("exec", vm) for vm in vms] + [("fork", t, "--rm")] * 2))
+    live = [f"live-{i}" for i in range(1, 5)]
+    w.must("fork", vms[0], "-n", "4", "--name", "live", "--no-wait")  # they have not been renewed yet
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(ask, [("exec", vm) for vm in live + vms] + [("fork", t, "--rm")] * 2))
     seen = [block for data in answers for block in blocks(data)]
-    same((len(seen), len(set(seen))), (8 * 256, 8 * 256), "blocks drawn, and different ones")
-    w.drop(*vms)
+    same((len(seen), len(set(seen))), (12 * 256, 12 * 256), "blocks drawn, and different ones")
+    w.drop(*vms, *live)
+
+
+def install(w, vm, name):
+    with open(f"{ROOT}/build/guest/{name}", "rb") as f:
+        w.must("exec", "-i", vm, "--", "/bin/sh", "-c", f"cat >/bin/{name}; chmod 755 /bin/{name}", stdin=f.read())
 
 
 def spin(w, vm):
     """Starts a process that draws without a pause, and a hook that stops it in the fork once all is renewed."""
-    with open(RNGSPIN, "rb") as f:
-        w.must("exec", "-i", vm, "--", "/bin/sh", "-c", "cat >/bin/rngspin; chmod 755 /bin/rngspin", stdin=f.read())
+    install(w, vm, "rngspin")
     hook(w, vm, "10-stop", "kill -USR1 $(cat /run/spin.pid)")
     w.sh(vm, "rngspin /run/spin </dev/null >/dev/null 2>&1 & while [ ! -s /run/spin.pid ]; do usleep 10000; done")
 

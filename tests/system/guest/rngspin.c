@@ -3,7 +3,7 @@
  * A process of a guest that a fork finds at work: draws random numbers without a pause and notes
  * each with its time, in a ring that is a file. SIGUSR1 stops it (what it noted stays), SIGUSR2
  * lets it go on. What two machines noted after the last note that they share is what they drew as
- * twins: tests/system/test_identity.py reads that. A static program without libraries.
+ * twins: tests/system/test_reconcile.py reads that. A static program without libraries.
  *
  *     rngspin FILE     writes its pid to FILE.pid when it is at work
  */
