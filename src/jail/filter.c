@@ -228,7 +228,7 @@ static int export(scmp_filter_ctx ctx, struct sock_fprog *out)
 static int compile(int who, struct sock_fprog *out, struct err *e)
 {
 #ifdef CLONE_DEBUG
-	/* a debug build dies with a backtrace instead of a bare signal */
+	/* a signal that a debugger sees, and not an end at once */
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
 #else
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
