@@ -24,7 +24,8 @@ struct jail_cfg {
 /* Directory, uid, capabilities, no_new_privs. Main, before any other thread. -EPERM and the like.
  */
 int jail_privileges(const struct jail_cfg *cfg, struct err *e);
-/* In a fork's child, after the fd sweep: its own directory and (of a seed) uid, then no capability. */
+/* In a fork's child, after the fd sweep: its own directory and (of a seed) uid, then no capability.
+ */
 int jail_child(const struct jail_cfg *cfg, struct err *e);
 /* On each other thread that the child had by then: uid and capabilities are a thread's own. */
 int jail_child_thread(const struct jail_cfg *cfg, struct err *e);

@@ -96,7 +96,8 @@ struct vm_stats {
 	uint64_t forks, last_pause_ns;
 	uint64_t last_forks,
 		last_fork_ns; /* children of the last request; of its time, fork(2)'s */
-	uint64_t forked_ns, adopted_ns, entered_ns, first_exit_ns, ready_ns; /* as in vm_child_result */
+	uint64_t forked_ns, adopted_ns, entered_ns, first_exit_ns,
+		ready_ns; /* as in vm_child_result */
 	uint64_t fork_depth;
 };
 void vm_stats(struct vm *vm, struct vm_stats *out);

@@ -156,8 +156,8 @@ def test_live__of_a_paused_vm(w):
 def test_live__a_paused_child_may_wait_longer_than_its_fork(w):
     vm = run(w, "patient")
     load(w, vm)
-    w.must("fork", vm, "--name", "patient-kid", "--paused", "--timeout", "1s")
-    time.sleep(3)
+    w.must("fork", vm, "--name", "patient-kid", "--paused", "--timeout", "20s")
+    time.sleep(26)  # its guest has these 20 s from its resuming on; whoever forked it has long been answered
     same(state(w, "patient-kid"), "paused", "the child, after the time-out of its fork")
     w.must("resume", "patient-kid")
     works(w, "patient-kid")
