@@ -144,7 +144,7 @@ build/state/images/ident/image.json: | all
 # Under ThreadSanitizer only what has more than one thread, which is where there are vCPU threads. All other
 # unit tests pass too (in three and a half minutes), but on one thread there is nothing to find. inject_fork
 # cannot be run: under the sanitizer it makes no progress in one kind of child; why is not known.
-TSAN_TESTS := vm_fork inject_vm
+TSAN_TESTS := barrier vm_fork inject_vm
 SPACE := $(subst ,, )
 COMMA := ,
 .PHONY: test
