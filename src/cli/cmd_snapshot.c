@@ -193,6 +193,27 @@ static int create(int argc, char **argv)
 	return cli_print_json(json_incref(result));
 }
 
+struct flatten_args {
+	const char *to;
+	bool compress;
+};
+
+static int parse_flatten(void *arg, int opt, struct err *e)
+{
+	struct flatten_args *a = arg;
+
+	switch (opt) {
+	case O_NAME:
+		a->to = optarg;
+		return cli_name_check("--name", optarg, e);
+	case O_COMPRESS:
+		a->compress = true;
+		return 0;
+	default:
+		return -ENOSYS;
+	}
+}
+
 static int flatten(int argc, char **argv)
 {
 	static const struct option opts[] = {
@@ -200,34 +221,24 @@ static int flatten(int argc, char **argv)
 		{ "compress", no_argument, NULL, O_COMPRESS },
 		{ NULL, 0, NULL, 0 },
 	};
-	const char *to = NULL;
-	bool compress = false;
-	int opt, signals, r;
+	struct flatten_args a = { 0 };
+	int signals, r = cli_options("snapshot", argc, argv, "", opts, parse_flatten, &a);
 	struct err e;
 
-	opterr = 0;
-	while ((opt = getopt_long(argc, argv, "", opts, NULL)) != -1) {
-		if (opt == O_NAME)
-			to = optarg;
-		else if (opt == O_COMPRESS)
-			compress = true;
-		else
-			return cli_bad_option("snapshot", argv);
-	}
+	if (r)
+		return r;
 	if (optind + 1 != argc)
 		return cli_usage("snapshot", "flatten: which snapshot?");
-	if (to && cli_name_check("--name", to, &e))
-		return cli_usage("snapshot", "%s", e.msg);
 	state_sweep();
 	signals = cli_catch_signals(&e);
 	if (signals < 0)
 		return cli_fail(&e);
-	r = snapshot_flatten(argv[optind], to, compress, signals, &e);
+	r = snapshot_flatten(argv[optind], a.to, a.compress, signals, &e);
 	if (r) {
 		err_wrap(&e, r, "flatten %s", argv[optind]);
 		return cli_fail(&e);
 	}
-	puts(to ? to : argv[optind]);
+	puts(a.to ? a.to : argv[optind]);
 	return cli_flush();
 }
 

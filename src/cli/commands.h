@@ -26,7 +26,6 @@ int cmd_doctor(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_help(int argc, char **argv);
-int cmd_vm(int argc, char **argv); /* vm_process_main */
 
 extern const char cmd_run_usage[];
 extern const char cmd_fork_usage[];

@@ -128,17 +128,23 @@ static int prepare(const struct session *s, const char *name, struct prepared *p
 	return r;
 }
 
-/* A child that failed: dead or dying, and if it is neither, ended; nothing of it stays. */
+/* Dead or dying, and if it is neither, ended; nothing of it stays. */
+static void end_and_remove(struct vmdir *d)
+{
+	if (vmdir_alive(d))
+		vm_kill(d, -1, NULL);
+	vmdir_wait_end(d, LAUNCH_MS, -1, NULL);
+	vmdir_remove(d, NULL);
+}
+
+/* A child that failed. */
 static void discard(struct prepared *p)
 {
 	if (!p->made)
 		return;
 	if (p->dir.lock_fd >= 0)
 		close(take_fd(&p->dir.lock_fd));
-	if (vmdir_alive(&p->dir))
-		vm_kill(&p->dir, -1, NULL);
-	vmdir_wait_end(&p->dir, LAUNCH_MS, -1, NULL);
-	vmdir_remove(&p->dir, NULL);
+	end_and_remove(&p->dir);
 	p->made = false;
 }
 
@@ -312,10 +318,7 @@ static void undo(struct fork_child_info *c)
 
 	vmdir_init(&d);
 	if (!vmdir_open(PLACE_VM, c->name, &d, NULL)) {
-		if (vmdir_alive(&d))
-			vm_kill(&d, -1, NULL);
-		vmdir_wait_end(&d, LAUNCH_MS, -1, NULL);
-		vmdir_remove(&d, NULL);
+		end_and_remove(&d);
 		vmdir_close(&d);
 	}
 	c->ok = false;

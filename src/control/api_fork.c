@@ -95,23 +95,6 @@ struct child_body {
 	bool paused;
 };
 
-/* Fresh in every child, and never all zero. */
-static int fresh(struct identity *id, struct err *e)
-{
-	uint8_t mid[16];
-
-	if (getrandom(id->generation, sizeof(id->generation), 0) != sizeof(id->generation) ||
-	    getrandom(id->entropy, sizeof(id->entropy), 0) != sizeof(id->entropy) ||
-	    getrandom(mid, sizeof(mid), 0) != sizeof(mid))
-		return err_sys(e, errno, "getrandom");
-	id->generation[0] |= 1;
-	/* as systemd makes them: a version 4 UUID */
-	mid[6] = (uint8_t)((mid[6] & 0x0f) | 0x40);
-	mid[8] = (uint8_t)((mid[8] & 0x3f) | 0x80);
-	to_hex(mid, sizeof(mid), id->machine_id);
-	return 0;
-}
-
 static int child_spec(const json_t *j, struct vm_child_spec *spec, struct err *e)
 {
 	static const struct json_field tab[] = {
@@ -129,9 +112,6 @@ static int child_spec(const json_t *j, struct vm_child_spec *spec, struct err *e
 		return r;
 	if (!name_ok(b.name))
 		return err_set(e, EINVAL, "name: not a VM's name");
-	r = fresh(&spec->id, e);
-	if (r)
-		return r;
 	snprintf(spec->id.name, sizeof(spec->id.name), "%s", b.name);
 	snprintf(spec->id.hostname, sizeof(spec->id.hostname), "%s", b.name);
 	for (char *p = spec->id.hostname; *p; p++)
@@ -235,6 +215,5 @@ int api_put_fork(struct api_call *call, json_t **reply, struct err *e)
 				       .done = fork_done,
 				       .arg = call->rq };
 	r = vm_fork(call->vm, &rq, e);
-	explicit_bzero(specs, n * sizeof(*specs)); /* the children's entropy */
 	return r < 0 ? r : API_LATER;
 }

@@ -23,14 +23,6 @@ void device_commit_copy(struct device *d, const void *state)
 	memcpy(d->state, state, d->cls->state.struct_size);
 }
 
-int device_check_any(const struct device *d, const void *state, struct err *e)
-{
-	(void)d;
-	(void)state;
-	(void)e;
-	return 0;
-}
-
 int device_prepare_nothing(struct device *d, struct err *e)
 {
 	(void)d;

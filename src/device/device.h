@@ -119,7 +119,6 @@ struct device {
 int device_quiesce_nothing(struct device *d, struct err *e);
 void device_resume_nothing(struct device *d);
 void device_commit_copy(struct device *d, const void *state);
-int device_check_any(const struct device *d, const void *state, struct err *e);
 int device_prepare_nothing(struct device *d, struct err *e);
 int device_adopt_nothing(struct device *d, const struct identity *id, struct err *e);
 

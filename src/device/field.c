@@ -188,36 +188,3 @@ int field_compare(const struct field_table *t, const void *saved, const void *he
 {
 	return compare(t->fields, t->n, saved, here, e);
 }
-
-static void walk(const struct field *fields, size_t n, const char *obj, const char *prefix,
-		 void (*fn)(void *, const char *, const void *, const struct field *), void *arg)
-{
-	char path[256];
-
-	for (size_t i = 0; i < n; i++) {
-		const struct field *f = &fields[i];
-		uint32_t count = elements(f, obj);
-
-		for (uint32_t j = 0; j < count; j++) {
-			const char *p = obj + f->offset + (size_t)j * f->size;
-
-			if (f->count > 1)
-				snprintf(path, sizeof(path), "%s%s[%u]", prefix, f->name, j);
-			else
-				snprintf(path, sizeof(path), "%s%s", prefix, f->name);
-			if (f->kind == FK_STRUCT) {
-				strncat(path, ".", sizeof(path) - strlen(path) - 1);
-				walk(f->sub, f->nsub, p, path, fn, arg);
-			} else {
-				fn(arg, path, p, f);
-			}
-		}
-	}
-}
-
-void field_walk(const struct field_table *t, const void *obj,
-		void (*fn)(void *arg, const char *path, const void *p, const struct field *f),
-		void *arg)
-{
-	walk(t->fields, t->n, obj, "", fn, arg);
-}

@@ -86,9 +86,5 @@ void field_encode(const struct field_table *t, const void *obj, struct wbuf *w);
 int field_decode(const struct field_table *t, struct rbuf *r, void *obj, struct err *e);
 /* 0 when equal, else -EINVAL with "FIELD: saved X, here Y" (used to compare cfg on restore). */
 int field_compare(const struct field_table *t, const void *saved, const void *here, struct err *e);
-/* Calls fn for each scalar or byte string, with a dotted path: for inspect and for tests. */
-void field_walk(const struct field_table *t, const void *obj,
-		void (*fn)(void *arg, const char *path, const void *p, const struct field *f),
-		void *arg);
 
 #endif

@@ -217,7 +217,6 @@ static int become(struct vm *vm, struct err *e)
 			return ret;
 	}
 	vm->id = vm->child.spec.id;
-	explicit_bzero(vm->child.spec.id.entropy, sizeof(vm->child.spec.id.entropy));
 	vm->id.renew = true;
 	vm_random_identity(&vm->id);
 	ret = vm_adopt_all(vm, &vm->id, e);

@@ -163,7 +163,6 @@ static int fork_one(struct vm *vm, struct fork_child *c, const struct vm_fork_re
 		if (c->res.error)
 			snprintf(c->res.msg, sizeof(c->res.msg), "%.255s", e.msg);
 	}
-	explicit_bzero(&start.spec, sizeof(start.spec)); /* the child's entropy */
 	if (c->res.error)
 		return c->res.error;
 	vm->stats.forks++;

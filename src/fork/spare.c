@@ -192,7 +192,6 @@ bool spare_use(struct vm *vm, const struct vm_child_spec *spec, const struct vm_
 			(void)child_reap(vm, *pid, NULL, &e);
 		}
 	}
-	explicit_bzero(&p.msg.spec, sizeof(p.msg.spec)); /* the child's entropy */
 	return sent;
 }
 
@@ -256,6 +255,5 @@ int spare_wait(struct vm *vm, struct err *e)
 	vm->child.spec = msg.spec;
 	vm->child.wait = msg.wait;
 	vm->child.timeout_ms = msg.timeout_ms;
-	explicit_bzero(&msg.spec, sizeof(msg.spec));
 	return ret;
 }

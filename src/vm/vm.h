@@ -83,7 +83,7 @@ void vm_end(struct vm *vm, enum vm_end how, const char *detail);
 
 /* Who a child is to be. */
 struct vm_child_spec {
-	struct identity id; /* renew is set by vm_fork */
+	struct identity id; /* names; the rest is drawn in the child, "renew" set */
 	uint32_t uid, gid;  /* 0: keep the parent's */
 	bool paused;	    /* stays paused after adopt */
 };
