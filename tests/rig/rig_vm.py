@@ -121,7 +121,7 @@ class Machine:
 
         return [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot",
-            "-display", "none", "-machine", machine, "-accel", "tcg,thread=multi,tb-size=1024",
+            "-display", "none", "-machine", machine, "-accel", "tcg,thread=multi,tb-size=256",
             "-cpu", "EPYC-v2,+svm,+npt", "-smp", str(opts.smp), "-m", str(opts.mem),
             "-kernel", image, "-initrd", "initrd",
             "-append", f"{append} {opts.append}".strip(),
