@@ -128,11 +128,10 @@
 
 #define PROTO_VERSION 2u
 #define PROTO_AGENT_PORT 1024u /* the agent listens here */
-#define PROTO_READY_PORT 1025u /* the agent tells the host here that it does... */
-#define PROTO_ROOT_PORT_MAX                                                                        \
-	1023u /* ...from such a port, which the guest's kernel keeps for root                      \
-	       */
-
+/* The agent tells the host at READY_PORT that it is there, from a port that the guest's kernel
+ * keeps for root: ROOT_PORT_MAX at most. */
+#define PROTO_READY_PORT 1025u
+#define PROTO_ROOT_PORT_MAX 1023u
 #define PROTO_GEN 16u
 #define PROTO_MAX_ENTROPY 256u
 #define PROTO_MAX_NAME 64u

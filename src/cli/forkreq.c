@@ -216,7 +216,7 @@ static void settle_child(const struct session *s, struct prepared *p, struct for
 }
 
 /* Nobody may hold a child's lock who is not it: grants that were not taken end with the connection.
- * "all" of those that were prepared are taken back. */
+ */
 static void take_back(struct session *s, struct prepared *p, size_t n)
 {
 	if (s->fdsock >= 0)
@@ -262,8 +262,8 @@ static int ask(const struct session *s, struct prepared *p, struct fork_child_in
 	       uint64_t *pause_ns, struct err *e)
 {
 	cleanup_json json_t *body = request_body(p, c, n, s->how), *reply = NULL;
-	uint64_t sent = time_mono_ns();
 	size_t first = 0;
+	uint64_t sent;
 	int r;
 
 	if (!body)
@@ -271,6 +271,7 @@ static int ask(const struct session *s, struct prepared *p, struct fork_child_in
 	while (!p[first].made)
 		first++;
 	r = grant_own(s, c[first].name, e);
+	sent = time_mono_ns();
 	if (!r)
 		r = client_request(s->api, "PUT", "/fork", body, s->how->timeout_ms + LAUNCH_MS,
 				   &reply, e);
