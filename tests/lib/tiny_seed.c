@@ -355,6 +355,21 @@ int tiny_seed_fork(const struct tiny_seed *seed, struct fork_child_info *c, size
 	return r;
 }
 
+int tiny_vm_get(const char *name, const char *path, json_t **reply, struct err *e)
+{
+	struct client *c = NULL;
+	struct vmdir d;
+	int r = vmdir_open(PLACE_VM, name, &d, e);
+
+	if (!r)
+		r = client_open(d.fd, &c, e);
+	if (!r)
+		r = client_request(c, "GET", path, NULL, TINY_MS, reply, e);
+	client_close(c);
+	vmdir_close(&d);
+	return r;
+}
+
 /* A file of /proc/PID, "" when there is none. */
 static char *proc_read(pid_t pid, const char *what, char *buf, size_t n)
 {

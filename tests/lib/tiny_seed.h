@@ -83,6 +83,9 @@ void tiny_seed_end(struct tiny_seed *seed);
 int tiny_seed_fork(const struct tiny_seed *seed, struct fork_child_info *c, size_t n,
 		   struct err *e);
 
+/* GET of a VM's API by the VM's name: the reply is the caller's. */
+int tiny_vm_get(const char *name, const char *path, json_t **reply, struct err *e);
+
 /* A process's children that have not ended (zombies have), the first max of them: how many. */
 size_t tiny_children(pid_t pid, pid_t *v, size_t max);
 

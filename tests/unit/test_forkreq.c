@@ -41,15 +41,10 @@ struct world {
 static json_int_t stat_of(const char *name, const char *key)
 {
 	cleanup_json json_t *reply = NULL;
-	struct client *c = NULL;
-	struct vmdir d;
 	struct err e;
 
-	if (vmdir_open(PLACE_VM, name, &d, &e) || client_open(d.fd, &c, &e) ||
-	    client_request(c, "GET", "/stats", NULL, TINY_MS, &reply, &e))
+	if (tiny_vm_get(name, "/stats", &reply, &e))
 		fail_msg("%s: %s", name, e.msg);
-	client_close(c);
-	vmdir_close(&d);
 	return json_integer_value(json_object_get(json_object_get(reply, "vm"), key));
 }
 

@@ -164,16 +164,11 @@ static struct pids wait_spares(const struct tiny_seed *seed, const struct child 
 
 static json_t *get(const char *name, const char *path)
 {
-	struct client *c = NULL;
 	json_t *reply = NULL;
-	struct vmdir d;
 	struct err e;
 
-	if (vmdir_open(PLACE_VM, name, &d, &e) || client_open(d.fd, &c, &e) ||
-	    client_request(c, "GET", path, NULL, TINY_MS, &reply, &e))
+	if (tiny_vm_get(name, path, &reply, &e))
 		fail_msg("%s: %s", name, e.msg);
-	client_close(c);
-	vmdir_close(&d);
 	return reply;
 }
 
