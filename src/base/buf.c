@@ -70,6 +70,22 @@ uint64_t rbuf_u64(struct rbuf *r)
 	return le64_get(v);
 }
 
+uint32_t rbuf_be32(struct rbuf *r)
+{
+	be32 v;
+
+	rbuf_bytes(r, &v, sizeof(v));
+	return be32_get(v);
+}
+
+uint64_t rbuf_be64(struct rbuf *r)
+{
+	be64 v;
+
+	rbuf_bytes(r, &v, sizeof(v));
+	return be64_get(v);
+}
+
 void wbuf_init(struct wbuf *w, size_t limit)
 {
 	*w = (struct wbuf){ .limit = limit };

@@ -3,7 +3,7 @@
  * Bounded buffers: the only way wire data is read or written. A reader that runs over its end
  * turns sticky-bad and returns zeroes from then on, so a decoder may read a whole record and ask
  * once. A writer grows up to its limit and turns sticky-bad beyond it or without memory.
- * Integers are little-endian. One thread at a time.
+ * Integers are little-endian, those of rbuf_beN big-endian. One thread at a time.
  */
 #ifndef CLONE_BASE_BUF_H
 #define CLONE_BASE_BUF_H
@@ -23,6 +23,8 @@ uint8_t rbuf_u8(struct rbuf *r);
 uint16_t rbuf_u16(struct rbuf *r);
 uint32_t rbuf_u32(struct rbuf *r);
 uint64_t rbuf_u64(struct rbuf *r);
+uint32_t rbuf_be32(struct rbuf *r);
+uint64_t rbuf_be64(struct rbuf *r);
 /* Copies n bytes out; dst is zeroed when they are not there. */
 void rbuf_bytes(struct rbuf *r, void *dst, size_t n);
 /* Borrows n bytes in place; NULL when they are not there. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Little-endian integers as struct types, so that bytes of a wire format cannot be used as
- * numbers by accident. Alignment 1: they may be laid over any byte.
+ * Integers of wire formats as struct types, so that their bytes cannot be used as numbers by
+ * accident: little-endian ones, and the big-endian ones of qcow2. Alignment 1: they may be laid
+ * over any byte.
  */
 #ifndef CLONE_BASE_ENDIAN_H
 #define CLONE_BASE_ENDIAN_H
@@ -67,6 +68,48 @@ static inline le64 le64_put(uint64_t v)
 	le64 r;
 
 	v = htole64(v);
+	memcpy(r.b, &v, sizeof(v));
+	return r;
+}
+
+typedef struct {
+	uint8_t b[4];
+} be32;
+
+typedef struct {
+	uint8_t b[8];
+} be64;
+
+static inline uint32_t be32_get(be32 v)
+{
+	uint32_t r;
+
+	memcpy(&r, v.b, sizeof(r));
+	return be32toh(r);
+}
+
+static inline uint64_t be64_get(be64 v)
+{
+	uint64_t r;
+
+	memcpy(&r, v.b, sizeof(r));
+	return be64toh(r);
+}
+
+static inline be32 be32_put(uint32_t v)
+{
+	be32 r;
+
+	v = htobe32(v);
+	memcpy(r.b, &v, sizeof(v));
+	return r;
+}
+
+static inline be64 be64_put(uint64_t v)
+{
+	be64 r;
+
+	v = htobe64(v);
 	memcpy(r.b, &v, sizeof(v));
 	return r;
 }

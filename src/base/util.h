@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
@@ -58,6 +59,14 @@ static inline bool mul_u64(uint64_t a, uint64_t b, uint64_t *out)
 		return false;
 	*out = r;
 	return true;
+}
+
+/* Are all n bytes zero? True of none. */
+static inline bool bytes_are_zero(const void *p, size_t n)
+{
+	const uint8_t *b = p;
+
+	return !n || (!b[0] && !memcmp(b, b + 1, n - 1));
 }
 
 static inline void cleanup_free_p(void *p)
