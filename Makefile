@@ -136,6 +136,9 @@ test-images: images $(patsubst %,build/state/images/%/image.json,openrc runit id
 build/state/images/openrc/image.json build/state/images/runit/image.json: \
 		build/state/images/%/image.json: | all
 	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --init $* --name $*
+# For benchmarks of disks.
+build/state/images/fio/image.json: | all
+	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --name fio --package fio
 build/state/images/ident/image.json: | all
 	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --name ident \
 		--package openssh-server --package python3
@@ -169,7 +172,7 @@ soak: deps
 .PHONY: bench
 bench: deps
 	$(MAKE) -s VARIANT=release all build/release/bench/tiny build/release/bench/live build/release/bench/initrd
-	$(MAKE) -s images
+	$(MAKE) -s images build/state/images/fio/image.json
 	tests/bench/run
 
 ## deps           install what the project needs, by apt package name (root; does nothing when all is there)

@@ -16,12 +16,13 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/util.h"
 #include "block/blk_int.h"
 #include "event/fdtab.h"
 #include "event/loop.h"
 
-#define SMALL_LAYER_BLOCKS 256u
+#define SMALL_LAYER_BYTES MIB(1)
 
 int blk_check_mode(int fd, int access, const char *what, struct err *e)
 {
@@ -57,7 +58,7 @@ int blk_base_bytes(int fd, uint64_t *size, struct err *e)
 	return 0;
 }
 
-static int check_data_fd(int fd, struct err *e)
+static int check_data_fd(const struct blk *b, int fd, struct err *e)
 {
 	struct stat st;
 	int r;
@@ -69,8 +70,10 @@ static int check_data_fd(int fd, struct err *e)
 		return r;
 	if (fstat(fd, &st))
 		return err_sys(e, errno, "data file");
-	if (!S_ISREG(st.st_mode) || st.st_size)
+	if (b->writes == BLK_OVERLAY && (!S_ISREG(st.st_mode) || st.st_size))
 		return err_set(e, EINVAL, "data file is not an empty regular file");
+	if (!S_ISREG(st.st_mode) && (b->writes != BLK_IN_RAW || !S_ISBLK(st.st_mode)))
+		return err_set(e, EINVAL, "data file is neither a file nor a block device");
 	return 0;
 }
 
@@ -80,7 +83,7 @@ static int set_data(struct blk *b, int fd, struct err *e)
 	struct stat st;
 	int r;
 
-	r = check_data_fd(fd, e);
+	r = check_data_fd(b, fd, e);
 	if (!r && fstat(fd, &st))
 		r = err_sys(e, errno, "data file");
 	if (!r)
@@ -92,15 +95,27 @@ static int set_data(struct blk *b, int fd, struct err *e)
 	return 0;
 }
 
-static int resolve_size(struct blk *b, const struct blk_cfg *cfg, struct err *e)
+/* Of a disk that is written where it is. */
+static int check_own(const struct blk *b, int fd, struct err *e)
 {
-	uint64_t base = 0;
-	int r;
+	if (b->read_only)
+		return err_set(e, EINVAL, "a read-only disk is not written to");
+	if (b->writes == BLK_IN_RAW && b->base)
+		return err_set(e, EINVAL, "a raw file that is written to has no base");
+	return check_data_fd(b, fd, e);
+}
 
-	if (b->base_fd >= 0) {
-		r = blk_base_bytes(b->base_fd, &base, e);
-		if (r)
-			return r;
+static int resolve_size(struct blk *b, const struct blk_cfg *cfg, int fd, struct err *e)
+{
+	uint64_t base = b->base ? source_bytes(b->base) : 0;
+
+	if (b->writes == BLK_IN_RAW) {
+		off_t end = lseek(fd, 0, SEEK_END);
+
+		if (end < 0 || cfg->size_bytes > (uint64_t)end)
+			return err_set(e, EINVAL, "a raw file of %lld bytes for a disk of %llu",
+				       (long long)end, (unsigned long long)cfg->size_bytes);
+		base = (uint64_t)end;
 	}
 	b->size = cfg->size_bytes ? cfg->size_bytes : ROUND_DOWN(base, BLK_SECTOR);
 	if (!b->size || b->size % BLK_SECTOR || b->size > BLK_MAX_BYTES)
@@ -112,19 +127,21 @@ static int resolve_size(struct blk *b, const struct blk_cfg *cfg, struct err *e)
 	return 0;
 }
 
-int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk **out, struct err *e)
+int blk_create(const struct blk_cfg *cfg, struct source *base, int data_fd, struct blk **out,
+	       struct err *e)
 {
 	cleanup_close int data = data_fd;
 	struct blk *b = calloc(1, sizeof(*b));
 	int r = 0;
 
 	if (!b) {
-		if (base_fd >= 0)
-			close(base_fd);
+		source_close(base, NULL);
 		return err_set(e, ENOMEM, "no memory for a disk");
 	}
 	b->read_only = cfg->read_only;
-	b->base_fd = base_fd;
+	b->unit = BLK_BLOCK;
+	b->quota = cfg->quota_bytes / BLK_BLOCK;
+	b->base = base;
 	b->reader_fd = -1;
 	b->ov.cur = NO_LAYER;
 	b->ios = calloc(BLK_IOS, sizeof(*b->ios));
@@ -132,11 +149,20 @@ int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk *
 		r = err_set(e, ENOMEM, "no memory for a disk's operations");
 	for (unsigned int i = 0; i < BLK_IOS; i++)
 		b->free_ios[b->nr_free_ios++] = (uint16_t)(BLK_IOS - 1 - i);
+	b->writes = cfg->writes;
+	if (!r && b->writes != BLK_OVERLAY)
+		r = check_own(b, data, e);
+	if (!r && b->writes == BLK_IN_QCOW2)
+		r = blk_qtop_open(b, data, e);
 	if (!r)
-		r = resolve_size(b, cfg, e);
+		r = resolve_size(b, cfg, data, e);
 	if (!r)
-		r = overlay_init(&b->ov, (b->size + BLK_BLOCK - 1) / BLK_BLOCK,
-				 (b->base_end + BLK_BLOCK - 1) / BLK_BLOCK, e);
+		r = overlay_init(&b->ov, (b->size + b->unit - 1) / b->unit,
+				 (b->base_end + b->unit - 1) / b->unit, e);
+	b->ov.identity = b->writes == BLK_IN_RAW;
+	if (!r && cfg->quota_bytes && (b->writes != BLK_OVERLAY || !b->quota))
+		r = err_set(e, EINVAL, "a quota is for an overlay, and at least %u bytes",
+			    BLK_BLOCK);
 	if (!r && b->read_only && data >= 0)
 		r = err_set(e, EINVAL, "a read-only disk takes no data file");
 	if (!r && data >= 0)
@@ -204,17 +230,20 @@ static void use_reader(struct blk *b, unsigned int layer)
 	b->ov.layers[layer].fd = take_fd(&b->reader_fd);
 }
 
+int blk_finish(struct blk *b)
+{
+	blk_quiesce(b);
+	return blk_qtop_close(b);
+}
+
 void blk_destroy(struct blk *b)
 {
 	if (!b)
 		return;
-	blk_quiesce(b);
+	if (blk_finish(b))
+		log_warn("disk: its qcow2 file could not be closed cleanly");
 	close_ring(b);
-	if (b->base_fd >= 0) {
-		if (b->fds)
-			fdtab_del(b->fds, b->base_fd);
-		close(b->base_fd);
-	}
+	source_close(b->base, b->fds);
 	drop_reader(b);
 	overlay_fini(&b->ov);
 	free(b->ios);
@@ -224,6 +253,11 @@ void blk_destroy(struct blk *b)
 uint64_t blk_size(const struct blk *b)
 {
 	return b->size;
+}
+
+uint64_t blk_unit(const struct blk *b)
+{
+	return b->unit;
 }
 
 unsigned int blk_in_flight(const struct blk *b)
@@ -246,8 +280,8 @@ static void on_eventfd(void *arg, int fd, unsigned int events)
 
 static void record_files(struct blk *b)
 {
-	if (b->base_fd >= 0)
-		record(b->fds, b->base_fd, FD_KEEP, "disk base");
+	if (b->base)
+		source_record(b->base, b->fds);
 	for (unsigned int i = 0; i < b->ov.cap_layers; i++) {
 		if (b->ov.layers[i].fd < 0)
 			continue;
@@ -330,8 +364,10 @@ int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, 
 static int absorb(struct blk *b, unsigned int layer)
 {
 	uint64_t left = b->ov.layers[layer].live, block = 0, to;
-	uint8_t buf[BLK_BLOCK];
+	cleanup_free uint8_t *buf = malloc(b->unit);
 
+	if (!buf)
+		return -ENOMEM;
 	while (left) {
 		uint64_t ent, n;
 		int fd, r;
@@ -351,7 +387,7 @@ static int absorb(struct blk *b, unsigned int layer)
 		r = fd_pread_full(fd, buf, (size_t)n, blk_file_off(b, ent));
 		if (!r)
 			r = fd_pwrite_full(b->ov.layers[b->ov.cur].fd, buf, (size_t)n,
-					   to * BLK_BLOCK);
+					   to * b->unit);
 		if (r) {
 			overlay_free(&b->ov, to, 1);
 			return r;
@@ -372,15 +408,17 @@ int blk_rotate(struct blk *b, int data_fd, struct err *e)
 	BUG_ON(b->nr);
 	if (b->read_only)
 		return data < 0 ? 0 : err_set(e, EINVAL, "a read-only disk takes no data file");
-	r = check_data_fd(data, e);
+	r = check_data_fd(b, data, e);
 	if (r)
 		return r;
+	if (b->writes != BLK_OVERLAY)
+		return err_set(e, ENOTSUP, "a disk that is written in place cannot be forked");
 	if (old != NO_LAYER && !b->ov.layers[old].live)
 		return 0;
 	/* Best effort: without it the disk only stands on one layer more. */
 	while (old != NO_LAYER && b->ov.nr_layers > BLK_SMALL_LAYERS) {
 		small = overlay_smallest(&b->ov);
-		if (b->ov.layers[small].live > SMALL_LAYER_BLOCKS || absorb(b, small))
+		if (b->ov.layers[small].live * b->unit > SMALL_LAYER_BYTES || absorb(b, small))
 			break;
 	}
 	r = set_data(b, data, e);
@@ -399,8 +437,9 @@ void blk_stats(const struct blk *b, struct blk_stats *out)
 	out->own_bytes = 0;
 	out->layers = b->ov.nr_layers;
 	out->overlay_blocks = b->ov.mapped;
+	out->overlay_bytes = b->ov.mapped * b->unit;
 	if (b->ov.cur != NO_LAYER) {
 		out->layers--;
-		out->own_bytes = b->ov.layers[b->ov.cur].live * BLK_BLOCK;
+		out->own_bytes = b->ov.layers[b->ov.cur].live * b->unit;
 	}
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What stands behind a disk: an ephemeral overlay over a raw, shared, read-only base, or the base
- * alone. Asynchronous on one io_uring per disk. The overlay is a block map in private memory over
- * append-only data files: it forks O(1) with the heap. Guest RAM is never registered with io_uring
- * (it would be pinned and copied eagerly by fork(2)).
+ * What stands behind a disk: an ephemeral overlay over a shared, read-only base (source.h), or the
+ * base alone. Asynchronous on one io_uring per disk. The overlay is a block map in private memory
+ * over append-only data files: it forks O(1) with the heap. Guest RAM is never registered with
+ * io_uring (it would be pinned and copied eagerly by fork(2)).
  *
  * Requests that overlap run in the order of their submission when one of them changes the disk, at
  * the granularity of BLK_BLOCK; all others run at once.
@@ -30,16 +30,29 @@
 struct blk;
 struct fdtab;
 struct loop;
+struct source;
+
+/* Where writes go. */
+enum blk_writes {
+	BLK_OVERLAY,  /* an ephemeral overlay over the base */
+	BLK_IN_RAW,   /* the raw file that the disk is; there is no base */
+	BLK_IN_QCOW2, /* the qcow2 file that is the base's topmost, and there it stays */
+};
 
 struct blk_cfg {
-	bool read_only;	     /* no overlay, writes fail with -EROFS */
+	bool read_only; /* no overlay, writes fail with -EROFS */
+	enum blk_writes writes;
 	uint64_t size_bytes; /* whole sectors; 0: the base's size rounded down to sectors */
+	/* What an overlay may hold at most, over its base: beyond it writes fail with -ENOSPC. 0:
+	 * no limit. What it holds from before a fork counts, discarded blocks do not. */
+	uint64_t quota_bytes;
 };
 
 enum blk_op {
 	BLK_READ,
 	BLK_WRITE,
-	BLK_FLUSH,   /* an ephemeral overlay promises nothing after a power cut: succeeds at once */
+	BLK_FLUSH,   /* what was written before it was submitted is durable (not in an ephemeral
+		      * overlay, which promises nothing after a power cut: succeeds at once) */
 	BLK_DISCARD, /* a hint: whole blocks inside read as zeroes afterwards, edges are left */
 	BLK_ZERO,
 };
@@ -58,9 +71,11 @@ struct blk_req {
 		struct blk *b;
 		struct blk_req *next, *prev;   /* all in flight, oldest first */
 		struct blk_req *qnext;	       /* the runnable queue */
+		struct blk_req *fnext;	       /* those that wait for the same fetch or flush */
 		uint64_t start, end;	       /* what it touches, in bytes */
 		uint64_t pos;		       /* how far the phase got */
 		uint64_t zero_block, zero_end; /* whole blocks that a ZERO or DISCARD covers */
+		uint64_t grows;		       /* blocks that the overlay did not hold before */
 		uint64_t alloc, nalloc, fresh; /* new blocks of the data file; how many were used */
 		size_t iov_off;
 		unsigned int iov_idx;
@@ -76,17 +91,24 @@ struct blk_req {
 };
 
 /*
- * base_fd: the shared base, opened read-only (-1: all zeroes); data_fd: an empty regular file
- * opened read-write for what this VM writes (-1 when read_only, or for a seed that never runs:
- * writes fail with -ENOSPC until a fork's child adopts with one). Both are owned from now on, also
- * on failure. -EINVAL: bad size or a descriptor opened in another mode.
+ * base: what is there before anybody writes (NULL: zeroes); data_fd: of an overlay an empty regular
+ * file, else the disk's own file (a block device, too, if raw), opened read-write for what this VM
+ * writes (-1 when read_only, or for a seed that never runs: writes fail with -ENOSPC until a fork's
+ * child adopts with one). Both are owned from now on, also on failure. -EINVAL: bad size or a
+ * descriptor opened in another mode.
  */
-int blk_create(const struct blk_cfg *cfg, int base_fd, int data_fd, struct blk **out,
+int blk_create(const struct blk_cfg *cfg, struct source *base, int data_fd, struct blk **out,
 	       struct err *e);
-/* Waits for what is in flight. Accepts NULL. */
+/* Waits for what is in flight and closes a qcow2 file that is written cleanly; nothing may be
+ * submitted afterwards. 0 or -errno; also part of blk_destroy. */
+int blk_finish(struct blk *b);
+/* Accepts NULL. */
 void blk_destroy(struct blk *b);
 uint64_t blk_size(const struct blk *b);
-/* Size of a base image (stays the caller's), checked as blk_create does: for a disk's cfg. */
+/* What a discard frees whole, in bytes. */
+uint64_t blk_unit(const struct blk *b);
+/* Size of a file or block device opened read-only (stays the caller's). -EINVAL: it is something
+ * else, or opened in another mode. */
 int blk_base_bytes(int base_fd, uint64_t *size, struct err *e);
 
 /* The ring, ahead of blk_adopt, which otherwise makes it: in a fork's child it needs no file of its
@@ -139,7 +161,9 @@ struct blk_stats {
 	uint64_t reads, writes, flushes, read_bytes, written_bytes;
 	uint64_t own_bytes;	 /* live in the current data file: this fork's alone */
 	uint64_t overlay_blocks; /* blocks that do not come from the base */
-	uint64_t layers;	 /* older data files in use */
+	uint64_t overlay_bytes;
+	uint64_t layers;	   /* older data files in use */
+	uint64_t errors, no_space; /* requests that failed; of them for want of space */
 };
 void blk_stats(const struct blk *b, struct blk_stats *out);
 

@@ -2,11 +2,13 @@
 /*
  * How a phase of a request (request.c) becomes operations on the ring: one for each run of blocks
  * that lie next to each other in one file, cut where a run of guest memory has more pieces than an
- * operation can carry. Main, or a vCPU thread with the device lock.
+ * operation can carry. What the base has in memory is copied at once. Main, or a vCPU thread with
+ * the device lock.
  *
  * Each function issues what it can and says whether it ran out of free operations; the request then
  * goes on from p.pos when one has ended.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -31,7 +33,8 @@ static size_t next_piece(struct blk_req *r, uint64_t max, struct iovec *out)
 	return 0;
 }
 
-static void guest_zero(struct blk_req *r, uint64_t n)
+/* n bytes into guest memory: from src, or zeroes when that is NULL. */
+static void guest_fill(struct blk_req *r, const uint8_t *src, uint64_t n)
 {
 	struct iovec v;
 
@@ -39,7 +42,11 @@ static void guest_zero(struct blk_req *r, uint64_t n)
 		size_t got = next_piece(r, n, &v);
 
 		BUG_ON(!got);
-		memset(v.iov_base, 0, got);
+		if (src)
+			memcpy(v.iov_base, src, got);
+		else
+			memset(v.iov_base, 0, got);
+		src = src ? src + got : NULL;
 		n -= got;
 	}
 }
@@ -58,15 +65,31 @@ static void guest_copy(struct blk_req *r, uint8_t *dst, uint64_t n)
 	}
 }
 
+static bool io_end(struct blk *b, struct blk_io *io, int res)
+{
+	struct blk_req *r = io->r;
+
+	/* A hole that cannot be punched is no matter where blocks are written whole when they are
+	 * used again. Elsewhere zeroes must be there. */
+	if (io->op == URING_PUNCH && !(res && b->ov.identity && r->op == BLK_ZERO))
+		res = 0;
+	if (res && !r->p.result)
+		r->p.result = io->op == URING_PUNCH ? -EOPNOTSUPP : res;
+	blk_io_ended(b, r);
+	return true;
+}
+
 static struct blk_io *io_get(struct blk *b, struct blk_req *r, enum uring_op op, int fd,
 			     uint64_t off)
 {
 	struct blk_io *io;
 
-	if (!b->nr_free_ios)
+	if (b->nr_free_ios <= BLK_IO_FLUSH)
 		return NULL;
 	io = &b->ios[b->free_ios[--b->nr_free_ios]];
+	io->end = io_end;
 	io->r = r;
+	io->fetch = NULL;
 	io->op = op;
 	io->fd = fd;
 	io->off = off;
@@ -117,39 +140,76 @@ static enum issue issue_buf(struct blk *b, struct blk_req *r, enum uring_op op, 
 	return ISSUED;
 }
 
+/* What the base has at `at`, at most max bytes, or where to wait for it. */
+static enum issue base_piece(struct blk *b, struct blk_req *r, uint64_t at, uint64_t max,
+			     struct source_piece *p)
+{
+	enum issue is = ISSUED;
+	int found;
+
+	*p = (struct source_piece){ .kind = SOURCE_ZERO, .len = max };
+	if (at >= b->base_end)
+		return ISSUED;
+	max = MIN(max, b->base_end - at);
+	while (!(found = source_find(b->base, at, max, p)) && is == ISSUED && !r->p.result)
+		is = blk_fetch_wait(b, r, at);
+	if (found < 0)
+		r->p.result = found;
+	return is;
+}
+
 /* READ: one run of blocks with the same source at a time. */
 static enum issue read_some(struct blk *b, struct blk_req *r)
 {
-	uint64_t pos = r->p.pos, block = pos / BLK_BLOCK, ent, n, to;
+	uint64_t pos = r->p.pos, block = pos / b->unit, ent, n, to;
+	struct source_piece p = { .kind = SOURCE_ZERO };
+	enum issue is;
 
-	n = overlay_run(&b->ov, block, (r->p.end - 1) / BLK_BLOCK - block + 1, &ent);
-	to = MIN(r->p.end, (block + n) * BLK_BLOCK);
+	n = overlay_run(&b->ov, block, (r->p.end - 1) / b->unit - block + 1, &ent);
+	to = MIN(r->p.end, (block + n) * b->unit);
+	p.len = to - pos;
 	if (ent_is_data(ent))
 		return issue_guest(b, r, URING_READ, b->ov.layers[ent_layer(ent)].fd,
-				   blk_file_off(b, ent) + pos % BLK_BLOCK, to - pos);
-	if (ent == ENT_BASE && pos < b->base_end)
-		return issue_guest(b, r, URING_READ, b->base_fd, pos, MIN(to, b->base_end) - pos);
-	guest_zero(r, to - pos);
-	r->p.pos = to;
+				   blk_file_off(b, ent) + pos % b->unit, p.len);
+	is = ent == ENT_BASE ? base_piece(b, r, pos, p.len, &p) : ISSUED;
+	if (is != ISSUED || r->p.result)
+		return is;
+	if (p.kind == SOURCE_FILE)
+		return issue_guest(b, r, URING_READ, p.fd, p.off, p.len);
+	guest_fill(r, p.kind == SOURCE_MEMORY ? p.at : NULL, p.len);
+	r->p.pos += p.len;
 	return ISSUED;
 }
 
-/* EDGES: the old content of an edge block. */
-static enum issue read_edge(struct blk *b, struct blk_req *r, uint64_t block, uint8_t *buf)
+/*
+ * EDGES: the old content of an edge block, from pos on, which counts the bytes of both edges: the
+ * second one's begin at the unit.
+ */
+static enum issue read_edge(struct blk *b, struct blk_req *r)
 {
-	uint64_t ent = overlay_get(&b->ov, block), at = block * BLK_BLOCK, n = 0;
+	uint64_t in = r->p.pos % b->unit, block = r->p.edge[r->p.pos / b->unit].block;
+	uint64_t have = blk_block_bytes(b, block), ent = overlay_get(&b->ov, block);
+	uint8_t *buf = r->p.edge[r->p.pos / b->unit].buf + in;
+	struct source_piece p = { .kind = SOURCE_ZERO, .len = b->unit - in };
 	enum issue is = ISSUED;
 
-	if (ent_is_data(ent)) {
-		n = blk_block_bytes(b, block);
-		is = issue_buf(b, r, URING_READ, b->ov.layers[ent_layer(ent)].fd,
-			       blk_file_off(b, ent), buf, n);
-	} else if (ent == ENT_BASE && at < b->base_end) {
-		n = MIN((uint64_t)BLK_BLOCK, b->base_end - at);
-		is = issue_buf(b, r, URING_READ, b->base_fd, at, buf, n);
-	}
+	if (ent_is_data(ent) && in < have)
+		p = (struct source_piece){ .kind = SOURCE_FILE,
+					   .fd = b->ov.layers[ent_layer(ent)].fd,
+					   .off = blk_file_off(b, ent) + in,
+					   .len = have - in };
+	else if (ent == ENT_BASE)
+		is = base_piece(b, r, block * b->unit + in, b->unit - in, &p);
+	if (is != ISSUED || r->p.result)
+		return is;
+	if (p.kind == SOURCE_FILE)
+		is = issue_buf(b, r, URING_READ, p.fd, p.off, buf, p.len);
+	else if (p.kind == SOURCE_MEMORY)
+		memcpy(buf, p.at, (size_t)p.len);
+	else
+		memset(buf, 0, (size_t)p.len);
 	if (is == ISSUED)
-		memset(buf + n, 0, BLK_BLOCK - n);
+		r->p.pos += p.len;
 	return is;
 }
 
@@ -158,17 +218,17 @@ static uint64_t target_off(const struct blk *b, const struct blk_req *r, uint64_
 {
 	if (blk_in_current(b, ent))
 		return blk_file_off(b, ent);
-	return (r->p.alloc + r->p.fresh) * BLK_BLOCK;
+	return (r->p.alloc + r->p.fresh) * b->unit;
 }
 
 static enum issue write_edge(struct blk *b, struct blk_req *r, unsigned int i)
 {
-	uint64_t block = r->p.edge[i].block, at = block * BLK_BLOCK;
-	uint64_t from = MAX(r->p.start, at), to = MIN(r->p.end, at + BLK_BLOCK);
+	uint64_t block = r->p.edge[i].block, at = block * b->unit;
+	uint64_t from = MAX(r->p.start, at), to = MIN(r->p.end, at + b->unit);
 	uint64_t ent = overlay_get(&b->ov, block);
 	uint8_t *buf = r->p.edge[i].buf;
 
-	if (!b->nr_free_ios)
+	if (b->nr_free_ios <= BLK_IO_FLUSH)
 		return NO_SLOT;
 	if (r->op == BLK_WRITE)
 		guest_copy(r, buf + (from - at), to - from);
@@ -184,7 +244,7 @@ static enum issue write_edge(struct blk *b, struct blk_req *r, unsigned int i)
 /* WRITE: a run of blocks that lie, or will lie, next to each other in the current file. */
 static enum issue write_some(struct blk *b, struct blk_req *r)
 {
-	uint64_t pos = r->p.pos, block = pos / BLK_BLOCK, last = (r->p.end - 1) / BLK_BLOCK;
+	uint64_t pos = r->p.pos, block = pos / b->unit, last = (r->p.end - 1) / b->unit;
 	uint64_t ent, n, to;
 	enum issue is;
 
@@ -201,11 +261,11 @@ static enum issue write_some(struct blk *b, struct blk_req *r)
 		while (block + n <= last && !blk_in_current(b, overlay_get(&b->ov, block + n)))
 			n++;
 	}
-	to = MIN(r->p.end, (block + n) * BLK_BLOCK);
+	to = MIN(r->p.end, (block + n) * b->unit);
 	is = issue_guest(b, r, URING_WRITE, b->ov.layers[b->ov.cur].fd,
-			 target_off(b, r, ent) + pos % BLK_BLOCK, to - pos);
+			 target_off(b, r, ent) + pos % b->unit, to - pos);
 	if (is == ISSUED && !blk_in_current(b, ent))
-		r->p.fresh += r->p.pos == to ? n : r->p.pos / BLK_BLOCK - block;
+		r->p.fresh += r->p.pos == to ? n : r->p.pos / b->unit - block;
 	return is;
 }
 
@@ -220,7 +280,7 @@ static enum issue punch_some(struct blk *b, struct blk_req *r)
 		io = io_get(b, r, URING_PUNCH, b->ov.layers[b->ov.cur].fd, blk_file_off(b, ent));
 		if (!io)
 			return NO_SLOT;
-		io->left = n * BLK_BLOCK;
+		io->left = n * b->unit;
 		blk_io_push(b, io);
 	}
 	r->p.pos += n;
@@ -232,18 +292,22 @@ enum issue blk_issue_phase(struct blk *b, struct blk_req *r)
 	enum issue is = ISSUED;
 
 	switch ((enum phase)r->p.phase) {
+	case PH_MAP:
+		return blk_qtop_map(b, r);
 	case PH_EDGES:
-		for (; r->p.pos < 2 && is == ISSUED; r->p.pos += is == ISSUED)
-			if (r->p.edge[r->p.pos].buf)
-				is = read_edge(b, r, r->p.edge[r->p.pos].block,
-					       r->p.edge[r->p.pos].buf);
+		while (r->p.pos < 2 * b->unit && is == ISSUED && !r->p.result) {
+			if (r->p.edge[r->p.pos / b->unit].buf)
+				is = read_edge(b, r);
+			else
+				r->p.pos += b->unit;
+		}
 		break;
 	case PH_IO:
 		if (r->op == BLK_ZERO) {
 			/* Edge by edge: what lies between them is not written. */
 			for (unsigned int i = 0; i < 2 && is == ISSUED; i++)
 				if (r->p.edge[i].buf &&
-				    r->p.pos <= MAX(r->p.start, r->p.edge[i].block * BLK_BLOCK))
+				    r->p.pos <= MAX(r->p.start, r->p.edge[i].block * b->unit))
 					is = write_edge(b, r, i);
 			break;
 		}
@@ -253,6 +317,10 @@ enum issue blk_issue_phase(struct blk *b, struct blk_req *r)
 	case PH_PUNCH:
 		while (r->p.pos < r->p.zero_end && is == ISSUED)
 			is = punch_some(b, r);
+		break;
+	case PH_FLUSH:
+		if (!r->p.pos++)
+			blk_flush_add(b, r);
 		break;
 	case PH_END:
 		break;

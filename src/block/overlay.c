@@ -66,7 +66,7 @@ void overlay_fini(struct overlay *o)
 		if (o->layers[i].fd >= 0)
 			close_layer(o, i);
 	free(o->layers);
-	free(o->free);
+	extents_fini(&o->free);
 	*o = (struct overlay){ .cur = NO_LAYER };
 }
 
@@ -81,6 +81,8 @@ uint64_t overlay_get(const struct overlay *o, uint64_t block)
 	const uint64_t *leaf;
 
 	BUG_ON(block >= o->nr_blocks);
+	if (o->identity)
+		return ent_make(o->cur, block);
 	leaf = o->dir[block / LEAF];
 	if (!leaf)
 		return ENT_BASE;
@@ -125,7 +127,7 @@ static int make_leaf(struct overlay *o, size_t i)
 
 int overlay_prepare(struct overlay *o, uint64_t block, uint64_t n)
 {
-	if (!n)
+	if (!n || o->identity)
 		return 0;
 	BUG_ON(!range_ok(block, n, o->nr_blocks));
 	for (uint64_t i = block / LEAF; i <= (block + n - 1) / LEAF; i++)
@@ -199,7 +201,7 @@ int overlay_prepare_zero(struct overlay *o, uint64_t block, uint64_t n)
 	uint64_t end = block + n;
 	size_t ends[2];
 
-	if (!n)
+	if (!n || o->identity)
 		return 0;
 	BUG_ON(!range_ok(block, n, o->nr_blocks));
 	ends[0] = (size_t)(block / LEAF);
@@ -216,7 +218,7 @@ void overlay_zero(struct overlay *o, uint64_t block, uint64_t n)
 	uint64_t end = block + n;
 
 	BUG_ON(!range_ok(block, n, o->nr_blocks));
-	while (block < end) {
+	while (block < end && !o->identity) {
 		size_t i = (size_t)(block / LEAF);
 		uint64_t next = MIN(end, ((uint64_t)i + 1) * LEAF);
 
@@ -269,20 +271,8 @@ int overlay_alloc(struct overlay *o, uint64_t n, uint64_t *start)
 {
 	if (o->cur == NO_LAYER)
 		return -ENOSPC;
-	/* The last few freed extents only: a look through thousands would cost more than it saves.
-	 */
-	for (size_t k = o->nr_free; k > 0 && o->nr_free - k < 8; k--) {
-		struct extent *x = &o->free[k - 1];
-
-		if (x->n < n)
-			continue;
-		*start = x->start;
-		x->start += n;
-		x->n -= n;
-		if (!x->n)
-			*x = o->free[--o->nr_free];
+	if (extents_take(&o->free, n, start))
 		return 0;
-	}
 	if (n > (1ull << (ENT_BLOCK_BITS - 12)) - o->next)
 		return -ENOSPC;
 	*start = o->next;
@@ -292,22 +282,13 @@ int overlay_alloc(struct overlay *o, uint64_t n, uint64_t *start)
 
 void overlay_free(struct overlay *o, uint64_t start, uint64_t n)
 {
-	if (!n)
+	if (!n || o->identity)
 		return;
 	if (start + n == o->next) {
 		o->next = start;
 		return;
 	}
-	if (o->nr_free == o->cap_free) {
-		size_t cap = o->cap_free ? o->cap_free * 2 : 64;
-		void *p = reallocarray(o->free, cap, sizeof(*o->free));
-
-		if (!p)
-			return; /* the blocks are lost, the disk is not */
-		o->free = p;
-		o->cap_free = cap;
-	}
-	o->free[o->nr_free++] = (struct extent){ start, n };
+	extents_put(&o->free, start, n);
 }
 
 int overlay_add_layer(struct overlay *o, int fd, uint64_t data_off, unsigned int *slot,
@@ -346,7 +327,7 @@ int overlay_set_current(struct overlay *o, int fd, struct err *e)
 		return r;
 	o->cur = slot;
 	o->next = 0;
-	o->nr_free = 0;
+	extents_clear(&o->free);
 	if (old != NO_LAYER && !o->layers[old].live)
 		close_layer(o, old);
 	return 0;
@@ -361,7 +342,7 @@ void overlay_forget_current(struct overlay *o)
 	o->nr_layers--;
 	o->cur = NO_LAYER;
 	o->next = 0;
-	o->nr_free = 0;
+	extents_clear(&o->free);
 }
 
 unsigned int overlay_smallest(const struct overlay *o)

@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "block/blk.h"
+#include "block/extents.h"
 
 struct fdtab;
 
@@ -44,11 +45,8 @@ struct layer {
 	uint64_t live;	   /* map entries that point here */
 };
 
-struct extent {
-	uint64_t start, n;
-};
-
 struct overlay {
+	bool identity;	      /* no map: every block lies in the current file at its own place */
 	uint64_t nr_blocks;   /* of the disk */
 	uint64_t base_blocks; /* blocks that the base reaches into; the rest of it is zeroes */
 	uint64_t **dir;	      /* leaves of 512 entries; NULL: all ENT_BASE; a mark: all zero */
@@ -58,12 +56,12 @@ struct overlay {
 	unsigned int cap_layers, nr_layers; /* slots, slots in use (the current one included) */
 	unsigned int cur;		    /* layer being written; NO_LAYER: none */
 	uint64_t next;			    /* first block of the current file never allocated */
-	struct extent *free;		    /* blocks of the current file to use again: a stack */
-	size_t nr_free, cap_free;
-	struct fdtab *fds; /* told of every close; may be NULL before adopt */
+	struct extents free;		    /* blocks of the current file to use again */
+	struct fdtab *fds;		    /* told of every close; may be NULL before adopt */
 };
 #define NO_LAYER 0xffffffffu
 
+/* identity: set by the caller afterwards, before the first request. */
 int overlay_init(struct overlay *o, uint64_t nr_blocks, uint64_t base_blocks, struct err *e);
 /* Closes the layers. */
 void overlay_fini(struct overlay *o);

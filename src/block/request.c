@@ -9,6 +9,9 @@
  *   WRITE    EDGES IO              then the map is pointed at the new blocks
  *   ZERO     EDGES IO PUNCH        then the map says zero
  *   DISCARD  PUNCH                 then the map says zero
+ *   FLUSH    FLUSH                 nothing, in an overlay
+ *
+ * In a qcow2 file that is written, MAP comes before what changes anything: see qtop.c.
  *
  * EDGES reads the blocks that a request changes only in part and that are not in the current data
  * file; IO patches them in memory and writes them back whole. Blocks that are in the current file
@@ -56,18 +59,20 @@ static bool mutates(const struct blk_req *r)
 	return r->op == BLK_WRITE || r->op == BLK_DISCARD || r->op == BLK_ZERO;
 }
 
-static bool conflict(const struct blk_req *a, const struct blk_req *b)
+static bool conflict(const struct blk_req *x, const struct blk_req *y)
 {
-	if (a->p.start == a->p.end || b->p.start == b->p.end || (!mutates(a) && !mutates(b)))
+	uint64_t unit = x->p.b->unit;
+
+	if (x->p.start == x->p.end || y->p.start == y->p.end || (!mutates(x) && !mutates(y)))
 		return false;
-	return a->p.start / BLK_BLOCK <= (b->p.end - 1) / BLK_BLOCK &&
-	       b->p.start / BLK_BLOCK <= (a->p.end - 1) / BLK_BLOCK;
+	return x->p.start / unit <= (y->p.end - 1) / unit &&
+	       y->p.start / unit <= (x->p.end - 1) / unit;
 }
 
 static bool covers(const struct blk *b, const struct blk_req *r, uint64_t block)
 {
-	return r->p.start <= block * BLK_BLOCK &&
-	       r->p.end >= block * BLK_BLOCK + blk_block_bytes(b, block);
+	return r->p.start <= block * b->unit &&
+	       r->p.end >= block * b->unit + blk_block_bytes(b, block);
 }
 
 static int add_edge(const struct blk *b, struct blk_req *r, unsigned int i, uint64_t block)
@@ -77,19 +82,27 @@ static int add_edge(const struct blk *b, struct blk_req *r, unsigned int i, uint
 	if (r->op == BLK_WRITE && blk_in_current(b, ent))
 		return 0; /* overwritten in place, sectors alone */
 	if (r->op == BLK_ZERO &&
-	    (ent == ENT_ZERO || (ent == ENT_BASE && block * BLK_BLOCK >= b->base_end)))
+	    (ent == ENT_ZERO || (ent == ENT_BASE && block * b->unit >= b->base_end)))
 		return 0; /* is zero */
-	r->p.edge[i].buf = malloc(BLK_BLOCK);
+	r->p.edge[i].buf = malloc(b->unit);
 	if (!r->p.edge[i].buf)
 		return -ENOMEM;
 	r->p.edge[i].block = block;
 	return 0;
 }
 
+static void add_block(const struct blk *b, struct blk_req *r, uint64_t block)
+{
+	uint64_t ent = overlay_get(&b->ov, block);
+
+	r->p.nalloc += !blk_in_current(b, ent);
+	r->p.grows += ent == ENT_BASE;
+}
+
 /* What a request that changes the disk will need, so that its commit cannot fail. */
 static int start_mutation(struct blk *b, struct blk_req *r)
 {
-	uint64_t first = r->p.start / BLK_BLOCK, last = (r->p.end - 1) / BLK_BLOCK;
+	uint64_t first = r->p.start / b->unit, last = (r->p.end - 1) / b->unit;
 	bool whole_first = covers(b, r, first), whole_last = covers(b, r, last);
 	int err;
 
@@ -99,13 +112,12 @@ static int start_mutation(struct blk *b, struct blk_req *r)
 		return -ENOMEM;
 	if (r->op == BLK_WRITE) {
 		for (uint64_t k = first; k <= last; k++)
-			r->p.nalloc += !blk_in_current(b, overlay_get(&b->ov, k));
+			add_block(b, r, k);
 		err = overlay_prepare(&b->ov, first, last - first + 1);
 	} else {
 		for (unsigned int i = 0; i < 2; i++)
 			if (r->p.edge[i].buf)
-				r->p.nalloc +=
-					!blk_in_current(b, overlay_get(&b->ov, r->p.edge[i].block));
+				add_block(b, r, r->p.edge[i].block);
 		r->p.zero_block = first + !whole_first;
 		r->p.zero_end = MAX(r->p.zero_block, last + whole_last);
 		err = overlay_prepare_zero(&b->ov, r->p.zero_block,
@@ -114,18 +126,24 @@ static int start_mutation(struct blk *b, struct blk_req *r)
 			if (r->p.edge[i].buf)
 				err = overlay_prepare(&b->ov, r->p.edge[i].block, 1);
 	}
+	if (!err && b->quota && r->p.grows && b->ov.mapped + b->growing + r->p.grows > b->quota)
+		err = -ENOSPC;
 	if (!err && r->p.nalloc)
-		err = overlay_alloc(&b->ov, r->p.nalloc, &r->p.alloc);
-	if (err)
+		err = blk_alloc(b, r->p.nalloc, &r->p.alloc);
+	if (err) {
 		r->p.nalloc = 0;
-	return err;
+		r->p.grows = 0;
+		return err;
+	}
+	b->growing += r->p.grows;
+	return b->w ? blk_qtop_prepare(b, r) : 0;
 }
 
 /* Every byte is written: point the map at it. */
 static void commit_blocks(struct blk *b, struct blk_req *r)
 {
-	uint64_t first = r->p.start / BLK_BLOCK, last = (r->p.end - 1) / BLK_BLOCK;
-	uint64_t next = r->p.alloc;
+	uint64_t first = r->p.start / b->unit, last = (r->p.end - 1) / b->unit;
+	uint64_t next = r->p.alloc, ent;
 
 	for (uint64_t k = first; r->p.nalloc && k <= last; k++) {
 		bool edge = (r->p.edge[0].buf && r->p.edge[0].block == k) ||
@@ -135,11 +153,17 @@ static void commit_blocks(struct blk *b, struct blk_req *r)
 			k = r->p.zero_end > k ? r->p.zero_end - 1 : k;
 			continue;
 		}
-		if (!blk_in_current(b, overlay_get(&b->ov, k)))
-			overlay_set(&b->ov, k, ent_make(b->ov.cur, next++));
+		ent = overlay_get(&b->ov, k);
+		if (blk_in_current(b, ent))
+			continue;
+		if (b->w)
+			blk_qtop_changed(b, k, ent);
+		overlay_set(&b->ov, k, ent_make(b->ov.cur, next++));
 	}
 	BUG_ON(next != r->p.alloc + r->p.nalloc);
 	r->p.nalloc = 0;
+	if (b->w)
+		blk_qtop_committed(b);
 }
 
 /* The holes are punched (or could not be: no matter, the blocks are written whole when used again).
@@ -148,6 +172,10 @@ static void commit_zero(struct blk *b, struct blk_req *r)
 {
 	uint64_t block = r->p.zero_block, ent, n;
 
+	if (b->w) {
+		blk_qtop_zeroed(b, block, r->p.zero_end - block);
+		block = r->p.zero_end;
+	}
 	while (block < r->p.zero_end) {
 		n = overlay_run(&b->ov, block, r->p.zero_end - block, &ent);
 		if (blk_in_current(b, ent))
@@ -155,6 +183,20 @@ static void commit_zero(struct blk *b, struct blk_req *r)
 		block += n;
 	}
 	overlay_zero(&b->ov, r->p.zero_block, r->p.zero_end - r->p.zero_block);
+	if (b->w)
+		blk_qtop_committed(b);
+}
+
+/* What changes the disk begins: its blocks are its own, and it is known where they are. */
+static void begin(struct blk *b, struct blk_req *r)
+{
+	r->p.phase = r->op == BLK_DISCARD ? PH_PUNCH : PH_EDGES;
+	r->p.pos = 0;
+	r->p.result = start_mutation(b, r);
+	if (r->op == BLK_DISCARD)
+		r->p.pos = r->p.zero_block;
+	if (r->p.result)
+		r->p.phase = PH_END;
 }
 
 static void next_phase(struct blk *b, struct blk_req *r)
@@ -165,6 +207,9 @@ static void next_phase(struct blk *b, struct blk_req *r)
 		return;
 	}
 	switch ((enum phase)r->p.phase) {
+	case PH_MAP:
+		begin(b, r);
+		break;
 	case PH_EDGES:
 		r->p.phase = PH_IO;
 		break;
@@ -181,6 +226,9 @@ static void next_phase(struct blk *b, struct blk_req *r)
 		commit_zero(b, r);
 		r->p.phase = PH_END;
 		break;
+	case PH_FLUSH:
+		r->p.phase = PH_END;
+		break;
 	case PH_END:
 		break;
 	}
@@ -188,7 +236,10 @@ static void next_phase(struct blk *b, struct blk_req *r)
 
 static void count(struct blk *b, const struct blk_req *r)
 {
-	if (r->op == BLK_READ) {
+	if (r->p.result) {
+		b->stats.errors++;
+		b->stats.no_space += r->p.result == -ENOSPC || r->p.result == -EDQUOT;
+	} else if (r->op == BLK_READ) {
 		b->stats.reads++;
 		b->stats.read_bytes += r->len;
 	} else if (r->op == BLK_FLUSH) {
@@ -202,7 +253,8 @@ static void count(struct blk *b, const struct blk_req *r)
 static void finish(struct blk *b, struct blk_req *r)
 {
 	if (r->p.nalloc)
-		overlay_free(&b->ov, r->p.alloc, r->p.nalloc);
+		blk_unalloc(b, r->p.alloc, r->p.nalloc);
+	b->growing -= r->p.grows;
 	free(r->p.edge[0].buf);
 	free(r->p.edge[1].buf);
 	if (r->p.prev)
@@ -217,8 +269,7 @@ static void finish(struct blk *b, struct blk_req *r)
 	for (struct blk_req *q = r->p.next; q; q = q->p.next)
 		if (q->p.blockers && conflict(r, q) && --q->p.blockers == 0)
 			queue_add(&b->runnable, q);
-	if (!r->p.result)
-		count(b, r);
+	count(b, r);
 	b->completed = true;
 	r->done(r, r->p.result);
 }
@@ -226,19 +277,17 @@ static void finish(struct blk *b, struct blk_req *r)
 /* First run of a request whose blocks are now its own. */
 static void start(struct blk *b, struct blk_req *r)
 {
-	r->p.phase = r->op == BLK_READ ? PH_IO : PH_EDGES;
-	r->p.pos = 0;
 	if (r->op == BLK_READ) {
+		r->p.phase = PH_IO;
 		r->p.pos = r->p.start;
-		return;
+	} else if (r->op == BLK_FLUSH) {
+		r->p.phase = PH_FLUSH;
+	} else if (b->w) {
+		r->p.phase = PH_MAP;
+		r->p.pos = r->p.start / b->unit;
+	} else {
+		begin(b, r);
 	}
-	r->p.result = start_mutation(b, r);
-	if (r->op == BLK_DISCARD) {
-		r->p.phase = PH_PUNCH;
-		r->p.pos = r->p.zero_block;
-	}
-	if (r->p.result)
-		r->p.phase = PH_END;
 }
 
 #define NOT_STARTED 0xff
@@ -248,6 +297,7 @@ static void advance(struct blk *b, struct blk_req *r)
 	if (r->p.phase == NOT_STARTED)
 		start(b, r);
 	while (r->p.phase != PH_END) {
+		/* WAITS is pending too. */
 		if (!r->p.result && blk_issue_phase(b, r) == NO_SLOT) {
 			queue_add(&b->starved, r);
 			return;
@@ -288,15 +338,21 @@ static void io_advance(struct blk_io *io, uint64_t n)
 	}
 }
 
+void blk_io_ended(struct blk *b, struct blk_req *r)
+{
+	if (--r->p.pending == 0 && !r->p.queued)
+		queue_add(&b->runnable, r);
+}
+
 static void io_done(struct blk *b, struct blk_io *io, int res)
 {
-	struct blk_req *r = io->r, *q;
+	struct blk_req *q;
 
 	if (res == -EINTR || res == -EAGAIN) {
 		blk_io_push(b, io);
 		return;
 	}
-	if (io->op != URING_PUNCH) {
+	if (io->op == URING_READ || io->op == URING_WRITE) {
 		/* Nothing moved: a file that is shorter than what we were given or wrote. */
 		if (res >= 0 && (res == 0 || (uint64_t)res > io->left))
 			res = -EIO;
@@ -305,15 +361,15 @@ static void io_done(struct blk *b, struct blk_io *io, int res)
 			blk_io_push(b, io);
 			return;
 		}
-		if (res < 0 && !r->p.result)
-			r->p.result = res;
 	}
+	if (!io->end(b, io, MIN(res, 0)))
+		return;
 	b->free_ios[b->nr_free_ios++] = (uint16_t)(io - b->ios);
-	if (--r->p.pending == 0 && !r->p.queued)
-		queue_add(&b->runnable, r);
 	q = queue_take(&b->starved);
 	if (q)
 		queue_add(&b->runnable, q);
+	if (b->flush.ready)
+		blk_flush_go(b);
 }
 
 static void batch_end(struct blk *b)
@@ -328,13 +384,18 @@ static void batch_end(struct blk *b)
 void blk_poll(struct blk *b)
 {
 	uint32_t tag;
+	bool fetched;
 	int res;
 
 	uring_drain_eventfd(b->ring);
 	do {
 		while (uring_reap(b->ring, &tag, &res)) {
 			BUG_ON(tag >= BLK_IOS);
+			fetched = b->ios[tag].fetch;
 			io_done(b, &b->ios[tag], res);
+			/* Before another fetch takes the place of what this one brought. */
+			if (fetched)
+				pump(b);
 		}
 		pump(b);
 		batch_end(b);
@@ -377,7 +438,9 @@ int blk_submit(struct blk *b, struct blk_req *r)
 	r->p.b = b;
 	r->p.result = validate(b, r);
 	r->p.phase = PH_END;
-	if (!r->p.result && r->op != BLK_FLUSH && r->len) {
+	if (!r->p.result && r->op == BLK_FLUSH && b->writes != BLK_OVERLAY) {
+		r->p.phase = NOT_STARTED;
+	} else if (!r->p.result && r->op != BLK_FLUSH && r->len) {
 		r->p.start = r->offset_bytes;
 		r->p.end = r->offset_bytes + r->len;
 		r->p.phase = NOT_STARTED;
@@ -402,9 +465,9 @@ void blk_quiesce(struct blk *b)
 	BUG_ON(b->pumping);
 	if (!b->ring)
 		return;
-	while (b->nr) {
+	while (b->nr || b->flush.busy) {
 		blk_poll(b);
-		if (b->nr)
+		if (b->nr || b->flush.busy)
 			uring_wait(b->ring);
 	}
 	batch_end(b);

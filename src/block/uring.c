@@ -5,8 +5,8 @@
  *
  * The ring belongs to the process that made it: its memory is MADV_DONTFORK, because a child's
  * mapping would keep the parent's ring alive, and its descriptor is closed by the fd table. It is
- * restricted before it is enabled: only READV, WRITEV and FALLOCATE, no flags, and no further
- * registration, since a ring would otherwise be a way around the seccomp filter.
+ * restricted before it is enabled: only READV, WRITEV, FALLOCATE and FSYNC, no flags, and no
+ * further registration, since a ring would otherwise be a way around the seccomp filter.
  */
 #include "block/uring.h"
 
@@ -26,7 +26,8 @@ struct uring {
 	int efd;
 };
 
-static const uint8_t allowed[] = { IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FALLOCATE };
+static const uint8_t allowed[] = { IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FALLOCATE,
+				   IORING_OP_FSYNC };
 
 /* By number: liburing 2.3 as Debian ships it does not export the two named helpers. */
 static int restrict_and_enable(struct io_uring *ring)
@@ -120,6 +121,9 @@ void uring_push(struct uring *u, enum uring_op op, int fd, uint64_t off, const s
 	case URING_PUNCH:
 		io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, fd, (const void *)(uintptr_t)len,
 				 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off);
+		break;
+	case URING_SYNC:
+		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
 		break;
 	}
 	io_uring_sqe_set_data64(sqe, tag);

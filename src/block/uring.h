@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One io_uring with a completion eventfd, cut down to the three operations a disk needs. Private to
+ * One io_uring with a completion eventfd, cut down to the few operations a disk needs. Private to
  * src/block; serialised by the device lock. See uring.c.
  */
 #ifndef CLONE_BLOCK_URING_H
@@ -11,7 +11,7 @@
 
 #include "base/err.h"
 
-enum uring_op { URING_READ, URING_WRITE, URING_PUNCH };
+enum uring_op { URING_READ, URING_WRITE, URING_PUNCH, URING_SYNC };
 
 struct uring;
 

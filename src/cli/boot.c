@@ -4,10 +4,8 @@
  * configuring requests in the order of doc/control.md. See launch.h.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -16,22 +14,6 @@
 
 #define INITRD_NAME "initrd" /* of one that we composed: it has no path */
 #define GUEST_CID 3
-
-static int open_input(const char *what, const char *path, struct err *e)
-{
-	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	struct stat st;
-
-	if (fd < 0 || fstat(fd, &st))
-		return err_sys(e, errno, "%s %s", what, path);
-	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return err_set(e, EINVAL, "%s %s: is neither a file nor a block device", what,
-			       path);
-	if (S_ISREG(st.st_mode) && !st.st_size)
-		return err_set(e, EINVAL, "%s %s: is empty", what, path);
-	fcntl(fd, F_SETFL, 0);
-	return take_fd(&fd);
-}
 
 /* Grants one descriptor and closes ours. */
 static int grant(struct vmproc *p, const char *name, int fd, struct err *e)
@@ -52,31 +34,83 @@ static int put(struct vmproc *p, const char *path, json_t *body, struct err *e)
 	return r;
 }
 
-static int put_disk(struct vmproc *p, const struct launch_disk *d, struct err *e)
+/* The chain under a disk: granted, and as the request names it. */
+static int grant_backing(struct vmproc *p, const struct launch_disk *d, const struct disk_files *f,
+			 json_t *list, struct err *e)
 {
-	char path[64];
-	int r = grant(p, d->path, open_input("disk", d->path, e), e);
+	for (size_t i = 1; i < f->n; i++) {
+		char name[64];
+		const char *const names[] = { name };
+		int r;
 
-	if (!r && !d->read_only)
+		snprintf(name, sizeof(name), "disk/%s/backing/%zu", d->id, i);
+		r = client_grant(p->fdsock, names, &f->file[i].fd, 1, e);
+		if (r)
+			return r;
+		if (json_array_append_new(list,
+					  json_pack("{s:s, s:s}", "path_on_host", name, "format",
+						    f->file[i].qcow2 ? "qcow2" : "raw")))
+			return err_set(e, ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
+/* The disk's own file once more, for its one writer. */
+static int grant_writable(struct vmproc *p, const struct launch_disk *d, struct disk_files *f,
+			  struct err *e)
+{
+	char name[64];
+	int fd = disk_files_writable(f, e);
+
+	snprintf(name, sizeof(name), "disk/%s/data", d->id);
+	return grant(p, name, fd, e);
+}
+
+static json_t *per_second(uint64_t n)
+{
+	return n ? json_pack("{s:I, s:i}", "size", (json_int_t)n, "refill_time", 1000) : NULL;
+}
+
+static int put_disk(struct vmproc *p, const struct launch_disk *d, struct disk_files *f,
+		    struct err *e)
+{
+	json_t *backing = json_array();
+	char path[64];
+	int r = disk_files_open(d->path, d->qcow2, d->backing_dir, f, e);
+
+	if (!r)
+		r = client_grant(p->fdsock, &d->path, &f->file[0].fd, 1, e);
+	if (!r)
+		r = grant_backing(p, d, f, backing, e);
+	if (!r && d->persistent)
+		r = grant_writable(p, d, f, e);
+	else if (!r && !d->read_only)
 		r = launch_grant_overlay(p->fdsock, "", d->id, e);
-	if (r)
+	if (r) {
+		json_decref(backing);
 		return r;
+	}
 	snprintf(path, sizeof(path), "/drives/%s", d->id);
 	return put(p, path,
-		   json_pack("{s:s, s:s, s:b, s:b}", "drive_id", d->id, "path_on_host", d->path,
-			     "is_root_device", d->root, "is_read_only", d->read_only),
+		   json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:b, s:b, s:I, s:{s:o*, s:o*}}",
+			     "drive_id", d->id, "path_on_host", d->path, "format",
+			     d->qcow2 ? "qcow2" : "raw", "backing", backing, "serial",
+			     d->serial ? d->serial : "", "is_root_device", d->root, "is_read_only",
+			     d->read_only, "persistent", d->persistent, "quota_bytes",
+			     (json_int_t)d->quota, "rate_limiter", "bandwidth",
+			     per_second(d->bandwidth), "ops", per_second(d->iops)),
 		   e);
 }
 
 static int put_boot(struct vmproc *p, const struct launch_vm *vm, struct err *e)
 {
 	const char *initrd = vm->initrd_fd >= 0 ? INITRD_NAME : vm->initrd;
-	int r = grant(p, vm->kernel, open_input("kernel", vm->kernel, e), e);
+	int r = grant(p, vm->kernel, disk_input_open("kernel", vm->kernel, e), e);
 
 	if (!r && vm->initrd_fd >= 0)
 		r = client_grant(p->fdsock, &initrd, &vm->initrd_fd, 1, e);
 	else if (!r && initrd)
-		r = grant(p, initrd, open_input("initrd", initrd, e), e);
+		r = grant(p, initrd, disk_input_open("initrd", initrd, e), e);
 	if (r)
 		return r;
 	return put(p, "/boot-source",
@@ -85,7 +119,13 @@ static int put_boot(struct vmproc *p, const struct launch_vm *vm, struct err *e)
 		   e);
 }
 
-int launch_boot(struct vmproc *p, const struct launch_vm *vm, struct err *e)
+void launch_vm_fini(struct launch_vm *vm)
+{
+	for (size_t i = 0; i < vm->ndisks; i++)
+		disk_files_close(&vm->files[i]);
+}
+
+int launch_boot(struct vmproc *p, struct launch_vm *vm, struct err *e)
 {
 	int r = put(p, "/machine-config",
 		    json_pack("{s:i, s:I}", "vcpu_count", (int)vm->vcpus, "mem_size_mib",
@@ -95,7 +135,7 @@ int launch_boot(struct vmproc *p, const struct launch_vm *vm, struct err *e)
 	if (!r)
 		r = put_boot(p, vm, e);
 	for (size_t i = 0; i < vm->ndisks && !r; i++)
-		r = put_disk(p, &vm->disks[i], e);
+		r = put_disk(p, &vm->disks[i], &vm->files[i], e);
 	if (!r)
 		r = put(p, "/vsock",
 			json_pack("{s:i, s:s}", "guest_cid", GUEST_CID, "uds_path", "vsock.sock"),

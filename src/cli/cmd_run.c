@@ -24,10 +24,9 @@
 #include "control/sock.h"
 
 const char cmd_run_usage[] =
-	"[-d] [--rm] [--name NAME] (--image IMAGE | --kernel FILE [--initrd FILE|none]\n"
-	"           [--disk FILE,format=raw[,readonly]]...) [--append ARGS] [--memory SIZE] "
-	"[--cpus N]\n"
-	"           [--no-agent] [--no-wait] [--timeout DURATION] [-o json]\n"
+	"[-d] [--rm] [--name NAME] (--image IMAGE | --kernel FILE [--initrd FILE|none])\n"
+	"           [--disk FILE,format=raw|qcow2[,OPTION]...]... [--append ARGS] [--memory SIZE]\n"
+	"           [--cpus N] [--no-agent] [--no-wait] [--timeout DURATION] [-o json]\n"
 	"\n"
 	"  -d, --detach      in the background; returns when the guest's agent answers\n"
 	"      --rm          remove the VM's directory when it has ended\n"
@@ -39,9 +38,18 @@ const char cmd_run_usage[] =
 	"      --initrd I    instead of the built-in one (which has the modules that the root "
 	"disk\n"
 	"                    and the agent need); none: none at all\n"
-	"      --disk D      a raw disk; writes go to an overlay unless readonly; may be repeated\n"
-	"      --append A    more words for the kernel's command line; without root= in it the\n"
-	"                    first --disk is the root\n"
+	"      --disk D      a disk: FILE,format=raw or FILE,format=qcow2 (it is never guessed); "
+	"may\n"
+	"                    be repeated. Writes go to an overlay that is not kept. Options:\n"
+	"                      readonly     no overlay, and a guest that cannot write\n"
+	"                      persistent   no overlay: writes go to the file itself, and stay\n"
+	"                      bandwidth=SIZE, iops=N  at most that a second\n"
+	"                      quota=SIZE   what the overlay may hold\n"
+	"                      serial=TEXT  what the guest sees as its serial number\n"
+	"                      backing=DIR  a qcow2 that stands on other files may have them, if\n"
+	"                                   they lie under DIR\n"
+	"      --append A    more words for the kernel's command line; with --kernel and without\n"
+	"                    root= in it the first --disk is the root\n"
 	"      --memory M    default 512M\n"
 	"      --cpus N      default 1\n"
 	"      --no-agent    the guest has no agent: nothing to wait for\n"
@@ -59,34 +67,6 @@ struct run_args {
 	struct launch_vm vm;
 	char auto_name[65];
 };
-
-/* FILE,format=raw[,readonly]: the format must be said, it is never guessed. Cuts `spec`. */
-static int parse_disk(struct run_args *a, char *spec, struct err *e)
-{
-	struct launch_disk *d = &a->vm.disks[a->vm.ndisks];
-	char *save, *file = strtok_r(spec, ",", &save);
-	bool raw = false;
-
-	if (a->vm.ndisks == LAUNCH_DISKS)
-		return err_set(e, EINVAL, "--disk: at most %d disks", LAUNCH_DISKS);
-	if (!file)
-		return err_set(e, EINVAL, "--disk: no file named");
-	*d = (struct launch_disk){ .path = file, .root = !a->vm.ndisks };
-	snprintf(d->id, sizeof(d->id), "disk%zu", a->vm.ndisks);
-	for (char *w; (w = strtok_r(NULL, ",", &save));) {
-		if (!strcmp(w, "format=raw"))
-			raw = true;
-		else if (!strcmp(w, "readonly"))
-			d->read_only = true;
-		else
-			return err_set(e, EINVAL, "--disk: '%s' is neither format=raw nor readonly",
-				       w);
-	}
-	if (!raw)
-		return err_set(e, EINVAL, "--disk %s: say its format: %s,format=raw", file, file);
-	a->vm.ndisks++;
-	return 0;
-}
 
 enum {
 	O_RM = 256,
@@ -131,7 +111,7 @@ static int parse_option(void *arg, int opt, struct err *e)
 		a->vm.initrd = optarg;
 		return 0;
 	case O_DISK:
-		return parse_disk(a, optarg, e);
+		return launch_disk_option(&a->vm, optarg, e);
 	case O_APPEND_ARGS:
 		a->append = optarg;
 		return 0;
@@ -187,8 +167,8 @@ static int parse_args(struct run_args *a, int argc, char **argv)
 				 argv[optind]);
 	if (!a->image == !a->vm.kernel)
 		return cli_usage("run", "give one of --image and --kernel");
-	if (a->image && (a->vm.initrd || a->vm.ndisks))
-		return cli_usage("run", "--initrd and --disk go with --kernel");
+	if (a->image && a->vm.initrd)
+		return cli_usage("run", "--initrd goes with --kernel");
 	if (a->json && !a->detach)
 		return cli_usage("run", "-o json goes with -d");
 	return CLI_OK;
@@ -326,6 +306,7 @@ int cmd_run(int argc, char **argv)
 			vmproc_abort(&p);
 	}
 	image_boot_fini(&ib);
+	launch_vm_fini(&a.vm);
 	if (r)
 		return cli_fail(&e);
 	r = a.detach ? background(&a, &p) : foreground(&a, &p, console, signals);

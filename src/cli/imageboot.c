@@ -44,9 +44,14 @@ int image_boot_prepare(struct image_boot *b, const char *image, const char *appe
 		return err_wrap(e, r, "image %s", image);
 	vm->kernel = b->img.kernel;
 	vm->initrd_fd = b->initrd_fd;
-	vm->ndisks = 1;
+	if (vm->ndisks == LAUNCH_DISKS)
+		return err_set(e, EINVAL, "--disk: at most %d disks besides the image's",
+			       LAUNCH_DISKS - 1);
+	memmove(&vm->disks[1], &vm->disks[0], vm->ndisks++ * sizeof(vm->disks[0]));
 	vm->disks[0] =
 		(struct launch_disk){ .id = ROOT_DISK_ID, .path = b->img.rootfs, .root = true };
+	for (size_t i = 1; i < vm->ndisks; i++)
+		vm->disks[i].root = false;
 	return set_cmdline(b, b->img.cmdline, append, vm, e);
 }
 
@@ -114,6 +119,18 @@ void image_boot_fini(struct image_boot *b)
 	free(take_ptr(b->cmdline));
 }
 
+static json_t *disk_info(const struct launch_disk *d, const struct disk_files *f)
+{
+	json_t *files = json_array();
+
+	for (size_t i = 0; i < f->n; i++)
+		json_array_append_new(files,
+				      json_pack("{s:s, s:s}", "path", f->file[i].path, "format",
+						f->file[i].qcow2 ? "qcow2" : "raw"));
+	return json_pack("{s:s, s:s, s:b, s:o}", "id", d->id, "path", d->path, "read_only",
+			 d->read_only, "files", files);
+}
+
 json_t *vm_info_base(const struct vmproc *p, const struct launch_vm *vm)
 {
 	json_t *disks = json_array();
@@ -122,9 +139,7 @@ json_t *vm_info_base(const struct vmproc *p, const struct launch_vm *vm)
 
 	cli_format_now(now, sizeof(now));
 	for (size_t i = 0; i < vm->ndisks; i++)
-		json_array_append_new(disks, json_pack("{s:s, s:s, s:b}", "id", vm->disks[i].id,
-						       "path", vm->disks[i].path, "read_only",
-						       vm->disks[i].read_only));
+		json_array_append_new(disks, disk_info(&vm->disks[i], &vm->files[i]));
 	info = json_pack("{s:s, s:s, s:s, s:I, s:I, s:i, s:b, s:o}", "name", p->dir.name, "created",
 			 now, "clone_version", CLONE_VERSION, "uid", (json_int_t)p->dir.uid,
 			 "memory_bytes", (json_int_t)vm->mem_bytes, "vcpus", (int)vm->vcpus,

@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include "base/err.h"
+#include "cli/diskfiles.h"
 #include "cli/state.h"
 #include "control/client.h"
 
@@ -46,7 +47,11 @@ void vmdir_end_text(const struct vmdir *d, char *buf, size_t n);
 struct launch_disk {
 	char id[32];
 	const char *path;
-	bool read_only, root;
+	const char *serial;	  /* NULL: none */
+	const char *backing_dir;  /* as for disk_files_open */
+	uint64_t bandwidth, iops; /* a second, at most; 0: no limit */
+	uint64_t quota;		  /* of the overlay, bytes; 0: no limit */
+	bool qcow2, read_only, persistent, root;
 };
 
 struct launch_vm {
@@ -55,13 +60,23 @@ struct launch_vm {
 	int initrd_fd;	    /* -1: none; stays the caller's */
 	const char *cmdline;
 	struct launch_disk disks[LAUNCH_DISKS];
+	struct disk_files files[LAUNCH_DISKS]; /* of each, from launch_boot on */
 	size_t ndisks;
 	uint64_t mem_bytes;
 	unsigned int vcpus;
 };
 
+/*
+ * Adds what the option --disk says:
+ * FILE,format=raw|qcow2[,readonly|persistent][,serial=TEXT][,backing=DIR][,bandwidth=SIZE][,iops=N][,quota=SIZE].
+ * The format must be said: a guest can write a header of its choice into a raw disk. Cuts spec,
+ * which must outlive vm. -EINVAL.
+ */
+int launch_disk_option(struct launch_vm *vm, char *spec, struct err *e);
 /* Opens what it names, grants it, configures and starts the VM. */
-int launch_boot(struct vmproc *p, const struct launch_vm *vm, struct err *e);
+int launch_boot(struct vmproc *p, struct launch_vm *vm, struct err *e);
+/* Closes the disks' files. */
+void launch_vm_fini(struct launch_vm *vm);
 /* Waits for the agent's answer. */
 int launch_wait_agent(struct vmproc *p, uint64_t timeout_ms, struct err *e);
 

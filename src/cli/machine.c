@@ -27,18 +27,35 @@ static int grant_file(struct vmproc *p, const char *name, int fd, struct err *e)
 	return r;
 }
 
+static int grant_bases(struct vmproc *p, const struct template *t, const struct template_disk *k,
+		       struct err *e)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < k->nbases && !r; i++) {
+		const char *path = t->bases[k->base + i].path;
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		char name[64];
+
+		if (fd < 0)
+			return err_sys(e, errno, "disk %s: base %s", k->id, path);
+		if (i)
+			snprintf(name, sizeof(name), "disk/%s/base/%zu", k->id, i);
+		else
+			snprintf(name, sizeof(name), "disk/%s/base", k->id);
+		r = grant_file(p, name, fd, e);
+	}
+	return r;
+}
+
 static int grant_disks(struct vmproc *p, const struct template *t, bool seed, struct err *e)
 {
 	for (size_t i = 0; i < t->ndisks; i++) {
 		const struct template_disk *k = &t->disks[i];
 		char name[64];
-		int fd, r;
+		int r;
 
-		snprintf(name, sizeof(name), "disk/%s/base", k->id);
-		fd = open(k->base, O_RDONLY | O_CLOEXEC);
-		if (fd < 0)
-			return err_sys(e, errno, "disk %s: base %s", k->id, k->base);
-		r = grant_file(p, name, fd, e);
+		r = grant_bases(p, t, k, e);
 		if (!r && k->layer >= 0) {
 			snprintf(name, sizeof(name), "disk/%s/layer", k->id);
 			r = grant_file(p, name, template_file_open(t, (size_t)k->layer, e), e);
@@ -160,6 +177,20 @@ int machine_load(struct vmproc *p, const struct template *t, bool seed, uint64_t
 	return r;
 }
 
+json_t *machine_disk_info(const struct template *t, const struct template_disk *d)
+{
+	json_t *files = json_array();
+
+	for (size_t i = 0; i < d->nbases; i++) {
+		const struct template_base *b = &t->bases[d->base + i];
+
+		json_array_append_new(files, json_pack("{s:s, s:s}", "path", b->path, "format",
+						       b->qcow2 ? "qcow2" : "raw"));
+	}
+	return json_pack("{s:s, s:s, s:b, s:o}", "id", d->id, "path", t->bases[d->base].path,
+			 "read_only", d->read_only, "files", files);
+}
+
 json_t *machine_info(const struct template *t)
 {
 	json_t *disks = json_array();
@@ -170,9 +201,7 @@ json_t *machine_info(const struct template *t)
 				 store_word(t->store), "name", t->name, "sha256", t->sha256);
 
 	for (size_t i = 0; info && i < t->ndisks; i++)
-		json_array_append_new(disks, json_pack("{s:s, s:s, s:b}", "id", t->disks[i].id,
-						       "path", t->disks[i].base, "read_only",
-						       t->disks[i].read_only));
+		json_array_append_new(disks, machine_disk_info(t, &t->disks[i]));
 	if (info && t->image[0])
 		json_object_set_new(info, "image", json_string(t->image));
 	return info;
@@ -211,22 +240,48 @@ static void cpu_name(char *buf, size_t n)
 		fclose(f);
 }
 
-static int describe_disk(const json_t *j, struct template *t, struct err *e)
+static int describe_base(const json_t *j, struct template *t, struct err *e)
 {
-	const char *id = json_string_value(json_object_get(j, "id"));
 	const char *path = json_string_value(json_object_get(j, "path"));
-	struct template_disk *d = &t->disks[t->ndisks];
+	const char *format = json_string_value(json_object_get(j, "format"));
+	struct template_base *b = &t->bases[t->nbases];
 	cleanup_free char *real = NULL;
 
-	if (!id || !path || t->ndisks == TEMPLATE_DISKS)
+	if (!path || !format)
 		return err_set(e, EBADMSG, "vm.json: damaged list of disks");
+	if (t->nbases == TEMPLATE_BASES)
+		return err_set(e, EINVAL, "its disks stand on more than %d files", TEMPLATE_BASES);
 	real = realpath(path, NULL);
 	if (!real)
 		return err_sys(e, errno, "disk %s", path);
+	memset(b, 0, sizeof(*b));
+	snprintf(b->path, sizeof(b->path), "%s", real);
+	b->qcow2 = !strcmp(format, "qcow2");
+	t->nbases++;
+	return 0;
+}
+
+static int describe_disk(const json_t *j, struct template *t, struct err *e)
+{
+	const char *id = json_string_value(json_object_get(j, "id"));
+	const json_t *files = json_object_get(j, "files"), *file;
+	struct template_disk *d = &t->disks[t->ndisks];
+	int r = 0;
+	size_t i;
+
+	if (!id || !json_array_size(files) || t->ndisks == TEMPLATE_DISKS)
+		return err_set(e, EBADMSG, "vm.json: damaged list of disks");
 	snprintf(d->id, sizeof(d->id), "%s", id);
-	snprintf(d->base, sizeof(d->base), "%s", real);
 	d->read_only = json_is_true(json_object_get(j, "read_only"));
 	d->layer = -1;
+	d->base = t->nbases;
+	d->nbases = json_array_size(files);
+	json_array_foreach(files, i, file)
+	{
+		r = describe_base(file, t, e);
+		if (r)
+			return r;
+	}
 	t->ndisks++;
 	return 0;
 }

@@ -28,6 +28,8 @@ int machine_load(struct vmproc *p, const struct template *t, bool seed, uint64_t
 int machine_grant_chain(struct vmproc *p, const struct template *chain, size_t n,
 			const char *prefix, json_t *list, struct err *e);
 
+/* A disk as vm.json and the listings describe it. NULL: out of memory. */
+json_t *machine_disk_info(const struct template *t, const struct template_disk *d);
 /* What vm.json of a machine out of t says: size, disks, where it comes from. NULL: out of memory.
  */
 json_t *machine_info(const struct template *t);

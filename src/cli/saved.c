@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/machine.h"
 #include "cli/seed.h"
 #include "control/json.h"
 
@@ -24,9 +25,7 @@ static json_t *to_json(const struct template *t)
 			      t->sha256, "directory", t->dir, "disks", disks, "files", files);
 
 	for (size_t i = 0; j && i < t->ndisks; i++)
-		json_array_append_new(disks, json_pack("{s:s, s:s, s:b}", "id", t->disks[i].id,
-						       "base", t->disks[i].base, "read_only",
-						       t->disks[i].read_only));
+		json_array_append_new(disks, machine_disk_info(t, &t->disks[i]));
 	for (size_t i = 0; j && i < t->nfiles; i++)
 		json_array_append_new(files,
 				      json_pack("{s:s, s:I, s:s}", "name", t->files[i].name,

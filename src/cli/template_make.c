@@ -167,6 +167,7 @@ int template_make(const struct template_make *m, int cancel_fd, struct err *e)
 	}
 	template_stage_end(&k->stage);
 	image_boot_fini(&k->ib);
+	launch_vm_fini(&k->vm);
 	free(k);
 	return r;
 }

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "block/blk.h"
 #include "control/api.h"
 #include "vm/vm.h"
 
@@ -59,6 +60,26 @@ int api_patch_vm(struct api_call *call, json_t **reply, struct err *e)
 	return err_set(e, EINVAL, "state: must be Paused or Resumed");
 }
 
+static json_t *disks_json(struct vm *vm)
+{
+	json_t *list = json_array();
+	struct blk_stats s;
+	const char *id;
+
+	for (unsigned int i = 0; list && (id = vm_disk_stats(vm, i, &s)); i++)
+		json_array_append_new(
+			list,
+			json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "id",
+				  id, "reads", (json_int_t)s.reads, "writes", (json_int_t)s.writes,
+				  "flushes", (json_int_t)s.flushes, "read_bytes",
+				  (json_int_t)s.read_bytes, "written_bytes",
+				  (json_int_t)s.written_bytes, "own_bytes", (json_int_t)s.own_bytes,
+				  "overlay_bytes", (json_int_t)s.overlay_bytes, "layers",
+				  (json_int_t)s.layers, "errors", (json_int_t)s.errors, "no_space",
+				  (json_int_t)s.no_space));
+	return list;
+}
+
 int api_get_stats(struct api_call *call, json_t **reply, struct err *e)
 {
 	struct vm_stats s;
@@ -71,9 +92,10 @@ int api_get_stats(struct api_call *call, json_t **reply, struct err *e)
 		      "forks", (json_int_t)s.forks, "last_pause_ns", (json_int_t)s.last_pause_ns,
 		      "last_forks", (json_int_t)s.last_forks, "last_fork_ns",
 		      (json_int_t)s.last_fork_ns, "fork_depth", (json_int_t)s.fork_depth);
-	*reply = j ? json_pack("{s:o, s:{s:I, s:I, s:I, s:I, s:I}}", "vm", j, "clocks", "forked_ns",
-			       (json_int_t)s.forked_ns, "adopted_ns", (json_int_t)s.adopted_ns,
-			       "entered_ns", (json_int_t)s.entered_ns, "first_exit_ns",
+	*reply = j ? json_pack("{s:o, s:o, s:{s:I, s:I, s:I, s:I, s:I}}", "vm", j, "disks",
+			       disks_json(call->vm), "clocks", "forked_ns", (json_int_t)s.forked_ns,
+			       "adopted_ns", (json_int_t)s.adopted_ns, "entered_ns",
+			       (json_int_t)s.entered_ns, "first_exit_ns",
 			       (json_int_t)s.first_exit_ns, "ready_ns", (json_int_t)s.ready_ns)
 		   : NULL;
 	return *reply ? 0 : err_set(e, ENOMEM, "out of memory");

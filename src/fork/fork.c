@@ -281,6 +281,11 @@ int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 	size_t failed = 0;
 	int ret = check_request(vm, rq, e);
 
+	if (!ret) {
+		ret = vm_disks_can_fork(vm, e);
+		if (ret)
+			err_wrap(e, ret, "fork");
+	}
 	if (ret)
 		return ret;
 	op = op_new(vm, rq);

@@ -54,7 +54,8 @@ static int check_machine(const struct machine_cfg *c, struct err *e)
 	if (c->has_vsock > 1 || c->has_entropy > 1 || (c->has_vsock && c->guest_cid < 3))
 		return err_set(e, EINVAL, "state: damaged machine record");
 	for (uint32_t i = 0; i < c->nr_disks; i++) {
-		if (!id_ok(c->disks[i].id) || c->disks[i].read_only > 1)
+		if (!id_ok(c->disks[i].id) || c->disks[i].read_only > 1 ||
+		    c->disks[i].last_qcow2 > 1 || c->disks[i].writes || !c->disks[i].nr_files)
 			return err_set(e, EINVAL, "state: damaged disk record %u", i);
 		for (uint32_t j = 0; j < i; j++)
 			if (!strcmp(c->disks[i].id, c->disks[j].id))

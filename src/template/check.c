@@ -20,49 +20,49 @@ static uint64_t ns_of(struct timespec t)
 	return (uint64_t)t.tv_sec * NS_PER_SEC + (uint64_t)t.tv_nsec;
 }
 
-static int base_open(const struct template_disk *d, struct stat *st, struct err *e)
+static int base_open(const struct template_base *b, struct stat *st, struct err *e)
 {
-	cleanup_close int fd = open(d->base, O_RDONLY | O_CLOEXEC);
+	cleanup_close int fd = open(b->path, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0 || fstat(fd, st))
-		return err_set(e, EBADMSG, "its base %s: %s", d->base, strerrordesc_np(errno));
+		return err_set(e, EBADMSG, "its base %s: %s", b->path, strerrordesc_np(errno));
 	return take_fd(&fd);
 }
 
-int base_note(struct template_disk *d, struct err *e)
+int base_note(struct template_base *b, struct err *e)
 {
 	struct stat st;
-	cleanup_close int fd = base_open(d, &st, e);
+	cleanup_close int fd = base_open(b, &st, e);
 
 	if (fd < 0)
 		return fd;
-	d->base_bytes = (uint64_t)st.st_size;
-	d->base_dev = st.st_dev;
-	d->base_ino = st.st_ino;
-	d->base_mtime_ns = ns_of(st.st_mtim);
-	return d->base_sha256[0] ? 0 : digest_plain(fd, d->base_sha256, e);
+	b->bytes = (uint64_t)st.st_size;
+	b->dev = st.st_dev;
+	b->ino = st.st_ino;
+	b->mtime_ns = ns_of(st.st_mtim);
+	return b->sha256[0] ? 0 : digest_plain(fd, b->sha256, e);
 }
 
-int base_check(const struct template_disk *d, bool again, struct err *e)
+int base_check(const struct template_base *b, bool again, struct err *e)
 {
 	struct stat st;
-	cleanup_close int fd = base_open(d, &st, e);
+	cleanup_close int fd = base_open(b, &st, e);
 	char hex[DIGEST_HEX + 1];
 	int r;
 
 	if (fd < 0)
 		return fd;
-	if ((uint64_t)st.st_size != d->base_bytes)
-		return err_set(e, EBADMSG, "its base %s has another size than it had", d->base);
-	if (!again && st.st_dev == d->base_dev && st.st_ino == d->base_ino &&
-	    ns_of(st.st_mtim) == d->base_mtime_ns)
+	if ((uint64_t)st.st_size != b->bytes)
+		return err_set(e, EBADMSG, "its base %s has another size than it had", b->path);
+	if (!again && st.st_dev == b->dev && st.st_ino == b->ino &&
+	    ns_of(st.st_mtim) == b->mtime_ns)
 		return 0;
 	r = digest_plain(fd, hex, e);
 	if (r)
-		return err_wrap(e, r, "%s", d->base);
-	if (strcmp(hex, d->base_sha256))
+		return err_wrap(e, r, "%s", b->path);
+	if (strcmp(hex, b->sha256))
 		return err_set(e, EBADMSG, "its base %s is not what it was (the digest differs)",
-			       d->base);
+			       b->path);
 	return 0;
 }
 
@@ -131,8 +131,8 @@ int template_check(const struct template *t, int verified_dir, struct err *e)
 
 	snprintf(name, sizeof(name), "%s%s", t->name,
 		 t->store == STORE_TEMPLATES ? "" : "~snapshot");
-	for (size_t i = 0; i < t->ndisks && !r; i++) {
-		r = base_check(&t->disks[i], false, e);
+	for (size_t i = 0; i < t->nbases && !r; i++) {
+		r = base_check(&t->bases[i], false, e);
 		if (r)
 			err_wrap(e, r, "%s %s", store_word(t->store), t->name);
 	}
@@ -153,8 +153,8 @@ int template_verify(const struct template *t, struct err *e)
 
 	for (size_t i = 0; i < t->nfiles && !r; i++)
 		r = check_file(t, i, e);
-	for (size_t i = 0; i < t->ndisks && !r; i++) {
-		r = base_check(&t->disks[i], true, e);
+	for (size_t i = 0; i < t->nbases && !r; i++) {
+		r = base_check(&t->bases[i], true, e);
 		if (r)
 			err_wrap(e, r, "%s %s", store_word(t->store), t->name);
 	}

@@ -37,11 +37,6 @@ static void hash_u64(struct sha256_ctx *md, uint64_t v)
 	sha256_update(md, sizeof(b), (const uint8_t *)&b);
 }
 
-static bool all_zero(const uint8_t *p, size_t n)
-{
-	return n == 0 || (p[0] == 0 && !memcmp(p, p + 1, n - 1));
-}
-
 /* [off, off + n) of the file, n a multiple of BLOCK but for the last; buf has READ_BYTES. */
 static int add_range(struct sha256_ctx *md, int fd, uint64_t off, uint64_t end, uint8_t *buf,
 		     struct err *e)
@@ -55,7 +50,7 @@ static int add_range(struct sha256_ctx *md, int fd, uint64_t off, uint64_t end, 
 			return err_sys(e, -r, "read at %llu", (unsigned long long)off);
 		memset(buf + n, 0, padded - n);
 		for (size_t at = 0; at < padded; at += BLOCK) {
-			if (all_zero(buf + at, BLOCK))
+			if (bytes_are_zero(buf + at, BLOCK))
 				continue;
 			hash_u64(md, (off + at) / BLOCK);
 			sha256_update(md, BLOCK, buf + at);

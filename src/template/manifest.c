@@ -2,12 +2,13 @@
 /*
  * The manifest of a template or snapshot ("parent", "vm" and "vm_created" may be missing):
  *
- *     {"version": 2, "name": "web", "created": "2025-06-01T12:00:00Z", "clone_version": "0.1.0",
+ *     {"version": 3, "name": "web", "created": "2025-06-01T12:00:00Z", "clone_version": "0.1.0",
  *      "parent": {"store": "template", "name": "base", "sha256": "..."},
  *      "vm": "web-1", "vm_created": "...", "image": "debian", "cpu": "...", "memory_bytes": N,
- * "vcpus": N, "agent": true, "disks": [{"id": "root", "read_only": false, "base": "/...",
- * "base_bytes": N, "base_dev": N, "base_ino": N, "base_mtime_ns": N, "base_sha256": "...", "layer":
- * "layer-root"}], "files": [{"name": "state", "size_bytes": N, "sha256": "..."}, {"name": "ram",
+ * "vcpus": N, "agent": true, "disks": [{"id": "root", "read_only": false, "layer":
+ * "layer-root", "bases": [{"path": "/...", "format": "raw", "bytes": N, "dev": N, "ino": N,
+ * "mtime_ns": N, "sha256": "..."}]}], "files": [{"name": "state", "size_bytes": N, "sha256":
+ * "..."}, {"name": "ram",
  * ...}, ...]}
  *
  * "state" and "ram" come first in "files"; every other file is some disk's layer.
@@ -30,20 +31,29 @@ bool template_name_ok(const char *name)
 	return n >= 1 && n <= TEMPLATE_NAME_MAX && !name[n] && !strchr("_.-", name[0]);
 }
 
+static json_t *base_json(const struct template_base *b)
+{
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:s}", "path", b->path, "format",
+			 b->qcow2 ? "qcow2" : "raw", "bytes", (json_int_t)b->bytes, "dev",
+			 (json_int_t)b->dev, "ino", (json_int_t)b->ino, "mtime_ns",
+			 (json_int_t)b->mtime_ns, "sha256", b->sha256);
+}
+
 static json_t *disk_json(const struct template *t, const struct template_disk *d)
 {
-	json_t *j = json_pack("{s:s, s:b, s:s, s:I, s:I, s:I, s:I, s:s}", "id", d->id, "read_only",
-			      d->read_only, "base", d->base, "base_bytes",
-			      (json_int_t)d->base_bytes, "base_dev", (json_int_t)d->base_dev,
-			      "base_ino", (json_int_t)d->base_ino, "base_mtime_ns",
-			      (json_int_t)d->base_mtime_ns, "base_sha256", d->base_sha256);
+	json_t *bases = json_array();
+	json_t *j = json_pack("{s:s, s:b, s:o}", "id", d->id, "read_only", d->read_only, "bases",
+			      bases);
+	int r = !j;
 
-	if (j && d->layer >= 0 &&
-	    json_object_set_new(j, "layer", json_string(t->files[d->layer].name))) {
-		json_decref(j);
-		return NULL;
-	}
-	return j;
+	for (size_t i = 0; i < d->nbases && !r; i++)
+		r = json_array_append_new(bases, base_json(&t->bases[d->base + i]));
+	if (!r && d->layer >= 0)
+		r = json_object_set_new(j, "layer", json_string(t->files[d->layer].name));
+	if (!r)
+		return j;
+	json_decref(j);
+	return NULL;
 }
 
 static json_t *file_json(const struct template_file *f)
@@ -138,33 +148,60 @@ static int read_files(const json_t *list, struct template *t, struct err *e)
 	return 0;
 }
 
+struct base_fields {
+	const char *path, *format, *sha256;
+	uint64_t bytes, dev, ino, mtime_ns;
+};
+
+static int read_base(const json_t *j, struct template_base *b, struct err *e)
+{
+	static const struct json_field tab[] = {
+		JSON_FIELD(struct base_fields, path, WANT_STRING, true, 2, PATH_MAX - 1),
+		JSON_FIELD(struct base_fields, format, WANT_STRING, true, 3, 5),
+		JSON_FIELD(struct base_fields, sha256, WANT_STRING, true, DIGEST_HEX, DIGEST_HEX),
+		JSON_FIELD(struct base_fields, bytes, WANT_UINT, true, 1, INT64_MAX),
+		JSON_FIELD(struct base_fields, dev, WANT_UINT, true, 0, INT64_MAX),
+		JSON_FIELD(struct base_fields, ino, WANT_UINT, true, 0, INT64_MAX),
+		JSON_FIELD(struct base_fields, mtime_ns, WANT_UINT, true, 0, INT64_MAX),
+	};
+	struct base_fields v = { 0 };
+	int r = json_fields(j, tab, ARRAY_SIZE(tab), &v, e);
+
+	if (r)
+		return r;
+	if (v.path[0] != '/' || !digest_ok(v.sha256))
+		return err_set(e, EINVAL, "not a base's path or digest");
+	b->qcow2 = !strcmp(v.format, "qcow2");
+	if (!b->qcow2 && strcmp(v.format, "raw"))
+		return err_set(e, EINVAL, "format: must be raw or qcow2");
+	snprintf(b->path, sizeof(b->path), "%s", v.path);
+	snprintf(b->sha256, sizeof(b->sha256), "%s", v.sha256);
+	b->bytes = v.bytes;
+	b->dev = v.dev;
+	b->ino = v.ino;
+	b->mtime_ns = v.mtime_ns;
+	return 0;
+}
+
 struct disk_fields {
-	const char *id, *base, *base_sha256, *layer;
+	const char *id, *layer;
 	bool read_only;
-	uint64_t base_bytes, base_dev, base_ino, base_mtime_ns;
+	json_t *bases;
 };
 
 static int read_disk(const json_t *j, struct template *t, struct template_disk *d, struct err *e)
 {
 	static const struct json_field tab[] = {
 		JSON_FIELD(struct disk_fields, id, WANT_ID, true, 1, sizeof(d->id) - 1),
-		JSON_FIELD(struct disk_fields, base, WANT_STRING, true, 2, PATH_MAX - 1),
-		JSON_FIELD(struct disk_fields, base_sha256, WANT_STRING, true, DIGEST_HEX,
-			   DIGEST_HEX),
 		JSON_FIELD(struct disk_fields, layer, WANT_STRING, false, 1, 47),
 		JSON_FIELD(struct disk_fields, read_only, WANT_BOOL, true, 0, 0),
-		JSON_FIELD(struct disk_fields, base_bytes, WANT_UINT, true, 1, INT64_MAX),
-		JSON_FIELD(struct disk_fields, base_dev, WANT_UINT, true, 0, INT64_MAX),
-		JSON_FIELD(struct disk_fields, base_ino, WANT_UINT, true, 0, INT64_MAX),
-		JSON_FIELD(struct disk_fields, base_mtime_ns, WANT_UINT, true, 0, INT64_MAX),
+		JSON_FIELD(struct disk_fields, bases, WANT_ARRAY, true, 1, TEMPLATE_BASES),
 	};
 	struct disk_fields v = { 0 };
 	int r = json_fields(j, tab, ARRAY_SIZE(tab), &v, e);
 
 	if (r)
 		return r;
-	if (v.base[0] != '/' || !digest_ok(v.base_sha256))
-		return err_set(e, EINVAL, "not a base's path or digest");
 	d->layer = -1;
 	for (size_t i = TEMPLATE_RAM + 1; v.layer && i < t->nfiles; i++)
 		if (!strcmp(t->files[i].name, v.layer))
@@ -172,13 +209,16 @@ static int read_disk(const json_t *j, struct template *t, struct template_disk *
 	if ((d->layer < 0) != v.read_only)
 		return err_set(e, EINVAL, "a disk has a layer if and only if it can be written to");
 	snprintf(d->id, sizeof(d->id), "%s", v.id);
-	snprintf(d->base, sizeof(d->base), "%s", v.base);
-	snprintf(d->base_sha256, sizeof(d->base_sha256), "%s", v.base_sha256);
 	d->read_only = v.read_only;
-	d->base_bytes = v.base_bytes;
-	d->base_dev = v.base_dev;
-	d->base_ino = v.base_ino;
-	d->base_mtime_ns = v.base_mtime_ns;
+	d->base = t->nbases;
+	d->nbases = json_array_size(v.bases);
+	if (d->nbases > TEMPLATE_BASES - t->nbases)
+		return err_set(e, EINVAL, "bases: more than %d files in all", TEMPLATE_BASES);
+	for (size_t i = 0; i < d->nbases; i++) {
+		r = read_base(json_array_get(v.bases, i), &t->bases[t->nbases++], e);
+		if (r)
+			return err_wrap(e, r, "bases[%zu]", i);
+	}
 	return 0;
 }
 
@@ -273,6 +313,7 @@ int manifest_from_json(const json_t *j, struct template *t, struct err *e)
 	t->vcpus = (unsigned int)v.vcpus;
 	t->agent = v.agent;
 	t->ndisks = json_array_size(v.disks);
+	t->nbases = 0;
 	for (size_t i = 0; i < t->ndisks; i++) {
 		r = read_disk(json_array_get(v.disks, i), t, &t->disks[i], e);
 		if (r)

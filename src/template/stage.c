@@ -238,8 +238,8 @@ int template_stage_publish(struct template_stage *s, struct template *t, struct 
 	t->store = s->store;
 	for (size_t i = 0; i < t->nfiles && !r; i++)
 		r = seal_file(s, &t->files[i], e);
-	for (size_t i = 0; i < t->ndisks && !r; i++)
-		r = base_note(&t->disks[i], e);
+	for (size_t i = 0; i < t->nbases && !r; i++)
+		r = base_note(&t->bases[i], e);
 	if (!r)
 		r = write_manifest(s, t, e);
 	if (r)

@@ -29,11 +29,12 @@
 #include "base/err.h"
 #include "template/digest.h"
 
-#define TEMPLATE_VERSION 2
+#define TEMPLATE_VERSION 3
 #define TEMPLATE_NAME_MAX 64
 #define TEMPLATE_DISKS 8
 #define TEMPLATE_FILES (2 + TEMPLATE_DISKS)
-#define TEMPLATE_STATE 0 /* index into files */
+#define TEMPLATE_BASES 64 /* files that all its disks stand on */
+#define TEMPLATE_STATE 0  /* index into files */
 #define TEMPLATE_RAM 1
 #define TEMPLATE_CHAIN_MAX 16 /* from the flat one to the newest */
 
@@ -43,14 +44,20 @@ struct template_file {
 	char sha256[DIGEST_HEX + 1]; /* digest_sparse */
 };
 
+/* A file that a template's disk stands on, which lies outside the store. */
+struct template_base {
+	char path[PATH_MAX]; /* absolute */
+	bool qcow2;
+	/* as it was; another inode or time makes us compare the digest */
+	uint64_t bytes, dev, ino, mtime_ns;
+	char sha256[DIGEST_HEX + 1]; /* digest_plain */
+};
+
 struct template_disk {
 	char id[32];
 	bool read_only;
-	char base[PATH_MAX]; /* absolute path of the shared base */
-	/* as the base was; another inode or time makes us compare the digest */
-	uint64_t base_bytes, base_dev, base_ino, base_mtime_ns;
-	char base_sha256[DIGEST_HEX + 1]; /* digest_plain */
-	int layer;			  /* index into files; -1 for a read-only disk */
+	size_t base, nbases; /* in the template's bases: the topmost first */
+	int layer;	     /* index into files; -1 for a read-only disk */
 };
 
 enum store { STORE_TEMPLATES, STORE_SNAPSHOTS };
@@ -75,6 +82,8 @@ struct template
 	bool agent; /* the guest has one, and a fork can wait for it */
 	struct template_disk disks[TEMPLATE_DISKS];
 	size_t ndisks;
+	struct template_base bases[TEMPLATE_BASES]; /* each disk's follow each other */
+	size_t nbases;
 	struct template_file files[TEMPLATE_FILES];
 	size_t nfiles;
 	/* not stored */

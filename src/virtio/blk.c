@@ -15,7 +15,9 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "base/time.h"
 #include "base/util.h"
+#include "block/source.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
@@ -23,19 +25,24 @@
 
 #define QUEUE_SIZE 256
 #define SEG_MAX (VIRTIO_MAX_SEGS - 2) /* besides header and status */
+#define SIZE_MAX_BYTES (1u << 20)     /* of one segment: what a disk does at once */
 #define CONFIG_BYTES 60u
+#define WRITEBACK_AT 32u
 
 static const struct field vblk_cfg_fields[] = {
-	F_U64(struct virtio_blk_cfg, size_bytes),
-	F_U8(struct virtio_blk_cfg, has_base),
-	F_U8(struct virtio_blk_cfg, read_only),
-	F_BYTES(struct virtio_blk_cfg, serial),
+	F_U64(struct virtio_blk_cfg, size_bytes), F_U32(struct virtio_blk_cfg, nr_files),
+	F_U8(struct virtio_blk_cfg, last_qcow2),  F_U8(struct virtio_blk_cfg, read_only),
+	F_U8(struct virtio_blk_cfg, writes),	  F_U32(struct virtio_blk_cfg, nr_queues),
+	F_BYTES(struct virtio_blk_cfg, serial),	  F_U64(struct virtio_blk_cfg, quota_bytes),
 };
 
 static const struct field vblk_state_fields[] = {
 	F_STRUCT(struct vblk_state, virtio, virtio_state_fields),
 	F_STRUCT(struct vblk_state, pci, pci_state_fields),
 	F_U64(struct vblk_state, overlay_blocks),
+	F_U8(struct vblk_state, writeback),
+	F_STRUCT(struct vblk_state, bytes, rate_bucket_fields),
+	F_STRUCT(struct vblk_state, ops, rate_bucket_fields),
 };
 
 /* ---- config space ---- */
@@ -43,9 +50,12 @@ static const struct field vblk_state_fields[] = {
 static uint64_t vblk_features(struct virtio_dev *v)
 {
 	const struct vblk *d = (const struct vblk *)v;
-	uint64_t f = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE |
-		     1ull << VIRTIO_BLK_F_TOPOLOGY | 1ull << VIRTIO_BLK_F_FLUSH;
+	uint64_t f = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_SIZE_MAX |
+		     1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_TOPOLOGY |
+		     1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_CONFIG_WCE;
 
+	if (d->v.st->nr_queues > 1)
+		f |= 1ull << VIRTIO_BLK_F_MQ;
 	if (d->cfg.read_only)
 		return f | 1ull << VIRTIO_BLK_F_RO;
 	return f | 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
@@ -57,16 +67,20 @@ static void vblk_config_read(struct virtio_dev *v, unsigned int off, void *buf, 
 	const struct vblk *d = (const struct vblk *)v;
 	uint8_t raw[CONFIG_BYTES] = { 0 };
 	le64 capacity = le64_put(d->cfg.size_bytes / BLK_SECTOR);
-	le32 seg_max = le32_put(SEG_MAX), sector = le32_put(BLK_SECTOR);
+	le32 size_max = le32_put(SIZE_MAX_BYTES), seg_max = le32_put(SEG_MAX),
+	     sector = le32_put(BLK_SECTOR);
 	le32 most = le32_put(VBLK_ZERO_SECTORS), one = le32_put(1);
-	le32 align = le32_put(BLK_BLOCK / BLK_SECTOR);
-	le16 min_io = le16_put(BLK_BLOCK / BLK_SECTOR), queues = le16_put(1);
+	le32 align = le32_put((uint32_t)((d->blk ? blk_unit(d->blk) : BLK_BLOCK) / BLK_SECTOR));
+	le16 min_io = le16_put(BLK_BLOCK / BLK_SECTOR),
+	     queues = le16_put((uint16_t)d->v.st->nr_queues);
 
 	memcpy(raw + 0, &capacity, sizeof(capacity));
+	memcpy(raw + 8, &size_max, sizeof(size_max));
 	memcpy(raw + 12, &seg_max, sizeof(seg_max));
 	memcpy(raw + 20, &sector, sizeof(sector));
 	raw[24] = 3; /* physical_block_exp: 4096 bytes */
 	memcpy(raw + 26, &min_io, sizeof(min_io));
+	raw[WRITEBACK_AT] = d->state.writeback;
 	memcpy(raw + 34, &queues, sizeof(queues));
 	if (!d->cfg.read_only) {
 		memcpy(raw + 36, &most, sizeof(most));	 /* max_discard_sectors */
@@ -81,14 +95,14 @@ static void vblk_config_read(struct virtio_dev *v, unsigned int off, void *buf, 
 		memcpy(buf, raw + off, MIN(len, (unsigned int)sizeof(raw) - off));
 }
 
-/* Nothing there is writable without VIRTIO_BLK_F_CONFIG_WCE. */
+/* Only the write cache's mode is writable (section 5.2.5.1). */
 static void vblk_config_write(struct virtio_dev *v, unsigned int off, const void *buf,
 			      unsigned int len)
 {
-	(void)v;
-	(void)off;
-	(void)buf;
-	(void)len;
+	struct vblk *d = (struct vblk *)v;
+
+	if (off == WRITEBACK_AT && len == 1 && virtio_has(v, VIRTIO_BLK_F_CONFIG_WCE))
+		d->state.writeback = *(const uint8_t *)buf != 0;
 }
 
 static void vblk_started(struct virtio_dev *v)
@@ -105,7 +119,9 @@ static void vblk_stopped(struct virtio_dev *v)
 	d->dropping = true;
 	blk_quiesce(d->blk);
 	d->dropping = false;
-	d->stalled = false;
+	d->stalled = 0;
+	d->touched = 0;
+	d->state.writeback = 1;
 }
 
 static const struct virtio_type vblk_type = {
@@ -138,7 +154,7 @@ static void vblk_destroy(struct device *dev)
 static int vblk_create(struct machine *m, const char *id, const void *cfg, struct device **out,
 		       struct err *e)
 {
-	static const uint16_t queue_max[] = { QUEUE_SIZE };
+	uint16_t queue_max[VIRTIO_BLK_QUEUES_MAX];
 	struct vblk *d = calloc(1, sizeof(*d));
 	int ret;
 
@@ -152,17 +168,26 @@ static int vblk_create(struct machine *m, const char *id, const void *cfg, struc
 	d->v.type = &vblk_type;
 	d->v.st = &d->state.virtio;
 	d->v.pci.st = &d->state.pci;
+	d->state.writeback = 1;
 	d->reqs = calloc(BLK_DEPTH, sizeof(*d->reqs));
+	for (unsigned int i = 0; i < ARRAY_SIZE(queue_max); i++)
+		queue_max[i] = QUEUE_SIZE;
 	for (unsigned int i = 0; i < BLK_DEPTH; i++)
 		d->free_reqs[d->nr_free++] = (uint8_t)(BLK_DEPTH - 1 - i);
 	if (!d->reqs)
 		ret = err_set(e, ENOMEM, "out of memory");
+	else if (d->cfg.nr_queues > VIRTIO_BLK_QUEUES_MAX)
+		ret = err_set(e, EINVAL, "%u queues", d->cfg.nr_queues);
+	else if (d->cfg.writes > BLK_IN_QCOW2)
+		ret = err_set(e, EINVAL, "writes of kind %u", d->cfg.writes);
+	else if (d->cfg.nr_files > SOURCE_FILES)
+		ret = err_set(e, EINVAL, "a chain of %u files", d->cfg.nr_files);
 	else if (!d->cfg.size_bytes || d->cfg.size_bytes % BLK_SECTOR ||
 		 d->cfg.size_bytes > BLK_MAX_BYTES)
 		ret = err_set(e, EINVAL, "size of %llu bytes",
 			      (unsigned long long)d->cfg.size_bytes);
 	else
-		ret = virtio_init(&d->v, ARRAY_SIZE(queue_max), queue_max, e);
+		ret = virtio_init(&d->v, MAX(d->cfg.nr_queues, 1u), queue_max, e);
 	if (ret) {
 		vblk_destroy(&d->v.dev);
 		return err_wrap(e, ret, "%s", id);
@@ -183,6 +208,7 @@ static int vblk_quiesce(struct device *dev, struct err *e)
 
 	(void)e;
 	virtio_quiesce(&d->v);
+	vblk_rate_wait_ns(d);
 	if (!d->blk)
 		return 0;
 	loop_set_timer(d->timer, 0); /* resume kicks the queue anyway */
@@ -199,6 +225,7 @@ static void vblk_resume(struct device *dev)
 
 	if (!d->writable && !d->cfg.read_only)
 		log_warn("%s: runs without a data file: every write will fail", d->v.dev.id);
+	d->rated_ns = time_mono_ns(); /* time in which the guest stood still does not count */
 	virtio_resume(&d->v);
 }
 
@@ -211,6 +238,10 @@ static int vblk_check(const struct device *dev, const void *state, struct err *e
 	if (st->overlay_blocks > most)
 		return err_set(e, EINVAL, "%llu blocks in the overlay of a disk of %llu",
 			       (unsigned long long)st->overlay_blocks, (unsigned long long)most);
+	if (rate_check(&st->bytes, e) || rate_check(&st->ops, e))
+		return -EINVAL;
+	if (st->writeback > 1)
+		return err_set(e, EINVAL, "write cache mode %u", st->writeback);
 	return virtio_check(&d->v, &st->virtio, &st->pci, e);
 }
 
@@ -242,19 +273,47 @@ static void take_reader(struct vblk *d)
 		blk_set_reader(d->blk, fd);
 }
 
+/* The base, when there is one, out of its files. */
+static int take_base(struct vblk *d, struct source **out, struct err *e)
+{
+	struct source_file files[SOURCE_FILES];
+	unsigned int n = 0;
+	char what[16];
+
+	if (!d->cfg.nr_files)
+		return 0;
+	for (; n < d->cfg.nr_files; n++) {
+		bool last = n == d->cfg.nr_files - 1;
+
+		snprintf(what, sizeof(what), n ? "base/%u" : "base", n);
+		files[n].format = !last || d->cfg.last_qcow2 ? SOURCE_QCOW2 : SOURCE_RAW;
+		files[n].fd = take(d, what, e);
+		if (files[n].fd < 0) {
+			int r = files[n].fd;
+
+			while (n--)
+				close(files[n].fd);
+			return r;
+		}
+	}
+	return source_open(files, n, out, e);
+}
+
 /* The first adopt of this machine's line: the disk itself. */
 static int make_disk(struct vblk *d, struct err *e)
 {
-	struct blk_cfg cfg = { .read_only = d->cfg.read_only, .size_bytes = d->cfg.size_bytes };
-	int base = -1, data = -1, layer = -1, r;
+	struct blk_cfg cfg = { .read_only = d->cfg.read_only,
+			       .writes = d->cfg.writes,
+			       .quota_bytes = d->cfg.quota_bytes,
+			       .size_bytes = d->cfg.size_bytes };
+	int data = -1, layer = -1, r;
+	struct source *base = NULL;
 	struct blk *b = NULL;
 	struct blk_stats st;
 
-	if (d->cfg.has_base) {
-		base = take(d, "base", e);
-		if (base < 0)
-			return base;
-	}
+	r = take_base(d, &base, e);
+	if (r)
+		return r;
 	if (!d->cfg.read_only) {
 		data = take(d, "data", NULL);
 		layer = take(d, "layer", NULL);
@@ -317,7 +376,7 @@ static int vblk_adopt(struct device *dev, const struct identity *id, struct err 
 	r = d->blk ? renew_disk(d, e) : make_disk(d, e);
 	if (r)
 		return err_wrap(e, r, "%s", d->v.dev.id);
-	d->stalled = false;
+	d->stalled = 0;
 	d->timer = loop_add_timer(dev->m->loop, vblk_go_on, d);
 	if (!d->timer)
 		return err_set(e, ENOMEM, "%s: out of memory", dev->id);
@@ -327,7 +386,7 @@ static int vblk_adopt(struct device *dev, const struct identity *id, struct err 
 
 const struct device_class virtio_blk_class = {
 	.name = "virtio-blk",
-	.version = 1,
+	.version = 2,
 	.cfg = FIELD_TABLE(struct virtio_blk_cfg, vblk_cfg_fields),
 	.state = FIELD_TABLE(struct vblk_state, vblk_state_fields),
 	.create = vblk_create,
@@ -340,6 +399,27 @@ const struct device_class virtio_blk_class = {
 	.prepare = vblk_prepare,
 	.adopt = vblk_adopt,
 };
+
+int virtio_blk_set_rate(struct device *dev, const struct virtio_blk_rate *rate, struct err *e)
+{
+	struct vblk *d = (struct vblk *)dev;
+	struct virtio_blk_rate r = *rate;
+	int ret;
+
+	r.bytes.ahead_ns = r.ops.ahead_ns = 0;
+	ret = rate_check(&r.bytes, e);
+	if (ret)
+		return err_wrap(e, ret, "bandwidth");
+	ret = rate_check(&r.ops, e);
+	if (ret)
+		return err_wrap(e, ret, "ops");
+	d->state.bytes = r.bytes;
+	d->state.ops = r.ops;
+	/* who waits may have waited long enough */
+	if (d->stalled && d->timer)
+		loop_set_timer(d->timer, 1);
+	return 0;
+}
 
 void virtio_blk_set_reader(struct device *dev, int reader_fd)
 {
@@ -366,6 +446,21 @@ int virtio_blk_save_layer(struct device *dev, int fd, struct err *e)
 	BUG_ON(!d->blk);
 	r = blk_save_layer(d->blk, fd, e);
 	return r ? err_wrap(e, r, "%s", dev->id) : 0;
+}
+
+void virtio_blk_finish(struct device *dev)
+{
+	struct vblk *d = (struct vblk *)dev;
+	int r;
+
+	if (!d->blk || d->cfg.writes == BLK_OVERLAY)
+		return;
+	virtio_quiesce(&d->v);
+	d->dropping = true;
+	r = blk_finish(d->blk);
+	if (r)
+		log_warn("%s: its file could not be closed cleanly: %s", dev->id,
+			 strerrordesc_np(-r));
 }
 
 void virtio_blk_stats(const struct device *dev, struct blk_stats *out)

@@ -4,8 +4,10 @@
  * with the machine. Main thread only.
  *
  * Descriptors, taken from the machine's grants by adopt:
- *   disk/ID/base   the base image, opened read-only; when cfg.has_base
- *   disk/ID/data   an empty file opened read-write for what this VM writes; unless cfg.read_only.
+ *   disk/ID/base   the base image, opened read-only; when cfg.nr_files
+ *   disk/ID/base/N what the base stands on: N from 1 to cfg.nr_files - 1
+ *   disk/ID/data   what takes this VM's writes, opened read-write; unless cfg.read_only. An empty
+ *                  file; with cfg.writes the disk's own.
  *                  A seed, which never runs, may do without; a fork's child may not.
  *   disk/ID/data-ro  the same file opened read-only (optional): what children get of it
  *   disk/ID/layer  restore only: what virtio_blk_save_layer wrote, opened read-only
@@ -17,17 +19,32 @@
 
 #include "block/blk.h"
 #include "device/device.h"
+#include "virtio/ratelimit.h"
 
 #define VIRTIO_BLK_SERIAL_MAX 20
+#define VIRTIO_BLK_QUEUES_MAX 64 /* one for each vCPU of the biggest machine */
 
 struct virtio_blk_cfg {
 	uint64_t size_bytes; /* whole sectors; a shorter base reads as zeroes behind its end */
-	uint8_t has_base;    /* 0: the disk begins as zeroes */
+	uint32_t nr_files;   /* of the base (source.h): 0: the disk begins as zeroes */
+	uint8_t last_qcow2;  /* the format of the last of them; all others are qcow2 */
 	uint8_t read_only;
+	uint8_t writes;			    /* enum blk_writes */
+	uint64_t quota_bytes;		    /* of an overlay: see blk_cfg */
+	uint32_t nr_queues;		    /* 1 to VIRTIO_BLK_QUEUES_MAX; 0 is 1 */
 	char serial[VIRTIO_BLK_SERIAL_MAX]; /* zero-padded; not terminated when full */
 };
 
+/* What passes in a time, of bytes read and written and of requests; size 0: no limit. ahead_ns is
+ * not looked at. */
+struct virtio_blk_rate {
+	struct rate_bucket bytes, ops;
+};
+
 extern const struct device_class virtio_blk_class;
+
+/* Limits that hold from now on: the buckets begin full. -EINVAL. */
+int virtio_blk_set_rate(struct device *d, const struct virtio_blk_rate *rate, struct err *e);
 
 /* In a parent, quiesced, before each fork(2): see blk_rotate. data_fd is owned, also on failure; -1
  * for a read-only disk. */
@@ -37,6 +54,8 @@ void virtio_blk_set_reader(struct device *d, int reader_fd);
 /* Quiesced: all that the guest wrote, into fd (empty, opened read-write, stays the caller's, who
  * syncs it). */
 int virtio_blk_save_layer(struct device *d, int fd, struct err *e);
+/* The VM has ended: a file that is written in place is closed cleanly. */
+void virtio_blk_finish(struct device *d);
 void virtio_blk_stats(const struct device *d, struct blk_stats *out);
 
 #endif

@@ -6,6 +6,7 @@
 #define CLONE_VIRTIO_BLK_INTERNAL_H
 
 #include "virtio/blk.h"
+#include "virtio/ratelimit.h"
 #include "virtio/virtio.h"
 
 #define VBLK_ZERO_SECTORS (1u << 21) /* of one DISCARD or WRITE_ZEROES: 1 GiB of map to walk */
@@ -14,12 +15,15 @@ struct vblk_state {
 	struct virtio_state virtio;
 	struct pci_state pci;
 	uint64_t overlay_blocks;
+	uint8_t writeback; /* the driver's wish: completed writes may wait for a flush */
+	struct rate_bucket bytes, ops;
 };
 
 /* One request of the guest from pop to push. */
 struct vreq {
 	struct blk_req r;
 	struct vblk *d;
+	uint16_t queue;
 	struct vq_chain chain;
 	struct iovec iov[VIRTIO_MAX_SEGS];
 	struct vq_seg pin[VIRTIO_MAX_SEGS]; /* what iov points at */
@@ -35,7 +39,10 @@ struct vblk {
 	struct blk *blk;	      /* NULL before the first adopt */
 	bool writable;		      /* has a data file */
 	bool dropping;		      /* the driver reset the device: completions are forgotten */
-	bool stalled;		      /* chains may wait for a free vreq */
+	uint64_t stalled;	      /* queues in which chains may wait for a free vreq */
+	uint64_t touched;	      /* queues with completions that the driver was not told of */
+	unsigned int next;	      /* the stalled queue that is looked at first */
+	uint64_t rated_ns;	      /* until when the rate limits know the time */
 	bool kicking;		      /* vblk_kick is on the stack */
 	struct loop_timer *timer;     /* looks at the queue again */
 	struct vreq *reqs;	      /* BLK_DEPTH */
@@ -45,7 +52,9 @@ struct vblk {
 
 /* The driver kicked the queue, or chains wait that were left there. */
 void vblk_kick(struct virtio_dev *v, unsigned int q);
-/* A timer's or a completion's look at chains that were left. */
+/* Tells the rate limits the time; how long requests have to wait now (0: not). */
+uint64_t vblk_rate_wait_ns(struct vblk *d);
+/* A timer's or a completion's look at chains that were left, each queue in its turn. */
 void vblk_go_on(void *arg);
 /* src/block completed some requests. */
 void vblk_on_batch(void *arg);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "base/time.h"
 #include "base/util.h"
 #include "event/loop.h"
 #include "virtio/blk_internal.h"
@@ -21,11 +22,12 @@
 #define HEADER 16u
 #define RANGE 16u
 
-static struct vreq *vreq_get(struct vblk *d)
+static struct vreq *vreq_get(struct vblk *d, unsigned int queue)
 {
 	struct vreq *q = &d->reqs[d->free_reqs[--d->nr_free]];
 
 	q->d = d;
+	q->queue = (uint16_t)queue;
 	q->pins = 0;
 	q->into_guest = false;
 	return q;
@@ -43,8 +45,19 @@ static void vreq_put(struct vblk *d, struct vreq *q)
 static void complete(struct vblk *d, struct vreq *q, uint8_t status)
 {
 	vq_write(&d->v, &q->chain, q->chain.in_bytes - 1, &status, 1);
-	vq_push(&d->v, 0, q->chain.head, q->chain.in_bytes);
+	vq_push(&d->v, q->queue, q->chain.head, q->chain.in_bytes);
+	d->touched |= 1ull << q->queue;
 	vreq_put(d, q);
+}
+
+/* Is what completes durable (section 5.2.6.2)? */
+static bool writethrough(const struct vblk *d)
+{
+	if (d->cfg.writes == BLK_OVERLAY)
+		return false; /* it never is */
+	if (!virtio_has(&d->v, VIRTIO_BLK_F_FLUSH))
+		return true;
+	return virtio_has(&d->v, VIRTIO_BLK_F_CONFIG_WCE) && !d->state.writeback;
 }
 
 static void on_done(struct blk_req *r, int result)
@@ -56,11 +69,21 @@ static void on_done(struct blk_req *r, int result)
 		vreq_put(d, q);
 		return;
 	}
+	if (!result && r->op != BLK_READ && r->op != BLK_FLUSH && writethrough(d)) {
+		q->r.op = BLK_FLUSH;
+		q->r.offset_bytes = 0;
+		q->r.len = 0;
+		BUG_ON(blk_submit(d->blk, &q->r)); /* in the place of the one that ended */
+		return;
+	}
 	if (result)
 		log_guest(&d->v.log, "%s: %s of %llu bytes at %llu: %s", d->v.dev.id,
 			  r->op == BLK_READ ? "read" : "write", (unsigned long long)r->len,
 			  (unsigned long long)r->offset_bytes, strerrordesc_np(-result));
-	complete(d, q, result ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+	complete(d, q,
+		 result == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP
+		 : result	       ? VIRTIO_BLK_S_IOERR
+				       : VIRTIO_BLK_S_OK);
 }
 
 /* Pins n bytes of the out (or in) half from byte skip on, as the request's iovec. */
@@ -100,6 +123,9 @@ static uint8_t submit(struct vblk *d, struct vreq *q, enum blk_op op, uint64_t s
 		return VIRTIO_BLK_S_IOERR;
 	if (d->cfg.read_only && op != BLK_READ && op != BLK_FLUSH)
 		return VIRTIO_BLK_S_IOERR;
+	rate_take(&d->state.ops, 1);
+	if (op == BLK_READ || op == BLK_WRITE)
+		rate_take(&d->state.bytes, len);
 	q->r = (struct blk_req){
 		.op = op, .offset_bytes = op == BLK_FLUSH ? 0 : off, .len = len, .done = on_done
 	};
@@ -182,7 +208,7 @@ static void handle(struct vblk *d, struct vreq *q)
 	    vq_read(&d->v, &q->chain, 0, &head, HEADER) != HEADER) {
 		virtio_broken(&d->v, "request of %u readable, %u writable bytes",
 			      q->chain.out_bytes, q->chain.in_bytes);
-		vq_push(&d->v, 0, q->chain.head, 0);
+		vq_push(&d->v, q->queue, q->chain.head, 0);
 		vreq_put(d, q);
 		return;
 	}
@@ -190,21 +216,49 @@ static void handle(struct vblk *d, struct vreq *q)
 		complete(d, q, status);
 }
 
+uint64_t vblk_rate_wait_ns(struct vblk *d)
+{
+	struct vblk_state *st = &d->state;
+	uint64_t now, bytes, ops;
+
+	if (!st->bytes.size && !st->ops.size)
+		return 0;
+	now = time_mono_ns();
+	rate_pass(&st->bytes, now - d->rated_ns);
+	rate_pass(&st->ops, now - d->rated_ns);
+	d->rated_ns = now;
+	bytes = rate_wait_ns(&st->bytes);
+	ops = rate_wait_ns(&st->ops);
+	return MAX(bytes, ops);
+}
+
+static void tell_driver(struct vblk *d)
+{
+	for (unsigned int qn = 0; qn < d->v.st->nr_queues; qn++)
+		if (d->touched >> qn & 1)
+			vq_notify(&d->v, qn);
+	d->touched = 0;
+}
+
 void vblk_kick(struct virtio_dev *v, unsigned int qn)
 {
 	struct vblk *d = (struct vblk *)v;
+	uint64_t wait = 0;
 	struct vreq *q;
 
-	if (d->kicking)
+	if (d->kicking) {
+		d->stalled |= 1ull << qn;
 		return;
+	}
 	d->kicking = true;
-	d->stalled = false;
+	d->stalled &= ~(1ull << qn);
 	for (unsigned int i = 0;; i++) {
-		if (i == BATCH || !d->nr_free) {
-			d->stalled = true;
+		wait = vblk_rate_wait_ns(d);
+		if (i == BATCH || !d->nr_free || wait) {
+			d->stalled |= 1ull << qn;
 			break;
 		}
-		q = vreq_get(d);
+		q = vreq_get(d, qn);
 		if (vq_pop(v, qn, &q->chain) <= 0) {
 			vreq_put(d, q);
 			break;
@@ -212,19 +266,26 @@ void vblk_kick(struct virtio_dev *v, unsigned int qn)
 		handle(d, q);
 	}
 	blk_kick(d->blk);
-	vq_notify(v, qn);
+	tell_driver(d);
 	d->kicking = false;
 	/* With none free, on_batch goes on when one is. */
 	if (d->stalled && d->nr_free)
-		loop_set_timer(d->timer, SOON_NS);
+		loop_set_timer(d->timer, MAX(wait, (uint64_t)SOON_NS));
 }
 
 void vblk_go_on(void *arg)
 {
 	struct vblk *d = arg;
+	unsigned int n = d->v.st->nr_queues, first = d->next;
 
-	if (d->stalled && d->nr_free && d->v.resumed && virtio_live(&d->v))
-		vblk_kick(&d->v, 0);
+	for (unsigned int i = 0; i < n && d->stalled && d->nr_free; i++) {
+		unsigned int qn = (first + i) % n;
+
+		if (!(d->stalled >> qn & 1) || d->kicking || !d->v.resumed || !virtio_live(&d->v))
+			continue;
+		d->next = qn + 1;
+		vblk_kick(&d->v, qn);
+	}
 }
 
 void vblk_on_batch(void *arg)
@@ -233,6 +294,6 @@ void vblk_on_batch(void *arg)
 
 	if (d->dropping)
 		return;
-	vq_notify(&d->v, 0);
+	tell_driver(d);
 	vblk_go_on(d);
 }

@@ -58,13 +58,34 @@ uint64_t vm_mem_bytes(const struct vm *vm);
 /* Takes the granted descriptors by these names; initrd NULL for none. */
 int vm_set_boot(struct vm *vm, const char *kernel, const char *initrd, const char *cmdline,
 		struct err *e);
-/* The base was granted as `path`, the overlay's data file as "disk/ID/data" (not when read_only).
- */
-int vm_add_disk(struct vm *vm, const char *id, const char *path, bool read_only, struct err *e);
+struct virtio_blk_rate; /* virtio/blk.h */
+struct vm_disk_file {
+	const char *path; /* the name that it was granted under */
+	bool qcow2;
+};
+struct vm_disk {
+	const char *id, *serial;	  /* serial: NULL or "" for none */
+	const struct vm_disk_file *files; /* the topmost first; see block/source.h */
+	unsigned int nr_files;
+	bool read_only;
+	const struct virtio_blk_rate *rate; /* NULL: no limits */
+	uint64_t quota_bytes;		    /* of its overlay; 0: no limit */
+	bool persistent; /* writes go to files[0] itself, and stay there: block/blk.h, enum
+			    blk_writes */
+};
+/* Takes the granted files; what takes writes was granted as "disk/ID/data" (not when read_only): an
+ * overlay's data file, or of a persistent disk its own file once more, opened read-write. */
+int vm_add_disk(struct vm *vm, const struct vm_disk *disk, struct err *e);
+/* Other limits of a disk, also of a running VM. -ENOENT; -EINVAL. */
+int vm_set_disk_rate(struct vm *vm, const char *id, const struct virtio_blk_rate *rate,
+		     struct err *e);
 int vm_set_vsock(struct vm *vm, uint32_t guest_cid, struct err *e);
 int vm_set_entropy(struct vm *vm, struct err *e);
 /* hostname, machine-id and so on of this machine at its first boot. Default: from the name. */
 int vm_set_identity(struct vm *vm, const struct identity *id, struct err *e);
+
+/* When the VM has ended: closes disks that are written in place. */
+void vm_finish_disks(struct vm *vm);
 
 /* ---- life ---- */
 
@@ -101,6 +122,9 @@ struct vm_stats {
 	uint64_t fork_depth;
 };
 void vm_stats(struct vm *vm, struct vm_stats *out);
+/* Of disk number i: its id, NULL when there are no more. */
+struct blk_stats; /* block/blk.h */
+const char *vm_disk_stats(struct vm *vm, unsigned int i, struct blk_stats *out);
 
 /* How a snapshot ended (fork/frozen.h). */
 struct vm_snapshot_result {

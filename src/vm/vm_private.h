@@ -11,6 +11,7 @@
 #include "agent/agent.h"
 #include "device/device.h"
 #include "event/barrier.h"
+#include "virtio/blk.h"
 #include "vm/vm.h"
 
 #define VM_PAUSE_TIMEOUT_MS 10000
@@ -24,7 +25,11 @@ struct loop_timer;
 struct disk_cfg {
 	char id[DEVICE_ID_MAX];
 	uint8_t read_only;
+	uint8_t last_qcow2, writes; /* writes: enum blk_writes */
+	uint32_t nr_files;
 	uint64_t size_bytes; /* fixed when the disk was first opened */
+	uint64_t quota_bytes;
+	char serial[VIRTIO_BLK_SERIAL_MAX];
 };
 
 /* What a machine is built from: the "machine" record of a snapshot. */
@@ -36,8 +41,11 @@ struct machine_cfg {
 	uint8_t has_vsock, has_entropy;
 	uint32_t guest_cid;
 };
-#define MACHINE_CFG_VERSION 1u
+#define MACHINE_CFG_VERSION 2u
 extern const struct field_table machine_cfg_table;
+/* -ENOTSUP when a disk is written in place: a fork would have two writers, a snapshot a file that
+ * changes. */
+int vm_disks_can_fork(const struct vm *vm, struct err *e);
 
 /* One vCPU thread. */
 struct vcpu_thread {
@@ -108,6 +116,7 @@ struct vm {
 	enum vm_state state;
 	struct identity id;
 	struct machine_cfg cfg;
+	struct virtio_blk_rate rate[VM_MAX_DISKS]; /* what disks begin with, by cfg.disks */
 	int kvm_fd, kernel_fd, initrd_fd;
 	int seed_ram_fd; /* a seed's, while huge pages are made of it; else -1 */
 	char cmdline[VM_CMDLINE_MAX];

@@ -327,6 +327,7 @@ int vm_process_main(int argc, char **argv)
 		log_warn("%s", e.msg);
 		return VM_END_ERROR;
 	}
+	vm_finish_disks(p.vm);
 	/* The kernel tears a VM down faster than we could, and off everybody's critical path. */
 	return p.vm->end;
 }

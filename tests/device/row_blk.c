@@ -178,7 +178,7 @@ static void blk_before_fork(struct conf *c)
 }
 
 static const struct virtio_blk_cfg cfg_rw = { .size_bytes = DISK_BYTES,
-					      .has_base = 1,
+					      .nr_files = 1,
 					      .serial = "conformance" };
 
 const struct conf_row conf_row_blk = {
@@ -212,7 +212,7 @@ static void ro_progress(struct conf *c)
 }
 
 static const struct virtio_blk_cfg cfg_ro = {
-	.size_bytes = DISK_BYTES, .has_base = 1, .read_only = 1, .serial = "conformance"
+	.size_bytes = DISK_BYTES, .nr_files = 1, .read_only = 1, .serial = "conformance"
 };
 
 const struct conf_row conf_row_blk_ro = {

@@ -137,7 +137,7 @@ int machine_start(unsigned int vcpus, struct vm **out, struct err *e)
 	if (!ret)
 		ret = vm_set_boot(vm, "kernel", NULL, "", e);
 	if (!ret)
-		ret = vm_add_disk(vm, "root", "base", false, e);
+		ret = tiny_add_disk(vm, e);
 	if (!ret)
 		ret = vm_set_vsock(vm, 3, e);
 	if (!ret)

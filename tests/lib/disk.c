@@ -8,10 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
 #include "base/util.h"
+#include "block/source.h"
 
 #define STORM_MAX 64
 #define PIECES 120
@@ -61,11 +63,26 @@ static void fill(struct disk *d, uint8_t *p, uint64_t n)
 		p[i] = (uint8_t)disk_random(d, 256);
 }
 
+struct source *disk_base(int fd)
+{
+	struct source_file file = { .fd = fd, .format = SOURCE_RAW };
+	struct source *s = NULL;
+	struct err e = { "" };
+
+	if (fd >= 0 && source_open(&file, 1, &s, &e)) {
+		fprintf(stderr, "source_open: %s\n", e.msg);
+		abort();
+	}
+	return s;
+}
+
 static void init(struct disk *d, uint64_t size, uint64_t base_size, uint64_t seed)
 {
 	struct err e;
 
-	*d = (struct disk){ .size = size, .base_size = base_size, .rng = seed, .base_fd = -1 };
+	*d = (struct disk){
+		.size = size, .base_size = base_size, .rng = seed, .base_fd = -1, .unit = BLK_BLOCK
+	};
 	pthread_mutex_init(&d->lock, NULL);
 	BUG_ON(loop_create(&d->lock, &d->loop, &e));
 	BUG_ON(fdtab_create(&d->fds, &e));
@@ -73,13 +90,12 @@ static void init(struct disk *d, uint64_t size, uint64_t base_size, uint64_t see
 	BUG_ON(!d->model);
 }
 
-static void make(struct disk *d)
+static void make(struct disk *d, struct source *base)
 {
 	struct blk_cfg cfg = { .size_bytes = d->size };
 	struct err e = { "" };
 
-	if (blk_create(&cfg, d->base_fd < 0 ? -1 : disk_reopen(d->base_fd), disk_file(), &d->blk,
-		       &e)) {
+	if (blk_create(&cfg, base, disk_file(), &d->blk, &e)) {
 		fprintf(stderr, "blk_create: %s\n", e.msg);
 		abort();
 	}
@@ -109,7 +125,39 @@ void disk_open(struct disk *d, uint64_t size, uint64_t base_size, uint64_t seed)
 		free(base);
 		fdtab_add(d->fds, d->base_fd, FD_KEEP, "test base");
 	}
-	make(d);
+	make(d, disk_base(d->base_fd < 0 ? -1 : disk_reopen(d->base_fd)));
+	disk_adopt(d);
+}
+
+void disk_open_over(struct disk *d, struct source *base, const char *content, uint64_t seed)
+{
+	int fd = open(content, O_RDONLY);
+
+	init(d, source_bytes(base), source_bytes(base), seed);
+	BUG_ON(fd < 0 || fd_pread_full(fd, d->model, d->size, 0));
+	close(fd);
+	make(d, base);
+	disk_adopt(d);
+}
+
+void disk_open_in(struct disk *d, enum blk_writes writes, struct source *base, int data_fd,
+		  const char *content, uint64_t unit, uint64_t seed)
+{
+	struct blk_cfg cfg = { .writes = writes };
+	int fd = open(content, O_RDONLY);
+	struct err e = { "" };
+	struct stat st;
+
+	BUG_ON(fd < 0 || fstat(fd, &st));
+	init(d, (uint64_t)st.st_size, (uint64_t)st.st_size, seed);
+	d->unit = unit;
+	BUG_ON(fd_pread_full(fd, d->model, d->size, 0));
+	close(fd);
+	if (blk_create(&cfg, base, data_fd, &d->blk, &e)) {
+		fprintf(stderr, "blk_create: %s\n", e.msg);
+		abort();
+	}
+	BUG_ON(blk_size(d->blk) != d->size);
 	disk_adopt(d);
 }
 
@@ -121,7 +169,7 @@ void disk_open_again(struct disk *d, const struct disk *other)
 		BUG_ON(fd_pread_full(d->base_fd, d->model, MIN(d->base_size, d->size), 0));
 		fdtab_add(d->fds, d->base_fd, FD_KEEP, "test base");
 	}
-	make(d);
+	make(d, disk_base(d->base_fd < 0 ? -1 : disk_reopen(d->base_fd)));
 }
 
 void disk_close(struct disk *d)
@@ -203,9 +251,9 @@ static void model_zero(struct disk *d, uint64_t off, uint64_t len, bool whole)
 	uint64_t end = off + len;
 
 	if (whole) {
-		off = ROUND_UP(off, (uint64_t)BLK_BLOCK);
+		off = ROUND_UP(off, d->unit);
 		if (end != d->size)
-			end = ROUND_DOWN(end, (uint64_t)BLK_BLOCK);
+			end = ROUND_DOWN(end, d->unit);
 	}
 	if (off < end)
 		memset(d->model + off, 0, end - off);

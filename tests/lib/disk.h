@@ -20,7 +20,7 @@ struct disk {
 	struct loop *loop;
 	struct fdtab *fds;
 	struct blk *blk;
-	uint64_t size, base_size, rng;
+	uint64_t size, base_size, rng, unit; /* unit: what a discard frees whole */
 	uint8_t *model;
 	int base_fd; /* a second descriptor of the base, for more disks over it; -1 */
 };
@@ -29,10 +29,17 @@ struct disk {
 int disk_file(void);
 /* The same file again, read-only. */
 int disk_reopen(int fd);
+/* A raw file (owned) as a disk's base; -1: NULL. */
+struct source *disk_base(int fd);
 uint64_t disk_random(struct disk *d, uint64_t below);
 
 /* A disk of size bytes over a random base of base_size bytes (0: none); aborts on failure. */
 void disk_open(struct disk *d, uint64_t size, uint64_t base_size, uint64_t seed);
+/* A disk over a source (owned) that holds what is in the file `content`. */
+void disk_open_over(struct disk *d, struct source *base, const char *content, uint64_t seed);
+/* A disk that is written in place: base is NULL for a raw file. All owned but content. */
+void disk_open_in(struct disk *d, enum blk_writes writes, struct source *base, int data_fd,
+		  const char *content, uint64_t unit, uint64_t seed);
 /* Another disk over the same base, not adopted yet; its model is the base. */
 void disk_open_again(struct disk *d, const struct disk *other);
 void disk_adopt(struct disk *d);

@@ -9,6 +9,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "vm/vm.h"
+
 static void put16(uint8_t *p, uint16_t v)
 {
 	memcpy(p, &v, sizeof(v));
@@ -57,4 +59,12 @@ int tiny_kernel_counter(void)
 	};
 
 	return tiny_kernel_code(code, sizeof(code));
+}
+
+int tiny_add_disk(struct vm *vm, struct err *e)
+{
+	static const struct vm_disk_file file = { .path = "base" };
+	static const struct vm_disk disk = { .id = "root", .files = &file, .nr_files = 1 };
+
+	return vm_add_disk(vm, &disk, e);
 }

@@ -9,6 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct vm;
+struct err;
+
 #define TINY_COUNTER_GPA 0x2000000ull /* u64, incremented before each port write */
 #define TINY_PORT 0x80
 
@@ -16,5 +19,8 @@
 int tiny_kernel_code(const void *code, size_t n);
 /* The counting guest. */
 int tiny_kernel_counter(void);
+
+/* The disk "root", raw, which was granted as "base". As vm_add_disk. */
+int tiny_add_disk(struct vm *vm, struct err *e);
 
 #endif

@@ -76,13 +76,16 @@ static int boot(struct vmproc *p, int kernel, int base, struct err *e)
 		.initrd_fd = -1, .cmdline = "", .mem_bytes = MEM_BYTES, .vcpus = 1
 	};
 	char kernel_path[64], base_path[64];
+	int r;
 
 	snprintf(kernel_path, sizeof(kernel_path), "/proc/self/fd/%d", kernel);
 	snprintf(base_path, sizeof(base_path), "/proc/self/fd/%d", base);
 	vm.kernel = kernel_path;
 	vm.disks[vm.ndisks++] =
 		(struct launch_disk){ .id = "root", .path = base_path, .root = true };
-	return launch_boot(p, &vm, e);
+	r = launch_boot(p, &vm, e);
+	launch_vm_fini(&vm);
+	return r;
 }
 
 /* Until the guest writes its port: what comes before is done. */

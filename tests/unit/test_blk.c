@@ -151,7 +151,7 @@ static void test_blk__discard_gives_space_back_and_uses_it_again(void **state)
 	(void)state;
 	disk_open(&d, MIB(4), 0, 5);
 	blk_destroy(d.blk);
-	assert_int_equal(blk_create(&cfg, -1, data, &d.blk, &e), 0);
+	assert_int_equal(blk_create(&cfg, NULL, data, &d.blk, &e), 0);
 	disk_adopt(&d);
 	memset(buf, 7, MIB(1));
 	for (unsigned int i = 0; i < 20; i++) {
@@ -289,7 +289,7 @@ static void test_blk__failed_writes_leave_the_old_content(void **state)
 	blk_destroy(d.blk);
 	data = memfd_create("full", MFD_ALLOW_SEALING);
 	assert_int_equal(fcntl(data, F_ADD_SEALS, F_SEAL_GROW), 0); /* a disk that is full */
-	assert_int_equal(blk_create(&cfg, disk_reopen(d.base_fd), data, &d.blk, &e), 0);
+	assert_int_equal(blk_create(&cfg, disk_base(disk_reopen(d.base_fd)), data, &d.blk, &e), 0);
 	disk_adopt(&d);
 	memset(buf, 9, sizeof(buf));
 	assert_int_equal(disk_do(&d, BLK_WRITE, 4096, buf, 16384), -EPERM);
@@ -303,6 +303,71 @@ static void test_blk__failed_writes_leave_the_old_content(void **state)
 	assert_int_equal(disk_do(&d, BLK_ZERO, 8192, NULL, 8192), 0);
 	memset(d.model + 8192, 0, 8192);
 	assert_true(disk_matches(&d));
+	disk_close(&d);
+}
+
+static void expect_refused(const struct blk_cfg *cfg, int data)
+{
+	unsigned int before = open_fds() - (data >= 0);
+	struct blk *b = NULL;
+	struct err e = { "" };
+
+	assert_int_equal(blk_create(cfg, NULL, data, &b, &e), -EINVAL);
+	assert_null(b);
+	assert_true(e.msg[0]);
+	assert_int_equal(open_fds(), before);
+}
+
+static void count_done(struct blk_req *r, int result)
+{
+	(void)r;
+	assert_true(!result || result == -ENOSPC);
+}
+
+static void test_blk__quota_bounds_what_an_overlay_holds(void **state)
+{
+	struct blk_cfg cfg = { .size_bytes = MIB(1), .quota_bytes = 16 * 4096 + 4095 };
+	struct blk_cfg tiny = { .size_bytes = MIB(1), .quota_bytes = 4095 };
+	struct blk_req many[40];
+	struct iovec iov;
+	struct blk_stats st;
+	uint8_t buf[8192];
+	struct disk d;
+	struct err e;
+
+	(void)state;
+	expect_refused(&tiny, disk_file());
+	disk_open(&d, MIB(1), MIB(1), 5);
+	blk_destroy(d.blk);
+	assert_int_equal(
+		blk_create(&cfg, disk_base(disk_reopen(d.base_fd)), disk_file(), &d.blk, &e), 0);
+	disk_adopt(&d);
+	/* all at once: no more pass than may */
+	memset(buf, 9, sizeof(buf));
+	iov = (struct iovec){ buf, 4096 };
+	for (unsigned int i = 0; i < ARRAY_SIZE(many); i++) {
+		many[i] = (struct blk_req){ .op = BLK_WRITE,
+					    .offset_bytes = i * 4096ull,
+					    .len = 4096,
+					    .iov = &iov,
+					    .niov = 1,
+					    .done = count_done };
+		assert_int_equal(blk_submit(d.blk, &many[i]), 0);
+	}
+	blk_quiesce(d.blk);
+	blk_stats(d.blk, &st);
+	assert_int_equal(st.writes, 16);
+	assert_int_equal(st.overlay_bytes, 16 * 4096);
+	assert_int_equal(st.errors, ARRAY_SIZE(many) - 16);
+	assert_int_equal(st.no_space, ARRAY_SIZE(many) - 16);
+	/* what is there may be changed, also after a fork */
+	assert_int_equal(disk_do(&d, BLK_WRITE, 8192, buf, 8192), 0);
+	assert_int_equal(blk_rotate(d.blk, disk_file(), &e), 0);
+	assert_int_equal(disk_do(&d, BLK_WRITE, 8192, buf, 8192), 0);
+	assert_int_equal(disk_do(&d, BLK_WRITE, 512 * 1024, buf, 512), -ENOSPC);
+	/* zeroes over a base are held too; what goes back to it is not */
+	assert_int_equal(disk_do(&d, BLK_ZERO, 512 * 1024, NULL, 512), -ENOSPC);
+	assert_int_equal(disk_do(&d, BLK_READ, 512 * 1024, buf, 512), 0);
 	disk_close(&d);
 }
 
@@ -329,7 +394,7 @@ static void test_blk__read_only_disk_refuses_changes(void **state)
 	(void)state;
 	disk_open(&d, MIB(1), MIB(1), 5);
 	blk_destroy(d.blk);
-	assert_int_equal(blk_create(&cfg, disk_reopen(d.base_fd), -1, &d.blk, &e), 0);
+	assert_int_equal(blk_create(&cfg, disk_base(disk_reopen(d.base_fd)), -1, &d.blk, &e), 0);
 	disk_adopt(&d);
 	assert_int_equal(blk_size(d.blk), MIB(1));
 	assert_int_equal(disk_do(&d, BLK_WRITE, 0, buf, 4096), -EROFS);
@@ -352,23 +417,11 @@ static void test_blk__seed_without_data_file_reads_and_cannot_write(void **state
 	(void)state;
 	disk_open(&d, MIB(1), MIB(1), 5);
 	blk_destroy(d.blk);
-	assert_int_equal(blk_create(&cfg, disk_reopen(d.base_fd), -1, &d.blk, &e), 0);
+	assert_int_equal(blk_create(&cfg, disk_base(disk_reopen(d.base_fd)), -1, &d.blk, &e), 0);
 	disk_adopt(&d);
 	assert_int_equal(disk_do(&d, BLK_WRITE, 0, buf, 4096), -ENOSPC);
 	assert_true(disk_matches(&d));
 	disk_close(&d);
-}
-
-static void expect_refused(const struct blk_cfg *cfg, int base, int data)
-{
-	unsigned int before = open_fds() - (base >= 0) - (data >= 0);
-	struct blk *b = NULL;
-	struct err e = { "" };
-
-	assert_int_equal(blk_create(cfg, base, data, &b, &e), -EINVAL);
-	assert_null(b);
-	assert_true(e.msg[0]);
-	assert_int_equal(open_fds(), before);
 }
 
 static void test_blk__wrong_descriptors_and_sizes_are_refused(void **state)
@@ -382,17 +435,16 @@ static void test_blk__wrong_descriptors_and_sizes_are_refused(void **state)
 	assert_int_equal(pipe(p), 0);
 	assert_int_equal(ftruncate(full, 512), 0);
 	assert_int_equal(fcntl(append, F_SETFL, O_APPEND), 0);
-	expect_refused(&cfg, dup(plain), disk_file()); /* base is writable */
-	expect_refused(&cfg, p[0], disk_file());
-	expect_refused(&cfg, -1, disk_reopen(plain)); /* data is not */
-	expect_refused(&cfg, -1, full);
-	expect_refused(&cfg, -1, append);
-	expect_refused(&cfg, -1, p[1]);
-	expect_refused(&bad, -1, disk_file());
-	expect_refused(&huge, -1, disk_file());
-	expect_refused(&none, -1, disk_file());
-	expect_refused(&ro, -1, disk_file());
+	expect_refused(&cfg, disk_reopen(plain)); /* data is not */
+	expect_refused(&cfg, full);
+	expect_refused(&cfg, append);
+	expect_refused(&cfg, p[1]);
+	expect_refused(&bad, disk_file());
+	expect_refused(&huge, disk_file());
+	expect_refused(&none, disk_file());
+	expect_refused(&ro, disk_file());
 	close(plain);
+	close(p[0]);
 }
 
 static void test_blk__closing_leaves_no_descriptor_and_an_empty_table(void **state)
@@ -422,7 +474,7 @@ static void test_blk__16_tib_disk_is_cheap_to_have_and_to_discard(void **state)
 	(void)state;
 	disk_open(&d, MIB(1), 0, 5);
 	blk_destroy(d.blk);
-	assert_int_equal(blk_create(&cfg, -1, disk_file(), &d.blk, &e), 0);
+	assert_int_equal(blk_create(&cfg, NULL, disk_file(), &d.blk, &e), 0);
 	disk_adopt(&d);
 	memset(buf, 3, sizeof(buf));
 	assert_int_equal(disk_do(&d, BLK_WRITE, BLK_MAX_BYTES - 4096, buf, 4096), 0);
@@ -448,6 +500,7 @@ int main(void)
 		cmocka_unit_test(test_blk__completions_arrive_on_the_loop),
 		cmocka_unit_test(test_blk__bad_requests_fail_and_change_nothing),
 		cmocka_unit_test(test_blk__failed_writes_leave_the_old_content),
+		cmocka_unit_test(test_blk__quota_bounds_what_an_overlay_holds),
 		cmocka_unit_test(test_blk__shrunk_base_is_an_error_not_zeroes),
 		cmocka_unit_test(test_blk__read_only_disk_refuses_changes),
 		cmocka_unit_test(test_blk__seed_without_data_file_reads_and_cannot_write),

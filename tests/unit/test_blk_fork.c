@@ -22,6 +22,8 @@
 #include "base/util.h"
 #include "block/blk_int.h"
 #include "tests/lib/disk.h"
+#include "tests/lib/qcow2.h"
+#include "tests/lib/scratch.h"
 
 static bool child_ok(pid_t pid)
 {
@@ -95,6 +97,26 @@ static void test_blk_fork__parents_and_children_diverge_and_match_their_models(v
 		assert_true(live(&d, 3, 8));
 		disk_close(&d);
 	}
+}
+
+/* What is below the overlay is fetched by whoever needs it first, before and after forks. */
+static void test_blk_fork__over_chains_of_qcow2(void **state)
+{
+	char *dir = scratch_make();
+
+	(void)state;
+	for (unsigned int packed = 0; packed < 2; packed++) {
+		qcow2_chain_make(dir, packed);
+		for (unsigned int n = 1; n <= QCOW2_CHAIN; n++) {
+			struct disk d;
+
+			qcow2_chain_content(dir, n, "all");
+			disk_open_over(&d, qcow2_chain_open(dir, n), scratch_path(dir, "all"), n);
+			assert_true(live(&d, 2, 6));
+			disk_close(&d);
+		}
+	}
+	scratch_remove(dir);
 }
 
 static int mode_of(int fd)
@@ -298,6 +320,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(
 			test_blk_fork__parents_and_children_diverge_and_match_their_models),
+		cmocka_unit_test(test_blk_fork__over_chains_of_qcow2),
 		cmocka_unit_test(test_blk_fork__children_cannot_write_what_they_share),
 		cmocka_unit_test(test_blk_fork__ninety_generations_deep),
 		cmocka_unit_test(test_blk_fork__many_children_of_one_moment),

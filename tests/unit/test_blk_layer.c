@@ -154,7 +154,7 @@ static int try_load(struct sample *s)
 	struct blk *b;
 	int r;
 
-	assert_int_equal(blk_create(&cfg, disk_reopen(s->d.base_fd), -1, &b, &e), 0);
+	assert_int_equal(blk_create(&cfg, disk_base(disk_reopen(s->d.base_fd)), -1, &b, &e), 0);
 	r = blk_load_layer(b, disk_reopen(s->fd), &e);
 	if (r) {
 		assert_true(e.msg[0]);

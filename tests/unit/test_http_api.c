@@ -30,6 +30,7 @@
 #include "control/json.h"
 #include "control/sock.h"
 #include "event/loop.h"
+#include "tests/lib/disk.h"
 #include "tests/lib/scratch.h"
 #include "vm/vm.h"
 
@@ -420,6 +421,17 @@ static void test_stranger__hanging_up_before_the_answer_is_harmless(void **state
 
 /* ---- descriptors ---- */
 
+/* A file of 1 MiB, opened read-only as a disk's base must be. */
+static int disk_image(void)
+{
+	int fd = disk_file(), ro;
+
+	assert_int_equal(ftruncate(fd, 1 << 20), 0);
+	ro = disk_reopen(fd);
+	close(fd);
+	return ro;
+}
+
 static void test_fds__granted_once_taken_by_name(void **state)
 {
 	static const char *const names[] = { "/images/a", "disk/root/data" };
@@ -428,18 +440,59 @@ static void test_fds__granted_once_taken_by_name(void **state)
 	int s = client_fdsock(w->dir, &e), fds[2];
 
 	assert_true(s >= 0);
-	for (int i = 0; i < 2; i++) {
-		fds[i] = memfd_create("disk", MFD_CLOEXEC);
-		assert_int_equal(ftruncate(fds[i], 1 << 20), 0);
-	}
+	fds[0] = disk_image();
+	fds[1] = disk_file();
 	assert_int_equal(client_grant(s, names, fds, 2, &e), 0);
 	assert_int_equal(client_grant(s, names, fds, 1, &e), -EREMOTEIO);
 	assert_non_null(strstr(e.msg, "/images/a"));
 	ok(w, "PUT", "/drives/root",
 	   "{\"drive_id\":\"root\",\"path_on_host\":\"/images/a\",\"is_root_device\":true}");
+	ok(w, "PATCH", "/drives/root",
+	   "{\"drive_id\":\"root\",\"rate_limiter\":{\"bandwidth\":{\"size\":1000,"
+	   "\"one_time_burst\":5,\"refill_time\":100},\"ops\":{\"size\":0,\"refill_time\":0}}}");
+	refused(w, "PATCH", "/drives/other", "{\"drive_id\":\"other\",\"rate_limiter\":{}}",
+		"there is no disk 'other'");
+	refused(w, "PATCH", "/drives/root", "{\"drive_id\":\"root\"}", "rate_limiter");
+	refused(w, "PATCH", "/drives/root",
+		"{\"drive_id\":\"root\",\"rate_limiter\":{\"ops\":{\"size\":1,\"refill_time\":"
+		"3600001}}}",
+		"refill_time");
 	close(s);
 	for (int i = 0; i < 2; i++)
 		close(fds[i]);
+}
+
+/* A chain is what the request names, file by file, with its formats; no more, no less. */
+static void test_drive__chain_of_files_is_checked(void **state)
+{
+	static const struct {
+		const char *more, *says;
+	} bad[] = {
+		{ "\"format\":\"vmdk\"", "format: 'vmdk' is neither raw nor qcow2" },
+		{ "\"format\":\"qcow2\"", "not a qcow2 image; is it format=raw?" },
+		{ "\"backing\":[{\"path_on_host\":\"b\",\"format\":\"raw\"}]",
+		  "is raw: nothing can stand behind it" },
+		{ "\"backing\":[{\"path_on_host\":\"b\"}]", "backing[0]: missing field `format`" },
+		{ "\"backing\":[7]", "backing[0]" },
+		{ "\"serial\":\"123456789012345678901\"", "serial" },
+	};
+	static const char *const name = "a";
+	struct world *w = *state;
+	struct err e;
+	int s = client_fdsock(w->dir, &e), fd;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		char body[256];
+
+		fd = disk_image();
+		client_grant(s, &name, &fd, 1, NULL); /* -EEXIST where the last was not taken */
+		close(fd);
+		snprintf(body, sizeof(body),
+			 "{\"drive_id\":\"d\",\"path_on_host\":\"a\",\"is_root_device\":false,%s}",
+			 bad[i].more);
+		refused(w, "PUT", "/drives/d", body, bad[i].says);
+	}
+	close(s);
 }
 
 static void test_fds__not_taken_is_dropped_with_the_connection(void **state)
@@ -474,8 +527,7 @@ static void test_fds__anothers_of_the_same_name_stay(void **state)
 
 	a = client_fdsock(w->dir, &e);
 	b = client_fdsock(w->dir, &e);
-	disk = memfd_create("disk", MFD_CLOEXEC);
-	assert_int_equal(ftruncate(disk, 1 << 20), 0);
+	disk = disk_image();
 	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
 	first[0] = disk;
 	first[1] = p[1];
@@ -557,6 +609,7 @@ int main(void)
 		CASE(test_stranger__more_connections_than_allowed_wait_their_turn),
 		CASE(test_stranger__hanging_up_before_the_answer_is_harmless),
 		CASE(test_fds__granted_once_taken_by_name),
+		CASE(test_drive__chain_of_files_is_checked),
 		CASE(test_fds__not_taken_is_dropped_with_the_connection),
 		CASE(test_fds__anothers_of_the_same_name_stay),
 		CASE(test_fds__malformed_messages_are_refused),

@@ -78,7 +78,9 @@ static int make(const char *name, struct err *e)
 		.nfiles = 3,
 		.files = { { .name = "state" }, { .name = "ram" }, { .name = "layer-root" } }
 	};
-	snprintf(t.disks[0].base, sizeof(t.disks[0].base), "%s/base.img", dir);
+	snprintf(t.bases[0].path, sizeof(t.bases[0].path), "%s/base.img", dir);
+	t.nbases = 1;
+	t.disks[0].nbases = 1;
 	for (size_t i = 0; i < ARRAY_SIZE(parts) && !ret; i++) {
 		int fd = template_stage_file(&s, parts[i], e);
 

@@ -68,7 +68,9 @@ static int make(const char *name, const struct template *over, unsigned int vcpu
 		.nfiles = 3,
 		.files = { { .name = "state" }, { .name = "ram" }, { .name = "layer-root" } }
 	};
-	snprintf(t->disks[0].base, sizeof(t->disks[0].base), "%s/base.img", dir);
+	snprintf(t->bases[0].path, sizeof(t->bases[0].path), "%s/base.img", dir);
+	t->nbases = 1;
+	t->disks[0].nbases = 1;
 	ret = over ? template_stage_begin_over(over, &s, e)
 		   : template_stage_begin(STORE_TEMPLATES, name, &s, e);
 	for (size_t i = 0; i < ARRAY_SIZE(parts) && !ret; i++)

@@ -60,7 +60,9 @@ static struct template *model(const char *dir)
 		.files = { { .name = "state" }, { .name = "ram" }, { .name = "layer-root" } }
 	};
 	snprintf(t->disks[0].id, sizeof(t->disks[0].id), "root");
-	snprintf(t->disks[0].base, sizeof(t->disks[0].base), "%s/base.img", dir);
+	snprintf(t->bases[0].path, sizeof(t->bases[0].path), "%s/base.img", dir);
+	t->nbases = 1;
+	t->disks[0].nbases = 1;
 	t->disks[0].layer = 2;
 	return t;
 }
@@ -164,7 +166,7 @@ static void test_template__what_is_published_is_read_back(void **state)
 	assert_true(t->agent);
 	assert_int_equal(t->ndisks, 1);
 	assert_int_equal(t->disks[0].layer, 2);
-	assert_int_equal(t->disks[0].base_bytes, 25);
+	assert_int_equal(t->bases[0].bytes, 25);
 	assert_int_equal(t->files[TEMPLATE_RAM].size_bytes, RAM_BYTES);
 	/* the zeroes in its RAM are not stored */
 	assert_true(template_used_bytes(t) < RAM_BYTES / 2);
@@ -385,14 +387,15 @@ static void test_template__manifests_that_lie_are_refused(void **state)
 		const char *sed, *says;
 		int error;
 	} lies[] = {
-		{ "s/\"version\": 2/\"version\": 3/", "format 3", -EPROTONOSUPPORT },
-		{ "s/\"version\": 2/\"version\": \"2\"/", "version", -EBADMSG },
+		{ "s/\"version\": 3/\"version\": 4/", "format 4", -EPROTONOSUPPORT },
+		{ "s/\"version\": 3/\"version\": \"3\"/", "version", -EBADMSG },
 		{ "s/\"name\": \"web\"/\"name\": \"api\"/", "another name", -EBADMSG },
 		{ "s/\"name\": \"ram\"/\"name\": \"..\"/", "name", -EBADMSG },
 		{ "s/\"name\": \"ram\"/\"name\": \"state\"/", "two are named", -EBADMSG },
 		{ "s/\"vcpus\": 2/\"vcpus\": 65/", "vcpus", -EBADMSG },
 		{ "s/\"layer\": \"layer-root\"/\"layer\": \"ram\"/", "layer", -EBADMSG },
-		{ "s/\"base\": \"[^\"]*\"/\"base\": \"etc\\/passwd\"/", "base", -EBADMSG },
+		{ "s/\"path\": \"[^\"]*\"/\"path\": \"etc\\/passwd\"/", "base", -EBADMSG },
+		{ "s/\"format\": \"raw\"/\"format\": \"vhd\"/", "format", -EBADMSG },
 		{ "s/\"agent\": true/\"agent\": true, \"more\": 1/", "more", -EBADMSG },
 		{ "$d", "JSON", -EBADMSG },
 	};

@@ -21,13 +21,14 @@
 
 #include "base/endian.h"
 #include "base/fd.h"
+#include "base/time.h"
 #include "base/util.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "tests/lib/disk.h"
 #include "tests/lib/kvm_model.h"
 #include "tests/lib/vdriver.h"
-#include "virtio/blk.h"
+#include "virtio/blk_internal.h"
 
 #define DISK_BYTES MIB(8)
 #define BASE_BYTES MIB(4)
@@ -67,7 +68,7 @@ static void drive(struct vb *g)
 static void make(struct vb *g, bool read_only)
 {
 	struct virtio_blk_cfg cfg = { .size_bytes = DISK_BYTES,
-				      .has_base = 1,
+				      .nr_files = 1,
 				      .read_only = read_only,
 				      .serial = "12345678901234567890" };
 	uint8_t sector[BLK_SECTOR];
@@ -158,7 +159,8 @@ static uint8_t status_of(struct vb *g, unsigned int slot)
 }
 
 /* Header, len bytes of data, status; not kicked. */
-static void add(struct vb *g, unsigned int slot, uint32_t type, uint64_t sector, uint32_t len)
+static void add_on(struct vb *g, unsigned int queue, unsigned int slot, uint32_t type,
+		   uint64_t sector, uint32_t len)
 {
 	struct vd_buf b[3] = { { hdr_at(g, slot), 16, false } };
 	unsigned int n = 1;
@@ -168,7 +170,12 @@ static void add(struct vb *g, unsigned int slot, uint32_t type, uint64_t sector,
 		b[n++] = (struct vd_buf){ data_at(g, slot), len,
 					  type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID };
 	b[n++] = (struct vd_buf){ g->status + slot, 1, true };
-	vd_add(&g->d, 0, b, n, slot % 2);
+	vd_add(&g->d, queue, b, n, slot % 2);
+}
+
+static void add(struct vb *g, unsigned int slot, uint32_t type, uint64_t sector, uint32_t len)
+{
+	add_on(g, 0, slot, type, sector, len);
 }
 
 struct wait {
@@ -230,6 +237,207 @@ static bool sector_is(struct vb *g, uint64_t sector, uint8_t c)
 	       holds(g, 0, c, BLK_SECTOR);
 }
 
+/* ---- queues and the write cache ---- */
+
+#define QUEUES 4u
+
+/* A raw file that is written in place, with QUEUES queues. */
+static int up_in_place(void **state)
+{
+	struct virtio_blk_cfg cfg = { .size_bytes = DISK_BYTES,
+				      .writes = BLK_IN_RAW,
+				      .nr_queues = QUEUES };
+	static struct vb g;
+
+	memset(&g, 0, sizeof(g));
+	fm_init(&g.fm, MIB(64), -1);
+	g.fm.taken = kvm_model_taken;
+	g.base_fd = disk_file();
+	fdtab_add(g.fm.m.fds, g.base_fd, FD_KEEP, "test base");
+	assert_int_equal(ftruncate(g.base_fd, DISK_BYTES), 0);
+	g.dev = fm_add(&g.fm, &virtio_blk_class, "vda", &cfg);
+	g.hdr = fm_alloc(&g.fm, SLOTS * 32, 4096);
+	g.status = fm_alloc(&g.fm, SLOTS, 4096);
+	g.data = fm_alloc(&g.fm, (uint64_t)SLOTS * BUF_BYTES, 4096);
+	give(&g, "data", dup(g.base_fd));
+	fm_start(&g.fm);
+	drive(&g);
+	*state = &g;
+	return 0;
+}
+
+static bool all_arrived(void *arg)
+{
+	struct wait *w = arg;
+	uint32_t id, len;
+
+	for (unsigned int q = 0; q < QUEUES; q++)
+		while (vd_used(&w->g->d, q, &id, &len))
+			w->got++;
+	return w->got >= w->want;
+}
+
+/* More requests than the device takes at once, on all queues: each is answered on its own queue,
+ * and none waits for ever. */
+static void test_vblk__every_queue_is_served(void **state)
+{
+	struct vb *g = *state;
+	struct wait w = { g, SLOTS, 0 };
+	uint16_t before[QUEUES];
+
+	assert_true(vd_offered(&g->d) & 1ull << VIRTIO_BLK_F_MQ);
+	assert_int_equal(fm_read(&g->fm, g->d.config + 34, 2), QUEUES);
+	for (unsigned int q = 0; q < QUEUES; q++)
+		before[q] = vd_used_idx(&g->d, q);
+	for (unsigned int i = 0; i < SLOTS; i++) {
+		fill(g, i, (uint8_t)(i + 1), 4096);
+		add_on(g, i % QUEUES, i, VIRTIO_BLK_T_OUT, i * 8, 4096);
+	}
+	for (unsigned int q = 0; q < QUEUES; q++)
+		vd_kick(&g->d, q);
+	assert_true(fm_until(&g->fm, all_arrived, &w));
+	for (unsigned int q = 0; q < QUEUES; q++)
+		assert_int_equal((uint16_t)(vd_used_idx(&g->d, q) - before[q]), SLOTS / QUEUES);
+	for (unsigned int i = 0; i < SLOTS; i++) {
+		uint8_t got[4096];
+
+		assert_int_equal(status_of(g, i), VIRTIO_BLK_S_OK);
+		assert_int_equal(fd_pread_full(g->base_fd, got, sizeof(got), i * 4096ull), 0);
+		assert_int_equal(got[0], (uint8_t)(i + 1));
+		assert_int_equal(got[4095], (uint8_t)(i + 1));
+	}
+	assert_int_equal(gmem_pins(g->fm.m.mem), 0);
+}
+
+static uint64_t flushes(struct vb *g)
+{
+	struct blk_stats st;
+
+	virtio_blk_stats(g->dev, &st);
+	return st.flushes;
+}
+
+static void test_vblk__write_cache_is_as_the_driver_wants_it(void **state)
+{
+	struct vb *g = *state;
+
+	assert_true(vd_offered(&g->d) & 1ull << VIRTIO_BLK_F_CONFIG_WCE);
+	assert_int_equal(fm_read(&g->fm, g->d.config + 32, 1), 1);
+	assert_int_equal(request(g, VIRTIO_BLK_T_OUT, 0, 4096), VIRTIO_BLK_S_OK);
+	assert_int_equal(flushes(g), 0);
+	assert_int_equal(request(g, VIRTIO_BLK_T_FLUSH, 0, 0), VIRTIO_BLK_S_OK);
+	assert_int_equal(flushes(g), 1);
+	/* write-through: what completes is durable */
+	fm_write(&g->fm, g->d.config + 32, 1, 0);
+	assert_int_equal(fm_read(&g->fm, g->d.config + 32, 1), 0);
+	fill(g, 0, 7, 4096);
+	assert_int_equal(request(g, VIRTIO_BLK_T_OUT, 8, 4096), VIRTIO_BLK_S_OK);
+	assert_int_equal(flushes(g), 2);
+	assert_int_equal(request(g, VIRTIO_BLK_T_IN, 8, 4096), VIRTIO_BLK_S_OK);
+	assert_int_equal(flushes(g), 2);
+	/* a driver that cannot flush */
+	vd_start(&g->d, ~(1ull << VIRTIO_BLK_F_FLUSH), 0);
+	assert_int_equal(fm_read(&g->fm, g->d.config + 32, 1), 1);
+	assert_int_equal(request(g, VIRTIO_BLK_T_OUT, 16, 4096), VIRTIO_BLK_S_OK);
+	assert_int_equal(flushes(g), 3);
+}
+
+static void restore_from(struct vb *g, struct vb *h, int layer)
+{
+	struct wbuf w;
+	struct err e;
+
+	make(h, false);
+	grants_drop(h->fm.m.grants, "disk/vda/base");
+	give(h, "base", disk_reopen(g->base_fd));
+	h->hdr = g->hdr;
+	h->status = g->status;
+	h->data = g->data;
+	h->d = g->d;
+	h->d.fm = &h->fm;
+	if (layer >= 0)
+		give(h, "layer", disk_reopen(layer));
+	fm_save(g->dev, &w);
+	assert_int_equal(fm_load(h->dev, w.data, w.len, &e), 0);
+	wbuf_fini(&w);
+}
+
+/* n requests are answered, and no more for a while. */
+static void expect_answers(struct vb *g, unsigned int n)
+{
+	struct wait w = { g, n, 0 };
+
+	assert_true(fm_until(&g->fm, arrived, &w));
+	for (unsigned int i = 0; i < 200; i++)
+		fm_spin(&g->fm);
+	arrived(&w);
+	assert_int_equal(w.got, n);
+}
+
+/* Two operations in an hour: the third waits, whatever happens to the machine, until the limit is
+ * lifted. */
+static void test_vblk__rate_limit_holds_back_until_it_is_lifted(void **state)
+{
+	struct virtio_blk_rate rate = { .ops = { .size = 2, .refill_ms = 3600000 } }, none = { 0 };
+	struct wait w;
+	struct vb *g = *state;
+	struct err e;
+
+	assert_int_equal(virtio_blk_set_rate(g->dev, &rate, &e), 0);
+	for (unsigned int i = 0; i < 5; i++)
+		add(g, i, VIRTIO_BLK_T_IN, i, BLK_SECTOR);
+	vd_kick(&g->d, 0);
+	expect_answers(g, 2);
+	fm_quiesce(&g->fm);
+	fm_resume(&g->fm);
+	expect_answers(g, 0);
+	rate.ops.burst = 1;
+	assert_int_equal(virtio_blk_set_rate(g->dev, &rate, &e), 0);
+	expect_answers(g, 3);
+	for (unsigned int i = 0; i < 3; i++)
+		add(g, i, VIRTIO_BLK_T_IN, i, BLK_SECTOR);
+	vd_kick(&g->d, 0);
+	expect_answers(g, 0);
+	assert_int_equal(virtio_blk_set_rate(g->dev, &none, &e), 0);
+	w = (struct wait){ g, 3, 0 };
+	assert_true(fm_until(&g->fm, arrived, &w));
+	for (unsigned int i = 0; i < 3; i++)
+		assert_int_equal(status_of(g, i), VIRTIO_BLK_S_OK);
+	assert_int_equal(gmem_pins(g->fm.m.mem), 0);
+	/* bytes: a request bigger than the bucket passes, the next waits for it */
+	rate = (struct virtio_blk_rate){ .bytes = { .size = 512, .refill_ms = 3600000 } };
+	assert_int_equal(virtio_blk_set_rate(g->dev, &rate, &e), 0);
+	for (unsigned int i = 0; i < 2; i++)
+		add(g, i, VIRTIO_BLK_T_OUT, 64, 4096);
+	vd_kick(&g->d, 0);
+	expect_answers(g, 1);
+	rate.bytes.refill_ms = 0;
+	assert_int_equal(virtio_blk_set_rate(g->dev, &rate, &e), -EINVAL);
+	assert_int_equal(virtio_blk_set_rate(g->dev, &none, &e), 0);
+	w = (struct wait){ g, 1, 0 };
+	assert_true(fm_until(&g->fm, arrived, &w));
+}
+
+/* A copy of the machine waits as long as the machine would have. */
+static void test_vblk__rate_limit_is_saved(void **state)
+{
+	struct virtio_blk_rate rate = { .ops = { .size = 2, .refill_ms = 3600000 } };
+	static struct vb h;
+	struct vb *g = *state;
+	struct err e;
+
+	assert_int_equal(virtio_blk_set_rate(g->dev, &rate, &e), 0);
+	for (unsigned int i = 0; i < 3; i++)
+		add(g, i, VIRTIO_BLK_T_IN, i, BLK_SECTOR);
+	vd_kick(&g->d, 0);
+	expect_answers(g, 2);
+	fm_quiesce(&g->fm);
+	restore_from(g, &h, -1);
+	assert_int_equal(((struct vblk *)h.dev)->state.ops.size, 2);
+	assert_true(rate_wait_ns(&((struct vblk *)h.dev)->state.ops) > 1000ull * NS_PER_SEC);
+	end(&h);
+}
+
 /* ---- the device as such ---- */
 
 static void test_vblk__config_space_says_what_the_disk_is(void **state)
@@ -238,6 +446,7 @@ static void test_vblk__config_space_says_what_the_disk_is(void **state)
 	uint64_t offered = vd_offered(&g->d);
 
 	assert_int_equal(fm_read(&g->fm, g->d.config, 8), DISK_BYTES / BLK_SECTOR);
+	assert_int_equal(fm_read(&g->fm, g->d.config + 8, 4), 1 << 20);
 	assert_int_equal(fm_read(&g->fm, g->d.config + 12, 4), VIRTIO_MAX_SEGS - 2);
 	assert_int_equal(fm_read(&g->fm, g->d.config + 20, 4), BLK_SECTOR);
 	assert_int_equal(fm_read(&g->fm, g->d.config + 24, 1), 3);
@@ -581,25 +790,6 @@ static void test_vblk__child_without_a_data_file_is_refused(void **state)
 }
 
 /* A second machine over the same base, loaded from the first one's state. */
-static void restore_from(struct vb *g, struct vb *h, int layer)
-{
-	struct wbuf w;
-	struct err e;
-
-	make(h, false);
-	grants_drop(h->fm.m.grants, "disk/vda/base");
-	give(h, "base", disk_reopen(g->base_fd));
-	h->hdr = g->hdr;
-	h->status = g->status;
-	h->data = g->data;
-	h->d = g->d;
-	h->d.fm = &h->fm;
-	if (layer >= 0)
-		give(h, "layer", disk_reopen(layer));
-	fm_save(g->dev, &w);
-	assert_int_equal(fm_load(h->dev, w.data, w.len, &e), 0);
-	wbuf_fini(&w);
-}
 
 static void copy_ram(struct vb *from, struct vb *to)
 {
@@ -657,6 +847,12 @@ int main(void)
 #define T(t) cmocka_unit_test_setup_teardown(t, up, down)
 	const struct CMUnitTest tests[] = {
 		T(test_vblk__config_space_says_what_the_disk_is),
+		T(test_vblk__rate_limit_holds_back_until_it_is_lifted),
+		T(test_vblk__rate_limit_is_saved),
+		cmocka_unit_test_setup_teardown(test_vblk__every_queue_is_served, up_in_place,
+						down),
+		cmocka_unit_test_setup_teardown(test_vblk__write_cache_is_as_the_driver_wants_it,
+						up_in_place, down),
 		cmocka_unit_test_setup_teardown(
 			test_vblk__read_only_disk_says_so_and_refuses_changes, up_read_only, down),
 		T(test_vblk__bad_cfg_is_refused),

@@ -277,7 +277,7 @@ static int machine_main(struct ctx *c)
 	if (!ret)
 		ret = vm_set_boot(c->vm, "kernel", NULL, "", &e);
 	if (!ret)
-		ret = vm_add_disk(c->vm, "root", "base", false, &e);
+		ret = tiny_add_disk(c->vm, &e);
 	if (!ret)
 		ret = vm_set_vsock(c->vm, 3, &e);
 	if (!ret)

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A disk whose writes go to the qcow2 file that it is. Called by request.c and blk.c; main, or a
+ * vCPU thread with the device lock.
+ *
+ * The overlay's map and the file's own tables say the same in two ways. The source (source.h) reads
+ * the file as it was when it was opened; the map has, in units of the file's clusters, what changed
+ * since, and what lies in the file and was about to change: such a cluster enters the map when it
+ * is first written to, and is overwritten in place if it is counted once. All that is written then
+ * goes through the same engine as in an overlay's data file. The writer (qcow2_write.h) is told
+ * which entries changed and looks them up here when they are flushed.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "block/blk_int.h"
+
+#define DIRTY_TABLES_MAX 256u /* L2 tables with changes that are not in the file: then a flush */
+
+int blk_alloc(struct blk *b, uint64_t n, uint64_t *start)
+{
+	return b->w ? qrefs_alloc(&b->w->refs, n, start) : overlay_alloc(&b->ov, n, start);
+}
+
+void blk_unalloc(struct blk *b, uint64_t start, uint64_t n)
+{
+	if (b->w)
+		qrefs_unalloc(&b->w->refs, start, n);
+	else
+		overlay_free(&b->ov, start, n);
+}
+
+/* The L2 entry of a cluster of the disk. */
+static uint64_t entry_of(void *arg, uint64_t cluster)
+{
+	const struct blk *b = arg;
+	uint64_t ent = overlay_get(&b->ov, cluster);
+
+	if (blk_in_current(b, ent))
+		return ent_block(ent) * b->unit | QWRITER_COPIED;
+	return ent == ENT_ZERO ? QWRITER_ZERO : 0;
+}
+
+int blk_qtop_open(struct blk *b, int data_fd, struct err *e)
+{
+	struct qcow2_head head;
+	uint64_t bytes;
+	struct stat st;
+	int r;
+
+	if (!b->base || fstat(data_fd, &st))
+		return err_set(e, EINVAL, "qcow2: no file to write to");
+	bytes = (uint64_t)st.st_size;
+	r = qcow2_read_head(data_fd, bytes, &head, e);
+	if (r)
+		return r;
+	if (head.version < 3)
+		return err_set(e, ENOTSUP,
+			       "qcow2: version 2 cannot be written to; convert it: "
+			       "qemu-img amend -o compat=1.1 FILE");
+	b->w = calloc(1, sizeof(*b->w));
+	if (!b->w)
+		return err_set(e, ENOMEM, "no memory for a writer");
+	r = qwriter_open(b->w, data_fd, bytes, &head, e);
+	/* A cluster in the map is read whole. */
+	if (!r && ftruncate(data_fd, (off_t)ROUND_UP(bytes, qcow2_cluster_bytes(&head))))
+		r = err_sys(e, errno, "qcow2: make its last cluster whole");
+	if (r) {
+		free(b->w);
+		b->w = NULL;
+		return r;
+	}
+	b->w->entry = entry_of;
+	b->w->arg = b;
+	b->unit = qcow2_cluster_bytes(&head);
+	return 0;
+}
+
+int blk_qtop_close(struct blk *b)
+{
+	int r = 0;
+
+	if (!b->w)
+		return 0;
+	if (b->ov.cur != NO_LAYER)
+		r = qwriter_sync(b->w, b->ov.layers[b->ov.cur].fd, true);
+	qwriter_fini(b->w);
+	free(b->w);
+	b->w = NULL;
+	return r;
+}
+
+/* pos counts blocks here. */
+enum issue blk_qtop_map(struct blk *b, struct blk_req *r)
+{
+	uint64_t end = (r->p.end - 1) / b->unit + 1;
+	enum issue is = ISSUED;
+
+	while (r->p.pos < end && is == ISSUED && !r->p.result) {
+		struct source_where w;
+		uint64_t block = r->p.pos;
+
+		if (overlay_get(&b->ov, block) != ENT_BASE) {
+			r->p.pos++;
+			continue;
+		}
+		if (!source_where(b->base, block * b->unit, &w)) {
+			is = blk_fetch_wait(b, r, block * b->unit);
+			continue;
+		}
+		if (w.origin == SOURCE_IN_FILE && !w.file &&
+		    qrefs_exclusive(&b->w->refs, w.off / b->unit)) {
+			if (overlay_prepare(&b->ov, block, 1))
+				r->p.result = -ENOMEM;
+			else
+				overlay_set(&b->ov, block, ent_make(b->ov.cur, w.off / b->unit));
+		}
+		r->p.pos++;
+	}
+	return is;
+}
+
+/* Does it read as zeroes already, from nothing in the file that zeroing would give back? */
+static bool zero_already(const struct blk *b, uint64_t block)
+{
+	uint64_t ent = overlay_get(&b->ov, block);
+	struct source_where w;
+
+	if (ent == ENT_ZERO)
+		return true;
+	return ent == ENT_BASE && source_where(b->base, block * b->unit, &w) &&
+	       w.origin == SOURCE_IN_ZERO && (w.file || !w.off);
+}
+
+int blk_qtop_prepare(struct blk *b, struct blk_req *r)
+{
+	uint64_t first = r->p.start / b->unit, last = (r->p.end - 1) / b->unit;
+	int err = 0;
+
+	if (r->op == BLK_WRITE)
+		return r->p.nalloc ? qwriter_prepare(b->w, first, last - first + 1) : 0;
+	for (unsigned int i = 0; i < 2 && !err; i++)
+		if (r->p.edge[i].buf)
+			err = qwriter_prepare(b->w, r->p.edge[i].block, 1);
+	for (uint64_t k = r->p.zero_block; k < r->p.zero_end && !err; k++)
+		if (!zero_already(b, k))
+			err = qwriter_prepare(b->w, k, 1);
+	return err;
+}
+
+void blk_qtop_committed(struct blk *b)
+{
+	if (b->w->nr_dirty > DIRTY_TABLES_MAX)
+		blk_flush_start(b);
+}
+
+void blk_qtop_changed(struct blk *b, uint64_t block, uint64_t old)
+{
+	struct qrefs *refs = &b->w->refs;
+	struct source_where w;
+	uint64_t from;
+
+	qwriter_dirty(b->w, block, 1);
+	if (blk_in_current(b, old))
+		qrefs_release(refs, ent_block(old), 1);
+	/* What the file held there. If it is not known any more it is leaked, which is harmless. */
+	if (old != ENT_BASE || !source_where(b->base, block * b->unit, &w) || w.file)
+		return;
+	from = w.off / b->unit;
+	if (w.origin == SOURCE_IN_PACKED)
+		qrefs_release(refs, from, (w.off + w.packed - 1) / b->unit - from + 1);
+	else if (w.origin != SOURCE_IN_NONE && w.off)
+		qrefs_release(refs, from, 1);
+}
+
+void blk_qtop_zeroed(struct blk *b, uint64_t block, uint64_t n)
+{
+	/* What was zero already when r began has no table prepared; it may be that meanwhile the source
+	 * has forgotten where it is. */
+	for (uint64_t k = block; k < block + n; k++)
+		if (!zero_already(b, k) && qwriter_prepared(b->w, k))
+			blk_qtop_changed(b, k, overlay_get(&b->ov, k));
+}

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Disks that are written in place, qcow2 and raw: what we write QEMU reads, what it wrote we
+ * change, and its checker finds nothing wrong.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/util.h"
+#include "block/blk_int.h"
+#include "block/source.h"
+#include "tests/lib/disk.h"
+#include "tests/lib/qcow2.h"
+#include "tests/lib/scratch.h"
+
+#define sh(...) free(scratch_sh(__VA_ARGS__))
+
+static int rw(const char *dir, const char *name)
+{
+	int fd = open(scratch_path(dir, name), O_RDWR | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+/* dir/top over dir/below, if that is there, and what is in it as dir/all. */
+static void open_top(struct disk *d, const char *dir, bool below, uint64_t unit, uint64_t seed)
+{
+	struct source_file files[2];
+	struct source *s = NULL;
+	struct err e;
+
+	sh("qemu-img convert -f qcow2 -O raw %s/top %s/all", dir, dir);
+	files[0] = (struct source_file){ open(scratch_path(dir, "top"), O_RDONLY | O_CLOEXEC),
+					 SOURCE_QCOW2 };
+	if (below)
+		files[1] = (struct source_file){
+			open(scratch_path(dir, "below"), O_RDONLY | O_CLOEXEC), SOURCE_RAW
+		};
+	if (source_open(files, below ? 2 : 1, &s, &e))
+		fail_msg("%s", e.msg);
+	disk_open_in(d, BLK_IN_QCOW2, s, rw(dir, "top"), scratch_path(dir, "all"), unit, seed);
+}
+
+/* Closes it; QEMU must find it whole, and in it what the model says. */
+static void close_and_check(struct disk *d, const char *dir)
+{
+	uint8_t *got = malloc(d->size);
+	int fd;
+
+	blk_destroy(d->blk);
+	d->blk = NULL;
+	sh("qemu-img check -q -f qcow2 %s/top", dir);
+	sh("qemu-img convert -f qcow2 -O raw %s/top %s/all", dir, dir);
+	fd = rw(dir, "all");
+	assert_non_null(got);
+	assert_int_equal(fd_pread_full(fd, got, d->size, 0), 0);
+	for (uint64_t i = 0; i < d->size; i++)
+		if (got[i] != d->model[i])
+			fail_msg("byte %llu: QEMU reads %#x, not %#x", (unsigned long long)i,
+				 got[i], d->model[i]);
+	free(got);
+	close(fd);
+	disk_close(d);
+}
+
+static void live(const char *dir, const char *options, bool below, uint64_t unit, uint64_t bytes)
+{
+	struct disk d;
+
+	if (below)
+		sh("qemu-img create -q -f qcow2 -o %s -b below -F raw %s/top %llu", options, dir,
+		   (unsigned long long)bytes);
+	else
+		sh("qemu-img create -q -f qcow2 -o %s %s/top %llu", options, dir,
+		   (unsigned long long)bytes);
+	for (uint64_t round = 1; round <= 4; round++) {
+		if (round > 1)
+			qcow2_scribble(scratch_path(dir, "top"), bytes, 6);
+		open_top(&d, dir, below, unit, round);
+		for (unsigned int k = 0; k < 30; k++)
+			if (!disk_storm(&d, 1 + (unsigned int)disk_random(&d, 32)))
+				fail_msg("%s, round %llu", options, (unsigned long long)round);
+		assert_true(disk_matches(&d));
+		close_and_check(&d, dir);
+	}
+}
+
+static void test_blk_qcow2__what_is_written_is_what_qemu_reads(void **state)
+{
+	static const unsigned int cluster[] = { 512, 4096, 65536, 2097152 };
+	static const char *const more[] = { "refcount_bits=16", "lazy_refcounts=on",
+					    "refcount_bits=1", "refcount_bits=64",
+					    "compression_type=zstd" };
+	char *dir = scratch_make(), options[96];
+	unsigned int kind = 0;
+
+	(void)state;
+	qcow2_make_raw(dir, "below", MIB(3) + 512 * 3);
+	for (unsigned int c = 0; c < ARRAY_SIZE(cluster); c++) {
+		for (unsigned int below = 0; below < 2; below++) {
+			for (unsigned int i = 0; i < 2; i++) {
+				snprintf(options, sizeof(options), "cluster_size=%u,%s", cluster[c],
+					 more[kind++ % ARRAY_SIZE(more)]);
+				live(dir, options, below, cluster[c], MIB(4) + 512 * 7);
+			}
+		}
+	}
+	scratch_remove(dir);
+}
+
+/* More changed tables than are kept: they are flushed when nobody asks, in the midst of requests.
+ */
+static void test_blk_qcow2__much_that_is_not_flushed_is_written_all_the_same(void **state)
+{
+	const uint64_t step = 32768; /* of the disk: one L2 table of 512-byte clusters */
+	char *dir = scratch_make();
+	uint8_t buf[1024];
+	struct disk d;
+
+	(void)state;
+	sh("qemu-img create -q -f qcow2 -o cluster_size=512 %s/top 32M", dir);
+	open_top(&d, dir, false, 512, 1);
+	for (unsigned int round = 0; round < 3; round++) {
+		for (uint64_t at = 0; at < d.size; at += step) {
+			enum blk_op op = round == 2 && at / step % 3 == 0 ? BLK_ZERO : BLK_WRITE;
+
+			memset(buf, op == BLK_ZERO ? 0 : (int)(at / step + round), sizeof(buf));
+			memcpy(d.model + at, buf, sizeof(buf));
+			assert_int_equal(
+				disk_do(&d, op, at, op == BLK_ZERO ? NULL : buf, sizeof(buf)), 0);
+		}
+	}
+	assert_true(disk_matches(&d));
+	close_and_check(&d, dir);
+	scratch_remove(dir);
+}
+
+struct reader {
+	struct blk_req r;
+	struct iovec iov;
+	uint8_t buf[512];
+	bool busy;
+};
+
+static bool zeroed;
+
+static void read_done(struct blk_req *r, int result)
+{
+	assert_int_equal(result, 0);
+	container_of(r, struct reader, r)->busy = false;
+}
+
+/* Reads 512 bytes somewhere in [from, from + n): each may evict a part of the map. */
+static void read_somewhere(struct blk *blk, struct reader *q, uint64_t from, uint64_t n)
+{
+	q->busy = true;
+	q->iov = (struct iovec){ q->buf, sizeof(q->buf) };
+	q->r = (struct blk_req){ .op = BLK_READ,
+				 .offset_bytes = from + qcow2_random(n / 512) * 512,
+				 .len = 512,
+				 .iov = &q->iov,
+				 .niov = 1,
+				 .done = read_done };
+	assert_int_equal(blk_submit(blk, &q->r), 0);
+}
+
+static void zero_done(struct blk_req *r, int result)
+{
+	(void)r;
+	assert_int_equal(result, 0);
+	zeroed = true;
+}
+
+static void test_blk_qcow2__map_may_forget_what_is_being_zeroed(void **state)
+{
+	struct reader *reader = calloc(100, sizeof(*reader));
+	struct source_file file;
+	char *dir = scratch_make();
+	struct source *s = NULL;
+	uint8_t buf[512] = { 1 };
+	struct disk d;
+	struct err e;
+
+	(void)state;
+	assert_non_null(reader);
+	/* the map holds 256 MiB of such clusters; what is read collides with what is zeroed */
+	sh("qemu-img create -q -f qcow2 -o cluster_size=512 %s/top 512M && truncate -s 512M %s/all",
+	   dir, dir);
+	file = (struct source_file){ open(scratch_path(dir, "top"), O_RDONLY | O_CLOEXEC),
+				     SOURCE_QCOW2 };
+	assert_int_equal(source_open(&file, 1, &s, &e), 0);
+	disk_open_in(&d, BLK_IN_QCOW2, s, rw(dir, "top"), scratch_path(dir, "all"), 512, 1);
+	for (unsigned int round = 0; round < 3; round++) {
+		struct blk_req zero = { .op = BLK_ZERO, .len = MIB(250), .done = zero_done };
+
+		/* something to punch, so that the zeroing takes a while */
+		for (uint64_t at = 0; at < MIB(250); at += MIB(5))
+			assert_int_equal(disk_do(&d, BLK_WRITE, at, buf, sizeof(buf)), 0);
+		zeroed = false;
+		assert_int_equal(blk_submit(d.blk, &zero), 0);
+		while (!zeroed) {
+			for (unsigned int i = 0; i < 100; i++)
+				if (!reader[i].busy)
+					read_somewhere(d.blk, &reader[i], MIB(256), MIB(250));
+			blk_poll(d.blk);
+		}
+		blk_quiesce(d.blk);
+	}
+	free(reader);
+	blk_destroy(d.blk);
+	d.blk = NULL;
+	sh("qemu-img check -q -f qcow2 %s/top || [ $? = 3 ]", dir);
+	sh("qemu-img compare -q -f qcow2 -F raw %s/top %s/all", dir, dir);
+	disk_close(&d);
+	scratch_remove(dir);
+}
+
+static void test_blk_raw__is_written_in_place(void **state)
+{
+	char *dir = scratch_make();
+	struct disk d;
+	uint8_t *got;
+	int fd;
+
+	(void)state;
+	qcow2_make_raw(dir, "raw", MIB(4) + 512 * 5);
+	disk_open_in(&d, BLK_IN_RAW, NULL, rw(dir, "raw"), scratch_path(dir, "raw"), BLK_BLOCK, 3);
+	for (unsigned int k = 0; k < 60; k++)
+		assert_true(disk_storm(&d, 1 + (unsigned int)disk_random(&d, 32)));
+	assert_true(disk_matches(&d));
+	got = malloc(d.size);
+	fd = rw(dir, "raw");
+	assert_int_equal(fd_pread_full(fd, got, d.size, 0), 0);
+	assert_memory_equal(got, d.model, d.size);
+	free(got);
+	close(fd);
+	disk_close(&d);
+	scratch_remove(dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_blk_raw__is_written_in_place),
+		cmocka_unit_test(test_blk_qcow2__what_is_written_is_what_qemu_reads),
+		cmocka_unit_test(test_blk_qcow2__much_that_is_not_flushed_is_written_all_the_same),
+		cmocka_unit_test(test_blk_qcow2__map_may_forget_what_is_being_zeroed),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
