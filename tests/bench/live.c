@@ -198,7 +198,7 @@ static void start(struct ctx *c)
 	grant(vm, "disk/root/data", memfd_create("data", MFD_CLOEXEC));
 	close(base);
 	if (vm_set_machine(vm, c->s->cpus, MIB(c->s->mib), &e) ||
-	    vm_set_boot(vm, "kernel", NULL, "", &e) || vm_add_disk(vm, "root", "base", false, &e) ||
+	    vm_set_boot(vm, "kernel", NULL, "", &e) || tiny_add_disk(vm, &e) ||
 	    vm_set_vsock(vm, 3, &e) || vm_set_entropy(vm, &e))
 		die("machine", &e);
 	pthread_mutex_lock(&vm->lock);

@@ -56,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	BUG_ON(fd_pwrite_full(fd, raw, len, 0));
 	if (le64_get(blocks) <= BLOCKS_MAX)
 		BUG_ON(ftruncate(fd, (off_t)(len + le64_get(blocks) * BLK_BLOCK)));
-	BUG_ON(blk_create(&cfg, disk_reopen(base), -1, &b, &e));
+	BUG_ON(blk_create(&cfg, disk_base(disk_reopen(base)), -1, &b, &e));
 	if (!blk_load_layer(b, disk_reopen(fd), &e))
 		BUG_ON(blk_save_layer(b, out, &e));
 	blk_destroy(b);
