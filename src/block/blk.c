@@ -117,6 +117,9 @@ static int resolve_size(struct blk *b, const struct blk_cfg *cfg, int fd, struct
 				       (long long)end, (unsigned long long)cfg->size_bytes);
 		base = (uint64_t)end;
 	}
+	if (b->writes == BLK_IN_QCOW2 && cfg->size_bytes > base)
+		return err_set(e, EINVAL, "a qcow2 file of a disk of %llu bytes for one of %llu",
+			       (unsigned long long)base, (unsigned long long)cfg->size_bytes);
 	b->size = cfg->size_bytes ? cfg->size_bytes : ROUND_DOWN(base, BLK_SECTOR);
 	if (!b->size || b->size % BLK_SECTOR || b->size > BLK_MAX_BYTES)
 		return err_set(e, EINVAL,
@@ -437,7 +440,7 @@ void blk_stats(const struct blk *b, struct blk_stats *out)
 	out->own_bytes = 0;
 	out->layers = b->ov.nr_layers;
 	out->overlay_blocks = b->ov.mapped;
-	out->overlay_bytes = b->ov.mapped * b->unit;
+	out->overlay_bytes = b->ov.data * b->unit;
 	if (b->ov.cur != NO_LAYER) {
 		out->layers--;
 		out->own_bytes = b->ov.layers[b->ov.cur].live * b->unit;

@@ -159,9 +159,9 @@ int blk_load_layer(struct blk *b, int fd, struct err *e);
 
 struct blk_stats {
 	uint64_t reads, writes, flushes, read_bytes, written_bytes;
-	uint64_t own_bytes;	 /* live in the current data file: this fork's alone */
-	uint64_t overlay_blocks; /* blocks that do not come from the base */
-	uint64_t overlay_bytes;
+	uint64_t own_bytes;	   /* live in the current data file: this fork's alone */
+	uint64_t overlay_blocks;   /* blocks that do not come from the base */
+	uint64_t overlay_bytes;	   /* what the overlay holds: zeroes take nothing */
 	uint64_t layers;	   /* older data files in use */
 	uint64_t errors, no_space; /* requests that failed; of them for want of space */
 };

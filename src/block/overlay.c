@@ -149,6 +149,7 @@ static void account(struct overlay *o, uint64_t old, uint64_t ent)
 			close_layer(o, ent_layer(old));
 	}
 	o->mapped += (uint64_t)(ent != ENT_BASE) - (uint64_t)(old != ENT_BASE);
+	o->data += (uint64_t)ent_is_data(ent) - (uint64_t)ent_is_data(old);
 }
 
 void overlay_set(struct overlay *o, uint64_t block, uint64_t ent)
@@ -253,7 +254,7 @@ void overlay_clear(struct overlay *o)
 		if (o->dir[i])
 			o->dir[i] = NULL;
 	}
-	o->mapped = 0;
+	o->mapped = o->data = 0;
 	for (unsigned int i = 0; i < o->cap_layers; i++) {
 		o->layers[i].live = 0;
 		if (o->layers[i].fd >= 0 && i != o->cur)

@@ -52,6 +52,7 @@ struct overlay {
 	uint64_t **dir;	      /* leaves of 512 entries; NULL: all ENT_BASE; a mark: all zero */
 	size_t nr_leaves;
 	uint64_t mapped; /* entries that are not ENT_BASE */
+	uint64_t data;	 /* of them: those with a block of a layer, which takes space */
 	struct layer *layers;
 	unsigned int cap_layers, nr_layers; /* slots, slots in use (the current one included) */
 	unsigned int cur;		    /* layer being written; NO_LAYER: none */

@@ -15,12 +15,10 @@
 #include "base/util.h"
 #include "block/blk.h"
 
-#define MAGIC 0x514649fbu
 #define V2_HEAD_BYTES 72u
 #define V3_HEAD_BYTES 104u
 #define HEAD_MAX 65536u /* header, extensions and the backing file's name must lie within */
 #define EXT_END 0u
-#define EXT_BACKING_FORMAT 0xe2792acau
 #define EXT_BITMAPS 0x23852875u
 #define OFFSET_MASK 0x00fffffffffffe00ull
 #define ENTRY_RESERVED 0x3f00000000000000ull
@@ -96,7 +94,7 @@ static int read_extensions(struct qcow2_head *h, const uint8_t *raw, uint64_t at
 				       "qcow2: a header extension of %u bytes at %llu "
 				       "leaves the header",
 				       len, (unsigned long long)at);
-		if (type == EXT_BACKING_FORMAT) {
+		if (type == QCOW2_EXT_BACKING_FORMAT) {
 			if (len >= sizeof(h->backing_format))
 				return err_set(e, EINVAL,
 					       "qcow2: a backing format's name of %u bytes", len);
@@ -148,7 +146,7 @@ static int parse(struct qcow2_head *h, const uint8_t *raw, size_t n, uint64_t fi
 	h->nr_snapshots = rbuf_be32(&r);
 	rbuf_be64(&r); /* the snapshot table */
 	h->head_bytes = V2_HEAD_BYTES;
-	if (magic != MAGIC)
+	if (magic != QCOW2_MAGIC)
 		return err_set(e, EINVAL, "not a qcow2 image; is it format=raw?");
 	if (h->version == 3) {
 		h->incompatible = rbuf_be64(&r);

@@ -11,6 +11,8 @@
 
 #include "base/err.h"
 
+#define QCOW2_MAGIC 0x514649fbu
+#define QCOW2_EXT_BACKING_FORMAT 0xe2792acau
 #define QCOW2_CLUSTER_BITS_MIN 9u
 #define QCOW2_CLUSTER_BITS_MAX 21u
 #define QCOW2_L1_MAX_BYTES (32u << 20) /* as QEMU bounds it */

@@ -119,7 +119,11 @@ static int walk_tables(struct walk *w, struct err *e)
 		if (has != 1 || !use(w, "L2 table", off, cluster))
 			continue;
 		check_copied(w, "L2 table", off, entry);
-		if (range_ok(off, cluster, w->file_bytes))
+		/* Once is enough: a small file may name one table millions of times. */
+		if (w->used[off >> w->head.cluster_bits] > 1)
+			wrong(w, "the L2 table at %llu is something else as well",
+			      (unsigned long long)off);
+		else if (range_ok(off, cluster, w->file_bytes))
 			r = walk_l2(w, off, table);
 		else
 			wrong(w, "the L2 table at %llu is cut short", (unsigned long long)off);

@@ -18,9 +18,7 @@
 #include "block/qcow2_tools.h"
 #include "block/qcow2_write.h"
 
-#define MAGIC 0x514649fbu
 #define HEAD_BYTES 112u
-#define EXT_BACKING_FORMAT 0xe2792acau
 #define FIRST 3u /* clusters: header, refcount table, its first block */
 
 static void put32(uint8_t *p, uint32_t v)
@@ -47,7 +45,7 @@ static int write_head(int fd, const struct qcow2_head *h, const struct qcow2_new
 
 	if (!raw)
 		return err_set(e, ENOMEM, "no memory for a header");
-	put32(raw, MAGIC);
+	put32(raw, QCOW2_MAGIC);
 	put32(raw + 4, 3);
 	put32(raw + 20, h->cluster_bits);
 	put64(raw + 24, h->size_bytes);
@@ -62,7 +60,7 @@ static int write_head(int fd, const struct qcow2_head *h, const struct qcow2_new
 
 		if (name >= QCOW2_NAME_MAX || at + 24 + 8 + name > cluster)
 			return err_set(e, EINVAL, "a backing file's name of %zu bytes", name);
-		put32(raw + at, EXT_BACKING_FORMAT);
+		put32(raw + at, QCOW2_EXT_BACKING_FORMAT);
 		put32(raw + at + 4, (uint32_t)format);
 		memcpy(raw + at + 8, n->backing_format, format);
 		at += 8 + ROUND_UP(format, 8) + 8; /* and the end of extensions, zeroes */
@@ -88,15 +86,6 @@ static int write_first_counts(int fd, const struct qcow2_head *h)
 	return r ? r : fd_pwrite_full(fd, count, sizeof(count), 2 * cluster);
 }
 
-static int write_batch(int fd, const struct qbatch *b)
-{
-	int r = b->bad ? -ENOMEM : 0;
-
-	for (size_t i = 0; i < b->n && !r; i++)
-		r = fd_pwrite_full(fd, b->w[i].buf, b->w[i].len, b->w[i].off);
-	return r;
-}
-
 /* Allocates the L1 table; h says where it and the refcounts are then. */
 static int make_l1(int fd, struct qcow2_head *h, struct err *e)
 {
@@ -113,11 +102,11 @@ static int make_l1(int fd, struct qcow2_head *h, struct err *e)
 		r = -errno;
 	if (!r) {
 		qrefs_write_blocks(&refs, &blocks);
-		r = write_batch(fd, &blocks);
+		r = qbatch_write(&blocks, fd);
 	}
 	if (!r && !refs.table_moved) {
 		qrefs_write_table(&refs, &table);
-		r = write_batch(fd, &table);
+		r = qbatch_write(&table, fd);
 	}
 	h->l1_off = start * cluster;
 	h->refcount_off = refs.table_off;

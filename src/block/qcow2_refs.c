@@ -44,6 +44,15 @@ void *qbatch_add(struct qbatch *b, uint64_t off, uint32_t len)
 	return buf;
 }
 
+int qbatch_write(const struct qbatch *b, int fd)
+{
+	int r = b->bad ? -ENOMEM : 0;
+
+	for (size_t i = 0; i < b->n && !r; i++)
+		r = fd_pwrite_full(fd, b->w[i].buf, b->w[i].len, b->w[i].off);
+	return r;
+}
+
 void qbatch_clear(struct qbatch *b)
 {
 	for (size_t i = 0; i < b->n; i++)
@@ -258,6 +267,9 @@ static int reserve(struct qrefs *q, uint64_t n, uint64_t *table)
 	*table = 0;
 	if (end / q->per_block + 1 >= q->nr_blocks) {
 		*table = bigger_table(q, end / q->per_block + 3);
+		/* which must be counted itself */
+		if (*table)
+			*table = bigger_table(q, (end + 2 * *table) / q->per_block + 3);
 		if (!*table)
 			return -EFBIG;
 		end += 2 * *table;

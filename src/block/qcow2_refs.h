@@ -34,6 +34,8 @@ struct qbatch {
 };
 /* A zeroed buffer of len bytes to be written at off; NULL (and bad) without memory. */
 void *qbatch_add(struct qbatch *b, uint64_t off, uint32_t len);
+/* Writes it, waiting, not synced. -ENOMEM also when something is missing. */
+int qbatch_write(const struct qbatch *b, int fd);
 void qbatch_clear(struct qbatch *b);
 
 struct qrefs_block {

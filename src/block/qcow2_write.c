@@ -295,13 +295,9 @@ void qwriter_flush_next(struct qwriter *w)
 
 static int write_batch(const struct qbatch *b, int fd)
 {
-	for (size_t i = 0; i < b->n; i++) {
-		int r = fd_pwrite_full(fd, b->w[i].buf, b->w[i].len, b->w[i].off);
+	int r = qbatch_write(b, fd);
 
-		if (r)
-			return r;
-	}
-	return fdatasync(fd) ? -errno : 0;
+	return r ? r : fdatasync(fd) ? -errno : 0;
 }
 
 static int flush_all(struct qwriter *w, int fd)

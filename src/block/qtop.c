@@ -51,8 +51,9 @@ int blk_qtop_open(struct blk *b, int data_fd, struct err *e)
 	struct stat st;
 	int r;
 
-	if (!b->base || fstat(data_fd, &st))
-		return err_set(e, EINVAL, "qcow2: no file to write to");
+	if (!b->base || fstat(data_fd, &st) || !source_is_top(b->base, data_fd))
+		return err_set(e, EINVAL,
+			       "qcow2: what is to be written is not the file that is read");
 	bytes = (uint64_t)st.st_size;
 	r = qcow2_read_head(data_fd, bytes, &head, e);
 	if (r)
@@ -178,8 +179,8 @@ void blk_qtop_changed(struct blk *b, uint64_t block, uint64_t old)
 
 void blk_qtop_zeroed(struct blk *b, uint64_t block, uint64_t n)
 {
-	/* What was zero already when r began has no table prepared; it may be that meanwhile the source
-	 * has forgotten where it is. */
+	/* What was zero already when r began has no table prepared; it may be that meanwhile the
+	 * source has forgotten where it is. */
 	for (uint64_t k = block; k < block + n; k++)
 		if (!zero_already(b, k) && qwriter_prepared(b->w, k))
 			blk_qtop_changed(b, k, overlay_get(&b->ov, k));

@@ -96,7 +96,7 @@ static void add_block(const struct blk *b, struct blk_req *r, uint64_t block)
 	uint64_t ent = overlay_get(&b->ov, block);
 
 	r->p.nalloc += !blk_in_current(b, ent);
-	r->p.grows += ent == ENT_BASE;
+	r->p.grows += !ent_is_data(ent);
 }
 
 /* What a request that changes the disk will need, so that its commit cannot fail. */
@@ -126,7 +126,7 @@ static int start_mutation(struct blk *b, struct blk_req *r)
 			if (r->p.edge[i].buf)
 				err = overlay_prepare(&b->ov, r->p.edge[i].block, 1);
 	}
-	if (!err && b->quota && r->p.grows && b->ov.mapped + b->growing + r->p.grows > b->quota)
+	if (!err && b->quota && r->p.grows && b->ov.data + b->growing + r->p.grows > b->quota)
 		err = -ENOSPC;
 	if (!err && r->p.nalloc)
 		err = blk_alloc(b, r->p.nalloc, &r->p.alloc);
@@ -162,6 +162,8 @@ static void commit_blocks(struct blk *b, struct blk_req *r)
 	}
 	BUG_ON(next != r->p.alloc + r->p.nalloc);
 	r->p.nalloc = 0;
+	b->growing -= r->p.grows;
+	r->p.grows = 0;
 	if (b->w)
 		blk_qtop_committed(b);
 }

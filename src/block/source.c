@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -126,6 +127,14 @@ void source_close(struct source *s, struct fdtab *fds)
 uint64_t source_bytes(const struct source *s)
 {
 	return s->files[0].disk_bytes;
+}
+
+bool source_is_top(const struct source *s, int fd)
+{
+	struct stat top, st;
+
+	return !fstat(s->files[0].fd, &top) && !fstat(fd, &st) && top.st_dev == st.st_dev &&
+	       top.st_ino == st.st_ino;
 }
 
 void source_record(struct source *s, struct fdtab *fds)

@@ -213,6 +213,8 @@ static json_t *describe_file(const struct disk_file *f, struct err *e)
 	j = json_pack("{s:s, s:s, s:I, s:I}", "path", f->path, "format", f->qcow2 ? "qcow2" : "raw",
 		      "file_bytes", (json_int_t)st.st_size, "used_bytes",
 		      (json_int_t)st.st_blocks * 512);
+	if (!j)
+		err_set(e, EILSEQ, "%s: its name is not UTF-8", f->path);
 	if (!f->qcow2 || !j)
 		return j;
 	r = qcow2_read_head(f->fd, (uint64_t)st.st_size, &h, e);

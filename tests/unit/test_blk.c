@@ -365,9 +365,15 @@ static void test_blk__quota_bounds_what_an_overlay_holds(void **state)
 	assert_int_equal(blk_rotate(d.blk, disk_file(), &e), 0);
 	assert_int_equal(disk_do(&d, BLK_WRITE, 8192, buf, 8192), 0);
 	assert_int_equal(disk_do(&d, BLK_WRITE, 512 * 1024, buf, 512), -ENOSPC);
-	/* zeroes over a base are held too; what goes back to it is not */
+	/* a block that is zeroed in part is held; zeroes are not, though they are not the base's */
 	assert_int_equal(disk_do(&d, BLK_ZERO, 512 * 1024, NULL, 512), -ENOSPC);
 	assert_int_equal(disk_do(&d, BLK_READ, 512 * 1024, buf, 512), 0);
+	assert_int_equal(disk_do(&d, BLK_DISCARD, 0, NULL, MIB(1)), 0);
+	blk_stats(d.blk, &st);
+	assert_int_equal(st.overlay_bytes, 0);
+	for (unsigned int i = 0; i < 17; i++)
+		assert_int_equal(disk_do(&d, BLK_WRITE, i * 8192ull, buf, 4096),
+				 i < 16 ? 0 : -ENOSPC);
 	disk_close(&d);
 }
 

@@ -26,6 +26,7 @@
 #include "base/fd.h"
 #include "base/util.h"
 #include "block/blk_int.h"
+#include "block/qcow2_tools.h"
 #include "block/source.h"
 #include "tests/lib/disk.h"
 #include "tests/lib/qcow2.h"
@@ -385,15 +386,30 @@ static void read_values(const char *path, uint64_t *value)
 	free(raw);
 }
 
+static void repair(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	struct qcow2_report rep;
+	struct err e;
+
+	if (qcow2_check(fd, true, &rep, &e))
+		fail_msg("repair: %s", e.msg);
+	assert_int_equal(rep.errors, 0);
+	close(fd);
+}
+
 static void check_cut(const char *dir, bool lazy)
 {
 	static uint64_t value[SECTORS];
 
-	/* 3: leaked clusters. Lazy refcounts are made anew first, as is their way. */
+	/* 3: leaked clusters. Lazy refcounts are made anew first, as is their way, by us or by
+	 * QEMU. */
+	if (lazy && qcow2_random(2))
+		repair(scratch_path(dir, "cut"));
+	else if (lazy)
+		sh("qemu-img check -q -f qcow2 -r all %s/cut >/dev/null 2>&1; true", dir);
 	if (lazy)
-		sh("qemu-img check -q -f qcow2 -r all %s/cut >/dev/null 2>&1; "
-		   "qemu-img check -q -f qcow2 %s/cut",
-		   dir, dir);
+		sh("qemu-img check -q -f qcow2 %s/cut", dir);
 	else
 		sh("qemu-img check -q -f qcow2 %s/cut >%s/said 2>&1 || [ $? = 3 ] || "
 		   "{ cat %s/said; false; }",

@@ -228,6 +228,29 @@ static void test_blk_qcow2__map_may_forget_what_is_being_zeroed(void **state)
 	scratch_remove(dir);
 }
 
+static void test_blk_qcow2__another_file_or_size_than_what_is_read_is_refused(void **state)
+{
+	struct blk_cfg cfg = { .writes = BLK_IN_QCOW2 };
+	char *dir = scratch_make();
+
+	(void)state;
+	sh("qemu-img create -q -f qcow2 %s/top 1M && cp %s/top %s/copy", dir, dir, dir);
+	for (unsigned int i = 0; i < 3; i++) {
+		struct source_file file = { open(scratch_path(dir, "top"), O_RDONLY | O_CLOEXEC),
+					    SOURCE_QCOW2 };
+		struct source *s = NULL;
+		struct blk *b = NULL;
+		struct err e;
+
+		assert_int_equal(source_open(&file, 1, &s, &e), 0);
+		cfg.size_bytes = MIB(1) + (i == 1 ? BLK_SECTOR : 0);
+		assert_int_equal(blk_create(&cfg, s, rw(dir, i ? "top" : "copy"), &b, &e),
+				 i == 2 ? 0 : -EINVAL);
+		blk_destroy(b);
+	}
+	scratch_remove(dir);
+}
+
 static void test_blk_raw__is_written_in_place(void **state)
 {
 	char *dir = scratch_make();
@@ -257,6 +280,7 @@ int main(void)
 		cmocka_unit_test(test_blk_raw__is_written_in_place),
 		cmocka_unit_test(test_blk_qcow2__what_is_written_is_what_qemu_reads),
 		cmocka_unit_test(test_blk_qcow2__much_that_is_not_flushed_is_written_all_the_same),
+		cmocka_unit_test(test_blk_qcow2__another_file_or_size_than_what_is_read_is_refused),
 		cmocka_unit_test(test_blk_qcow2__map_may_forget_what_is_being_zeroed),
 	};
 

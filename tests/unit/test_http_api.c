@@ -2,6 +2,7 @@
 /*
  * The control sockets of a VM that never starts, as a client and as a stranger see them. The server
  * runs in a child process, as in life; each test has a fresh one and must find it alive at its end.
+ * Long, because each rule of the API is a row here and all need the same server.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -13,13 +13,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/endian.h"
 #include "base/fd.h"
 #include "base/util.h"
+#include "block/qcow2.h"
 #include "block/qcow2_tools.h"
+#include "block/qcow2_write.h"
 #include "tests/lib/qcow2.h"
 #include "tests/lib/scratch.h"
 
@@ -234,7 +237,8 @@ static void test_check__agrees_with_qemu(void **state)
 		{ 0x40000, { 0x80, 0, 0, 0, 0, 0x05, 2, 0 }, 8, 2 }, /* not aligned */
 		{ 0x40000, { 0x80, 0, 1, 0, 0, 0x05, 0, 0 }, 8, 2 }, /* not in the file */
 		{ 0x30000, { 0x80, 0, 1, 0, 0, 0x04, 0, 0 }, 8, 2 },
-		{ 0x40000, { 0 }, 8, 3 }, /* forgotten */
+		{ 0x30000, { 0x80, 0, 0, 0, 0, 0x03, 0, 0 }, 8, 2 }, /* the L1 table as an L2 */
+		{ 0x40000, { 0 }, 8, 3 },			     /* forgotten */
 	};
 	char *dir = scratch_make();
 
@@ -260,6 +264,36 @@ static void test_check__agrees_with_qemu(void **state)
 		assert_int_equal(rep.repaired, hurt[i].qemu == 3);
 		assert_int_equal(qemu_says(dir), hurt[i].qemu == 3 ? 0 : 2);
 	}
+	scratch_remove(dir);
+}
+
+/* 4,194,304 L1 entries that name one table of 512 entries: read once, or this takes minutes. */
+static void test_check__a_table_that_is_named_everywhere_is_read_once(void **state)
+{
+	const uint64_t entries = QCOW2_L1_MAX_BYTES / 8;
+	be64 *l1 = malloc(QCOW2_L1_MAX_BYTES);
+	struct qcow2_new n = { .size_bytes = entries * 512 * 4096, .cluster_bits = 12 };
+	char *dir = scratch_make();
+	struct qcow2_head h;
+	struct qcow2_report rep;
+	struct err e;
+	struct stat st;
+	int fd = fresh(dir, "a");
+
+	(void)state;
+	assert_non_null(l1);
+	assert_int_equal(qcow2_create(fd, &n, &e), 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(qcow2_read_head(fd, (uint64_t)st.st_size, &h, &e), 0);
+	assert_int_equal(h.l1_entries, entries);
+	for (uint64_t i = 0; i < entries; i++)
+		l1[i] = be64_put((uint64_t)st.st_size | 1ull << 63);
+	assert_int_equal(fd_pwrite_full(fd, l1, QCOW2_L1_MAX_BYTES, h.l1_off), 0);
+	assert_int_equal(ftruncate(fd, st.st_size + 4096), 0);
+	free(l1);
+	close(fd);
+	rep = check(dir, false);
+	assert_true(rep.errors > entries);
 	scratch_remove(dir);
 }
 
@@ -290,15 +324,71 @@ static void test_check__makes_lazy_refcounts_right_after_a_crash(void **state)
 	scratch_remove(dir);
 }
 
+static uint64_t all_zero(void *arg, uint64_t cluster)
+{
+	(void)arg;
+	(void)cluster;
+	return QWRITER_ZERO;
+}
+
+/* Lazy refcounts are not written, but where their table was is used again once it has moved: a
+ * crash must not find it there. */
+static void
+test_writer__moved_refcount_table_is_never_overwritten_where_the_header_says(void **state)
+{
+	char *dir = scratch_make();
+	const be64 rubbish = be64_put(~0ull);
+	struct qcow2_head h;
+	struct qwriter w;
+	struct stat st;
+	struct err e;
+	bool moved = false;
+	uint64_t at;
+	int fd;
+
+	(void)state;
+	sh("qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64,lazy_refcounts=on "
+	   "%s/a 8M",
+	   dir);
+	fd = again(dir, "a");
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(qcow2_read_head(fd, (uint64_t)st.st_size, &h, &e), 0);
+	assert_int_equal(qwriter_open(&w, fd, (uint64_t)st.st_size, &h, &e), 0);
+	w.entry = all_zero;
+	for (unsigned int k = 0; !moved; k++) {
+		assert_int_equal(qrefs_alloc(&w.refs, 60, &at), 0);
+		assert_int_equal(qwriter_prepare(&w, k * 64, 1), 0);
+		qwriter_dirty(&w, k * 64, 1);
+		moved = w.refs.table_moved;
+	}
+	assert_int_equal(qwriter_sync(&w, fd, false), 0);
+	/* whoever gets the old one writes to it */
+	assert_true(w.refs.free.nr);
+	for (size_t i = 0; i < w.refs.free.nr; i++)
+		for (uint64_t c = 0; c < w.refs.free.x[i].n; c++)
+			assert_int_equal(fd_pwrite_full(fd, &rubbish, sizeof(rubbish),
+							(w.refs.free.x[i].start + c) * 512),
+					 0);
+	qwriter_fini(&w);
+	assert_int_equal(ftruncate(fd, 8 << 20), 0);
+	close(fd);
+	assert_true(check(dir, true).repaired);
+	assert_int_equal(qemu_says(dir), 0);
+	scratch_remove(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(
+			test_writer__moved_refcount_table_is_never_overwritten_where_the_header_says),
 		cmocka_unit_test(test_create__is_what_qemu_takes),
 		cmocka_unit_test(test_create__stands_on_what_it_is_told),
 		cmocka_unit_test(test_create__what_no_image_can_be_is_refused),
 		cmocka_unit_test(test_fill__copies_what_a_chain_reads),
 		cmocka_unit_test(test_fill__can_be_interrupted),
 		cmocka_unit_test(test_check__agrees_with_qemu),
+		cmocka_unit_test(test_check__a_table_that_is_named_everywhere_is_read_once),
 		cmocka_unit_test(test_check__makes_lazy_refcounts_right_after_a_crash),
 	};
 
