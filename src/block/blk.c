@@ -90,6 +90,7 @@ static int set_data(struct blk *b, int fd, struct err *e)
 		r = overlay_set_current(&b->ov, fd, e);
 	if (r)
 		return r;
+	b->ov.layers[b->ov.cur].own = b->w;
 	b->data_dev = st.st_dev;
 	b->data_ino = st.st_ino;
 	return 0;
@@ -308,6 +309,8 @@ static int take_child_file(struct blk *b, int data_fd, struct err *e)
 			       "%llu blocks are in the parent's data file: it did not rotate "
 			       "before the fork",
 			       (unsigned long long)b->ov.layers[b->ov.cur].live);
+	if (b->w)
+		blk_qtop_child(b);
 	overlay_forget_current(&b->ov);
 	b->reader_fd = -1;
 	r = set_data(b, data, e);
@@ -411,11 +414,17 @@ int blk_rotate(struct blk *b, int data_fd, struct err *e)
 	BUG_ON(b->nr);
 	if (b->read_only)
 		return data < 0 ? 0 : err_set(e, EINVAL, "a read-only disk takes no data file");
+	if (b->writes == BLK_IN_RAW)
+		return err_set(e, ENOTSUP, "a raw disk that is written in place cannot be forked");
+	if (b->w) {
+		r = blk_qtop_rotate(b, e);
+		if (!r && b->fds)
+			record_files(b);
+		return r;
+	}
 	r = check_data_fd(b, data, e);
 	if (r)
 		return r;
-	if (b->writes != BLK_OVERLAY)
-		return err_set(e, ENOTSUP, "a disk that is written in place cannot be forked");
 	if (old != NO_LAYER && !b->ov.layers[old].live)
 		return 0;
 	/* Best effort: without it the disk only stands on one layer more. */

@@ -81,6 +81,7 @@ struct blk_req {
 		unsigned int iov_idx;
 		unsigned int blockers; /* older requests that must end first */
 		unsigned int pending;  /* in the kernel */
+		void *table;	       /* an L2 table that is being read: qtop.c */
 		int result;
 		uint8_t phase, queued;
 		struct {
@@ -133,6 +134,9 @@ void blk_set_reader(struct blk *b, int reader_fd);
  * current file stays and data_fd is closed. To bound descriptors in long lines of descent, beyond
  * BLK_SMALL_LAYERS the smallest layer is first copied into the current file if it holds at most
  * 1 MiB; a layer with nothing live left is closed at once. -EMFILE at BLK_MAX_LAYERS.
+ *
+ * A qcow2 file that is written needs no data_fd (it is closed): the file stays, and what is in it
+ * is not overwritten any more; a child's disk is an overlay over it. -ENOTSUP for a raw one.
  */
 int blk_rotate(struct blk *b, int data_fd, struct err *e);
 

@@ -98,6 +98,9 @@ enum phase { PH_MAP, PH_EDGES, PH_IO, PH_PUNCH, PH_FLUSH, PH_END };
  * something first (which counts as pending). */
 enum issue { ISSUED, NO_SLOT, WAITS };
 enum issue blk_issue_phase(struct blk *b, struct blk_req *r);
+/* One operation of r between a file and n bytes at buf, which belongs to r. NO_SLOT or ISSUED. */
+enum issue blk_issue_buf(struct blk *b, struct blk_req *r, enum uring_op op, int fd, uint64_t off,
+			 void *buf, uint64_t n);
 /* (Again) hands an operation to the ring. */
 void blk_io_push(struct blk *b, struct blk_io *io);
 
@@ -123,6 +126,10 @@ void blk_unalloc(struct blk *b, uint64_t start, uint64_t n);
 int blk_qtop_open(struct blk *b, int data_fd, struct err *e);
 /* Everything durable and the file closed cleanly; then the writer is gone. */
 int blk_qtop_close(struct blk *b);
+/* Before fork(2), quiesced: what is in the file stays as it is for the children. */
+int blk_qtop_rotate(struct blk *b, struct err *e);
+/* In a child: the disk goes on as an overlay. */
+void blk_qtop_child(struct blk *b);
 /* PH_MAP: learns where the blocks are that r changes; those that are in the file itself enter the
  * map, to be overwritten in place. */
 enum issue blk_qtop_map(struct blk *b, struct blk_req *r);

@@ -126,8 +126,8 @@ static enum issue issue_guest(struct blk *b, struct blk_req *r, enum uring_op op
 	return ISSUED;
 }
 
-static enum issue issue_buf(struct blk *b, struct blk_req *r, enum uring_op op, int fd,
-			    uint64_t off, void *buf, uint64_t n)
+enum issue blk_issue_buf(struct blk *b, struct blk_req *r, enum uring_op op, int fd, uint64_t off,
+			 void *buf, uint64_t n)
 {
 	struct blk_io *io = io_get(b, r, op, fd, off);
 
@@ -203,7 +203,7 @@ static enum issue read_edge(struct blk *b, struct blk_req *r)
 	if (is != ISSUED || r->p.result)
 		return is;
 	if (p.kind == SOURCE_FILE)
-		is = issue_buf(b, r, URING_READ, p.fd, p.off, buf, p.len);
+		is = blk_issue_buf(b, r, URING_READ, p.fd, p.off, buf, p.len);
 	else if (p.kind == SOURCE_MEMORY)
 		memcpy(buf, p.at, (size_t)p.len);
 	else
@@ -234,8 +234,8 @@ static enum issue write_edge(struct blk *b, struct blk_req *r, unsigned int i)
 		guest_copy(r, buf + (from - at), to - from);
 	else
 		memset(buf + (from - at), 0, to - from);
-	issue_buf(b, r, URING_WRITE, b->ov.layers[b->ov.cur].fd, target_off(b, r, ent), buf,
-		  blk_block_bytes(b, block));
+	blk_issue_buf(b, r, URING_WRITE, b->ov.layers[b->ov.cur].fd, target_off(b, r, ent), buf,
+		      blk_block_bytes(b, block));
 	r->p.fresh += !blk_in_current(b, ent);
 	r->p.pos = to;
 	return ISSUED;

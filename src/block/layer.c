@@ -151,6 +151,8 @@ int blk_save_layer(struct blk *b, int fd, struct err *e)
 	int r;
 
 	BUG_ON(b->nr);
+	if (b->unit != BLK_BLOCK || b->writes != BLK_OVERLAY)
+		return err_set(e, ENOTSUP, "a disk on a file that is written to cannot be saved");
 	if (!all_open(b))
 		return err_set(e, EINVAL,
 			       "the parent's data file is not open here: it did not "

@@ -262,6 +262,23 @@ void overlay_clear(struct overlay *o)
 	}
 }
 
+void overlay_relabel(struct overlay *o, unsigned int from, unsigned int to)
+{
+	uint64_t left = o->layers[from].live;
+
+	for (uint64_t block = 0; left; block++) {
+		uint64_t ent;
+
+		block = overlay_next(o, block);
+		BUG_ON(block >= o->nr_blocks);
+		ent = overlay_get(o, block);
+		if (!ent_is_data(ent) || ent_layer(ent) != from)
+			continue;
+		overlay_set(o, block, ent_make(to, ent_block(ent)));
+		left--;
+	}
+}
+
 void overlay_drop_layer(struct overlay *o, unsigned int layer)
 {
 	BUG_ON(layer == o->cur || o->layers[layer].live);

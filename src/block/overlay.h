@@ -41,6 +41,7 @@ static inline uint64_t ent_block(uint64_t ent)
 
 struct layer {
 	int fd;		   /* -1: the slot is free */
+	bool own;	   /* it is the qcow2 file that the disk itself is: see qtop.c */
 	uint64_t data_off; /* where block 0 lies in the file */
 	uint64_t live;	   /* map entries that point here */
 };
@@ -84,6 +85,8 @@ uint64_t overlay_next(const struct overlay *o, uint64_t block);
 /* Forgets every mapping; layers with nothing live are closed except the current one. */
 void overlay_clear(struct overlay *o);
 
+/* What points at one layer points at another, at the same blocks; the first is closed. */
+void overlay_relabel(struct overlay *o, unsigned int from, unsigned int to);
 /* Closes a layer that nothing points at. */
 void overlay_drop_layer(struct overlay *o, unsigned int layer);
 

@@ -222,6 +222,7 @@ void qrefs_fini(struct qrefs *q)
 	extents_fini(&q->free);
 	extents_fini(&q->released);
 	extents_fini(&q->flushing);
+	extents_fini(&q->held);
 	*q = (struct qrefs){ 0 };
 }
 
@@ -360,6 +361,18 @@ void qrefs_release(struct qrefs *q, uint64_t start, uint64_t n)
 	for (uint64_t i = start; i < start + n && i < q->nr; i++)
 		if (q->count[i])
 			extents_put(&q->released, i, 1);
+}
+
+void qrefs_hold(struct qrefs *q, uint64_t start, uint64_t n)
+{
+	extents_put(&q->held, start, n);
+}
+
+void qrefs_release_held(struct qrefs *q)
+{
+	for (size_t i = 0; i < q->held.nr; i++)
+		qrefs_release(q, q->held.x[i].start, q->held.x[i].n);
+	extents_fini(&q->held);
 }
 
 bool qrefs_exclusive(const struct qrefs *q, uint64_t cluster)

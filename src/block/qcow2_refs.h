@@ -54,7 +54,7 @@ struct qrefs {
 	uint32_t table_clusters;
 	bool table_moved;	     /* the header does not know table_off yet */
 	uint64_t table_lo, table_hi; /* entries of the table that are not in the file yet */
-	struct extents free, released, flushing;
+	struct extents free, released, flushing, held;
 };
 
 /* Reads the refcounts of a file. -EINVAL: damaged; -EFBIG: too many clusters. */
@@ -68,6 +68,9 @@ void qrefs_unalloc(struct qrefs *q, uint64_t start, uint64_t n);
 /* Only clusters of the file whose count is not 0 are taken back: others are a damaged file's. */
 void qrefs_release(struct qrefs *q, uint64_t start, uint64_t n);
 /* Is it ours alone, to be overwritten in place? */
+/* The same, but only when qrefs_release_held is called: somebody reads them until then. */
+void qrefs_hold(struct qrefs *q, uint64_t start, uint64_t n);
+void qrefs_release_held(struct qrefs *q);
 bool qrefs_exclusive(const struct qrefs *q, uint64_t cluster);
 /* For repairs: makes every cluster of the file one that can be counted. -ENOMEM, -EFBIG. */
 int qrefs_cover(struct qrefs *q);

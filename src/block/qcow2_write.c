@@ -12,6 +12,11 @@
  *
  * What was freed is given out again only after LINKS: until then an L2 entry in the file refers to
  * it.
+ *
+ * After a fork (qwriter_freeze) others read the L2 tables that the file had when it was opened, and
+ * the clusters behind them. A table of those that changes is written anew elsewhere, out of a copy
+ * of the old one and what the disk's map says, and what was replaced is held until the end. A copy
+ * that was read while a flush wrote to the table is as good: what that changes, the map says.
  */
 #include "block/qcow2_write.h"
 
@@ -27,6 +32,8 @@
 
 struct dirty_table {
 	uint64_t off; /* of the L2 table */
+	be64 *old;    /* what it is a copy of, until it is in the file; NULL: of nothing */
+	bool ours;    /* its place was allocated by this writer: nobody else knows it */
 	bool fresh;   /* it is not in the file yet, nor in the L1 table */
 	bool listed;  /* has bits, or is fresh */
 	uint64_t bits[];
@@ -92,8 +99,11 @@ int qwriter_open(struct qwriter *w, int fd, uint64_t file_bytes, const struct qc
 
 void qwriter_fini(struct qwriter *w)
 {
-	for (uint32_t i = 0; w->dirty && i < w->head.l1_entries; i++)
+	for (uint32_t i = 0; w->dirty && i < w->head.l1_entries; i++) {
+		if (w->dirty[i])
+			free(w->dirty[i]->old);
 		free(w->dirty[i]);
+	}
 	for (unsigned int i = 0; i < ARRAY_SIZE(w->batch); i++)
 		qbatch_clear(&w->batch[i]);
 	free(w->l1);
@@ -112,15 +122,61 @@ static void list(struct qwriter *w, uint32_t i)
 	w->dirty[i]->listed = true;
 }
 
-static int prepare_table(struct qwriter *w, uint32_t i)
+static struct dirty_table *new_table(const struct qwriter *w)
 {
-	uint64_t off = 0, start, n = qcow2_l2_entries(&w->head);
 	struct dirty_table *t;
+
+	return calloc(1, sizeof(*t) + (size_t)ROUND_UP(qcow2_l2_entries(&w->head), 64) / 8);
+}
+
+bool qwriter_wants_copy(const struct qwriter *w, uint64_t cluster, uint64_t *off)
+{
+	uint64_t i = cluster / qcow2_l2_entries(&w->head);
+	const struct dirty_table *t = w->dirty[i];
+
+	if (!w->frozen || (t && t->ours))
+		return false;
+	if (!t)
+		return qcow2_l2_offset(&w->head, be64_get(w->l1[i]), off) > 0;
+	*off = t->off;
+	return true;
+}
+
+int qwriter_copy(struct qwriter *w, uint64_t cluster, void *old)
+{
+	uint32_t i = (uint32_t)(cluster / qcow2_l2_entries(&w->head));
+	struct dirty_table *t = w->dirty[i];
+	uint64_t from = 0, start;
 	int r;
 
-	if (w->dirty[i])
+	BUG_ON(!qwriter_wants_copy(w, cluster, &from));
+	if (!t)
+		t = new_table(w);
+	r = t ? qrefs_alloc(&w->refs, 1, &start) : -ENOMEM;
+	if (r) {
+		if (!w->dirty[i])
+			free(t);
+		free(old);
+		return r;
+	}
+	w->dirty[i] = t;
+	qrefs_hold(&w->refs, from >> w->head.cluster_bits, 1);
+	t->off = start << w->head.cluster_bits;
+	t->old = old;
+	t->ours = t->fresh = true;
+	list(w, i);
+	return 0;
+}
+
+static int prepare_table(struct qwriter *w, uint32_t i)
+{
+	struct dirty_table *t = w->dirty[i];
+	uint64_t off = 0, start;
+	int r;
+
+	if (t)
 		return 0;
-	t = calloc(1, sizeof(*t) + (size_t)ROUND_UP(n, 64) / 8);
+	t = new_table(w);
 	if (!t)
 		return -ENOMEM;
 	r = qcow2_l2_offset(&w->head, be64_get(w->l1[i]), &off);
@@ -130,7 +186,7 @@ static int prepare_table(struct qwriter *w, uint32_t i)
 			free(t);
 			return r;
 		}
-		t->fresh = true;
+		t->ours = t->fresh = true;
 		off = start << w->head.cluster_bits;
 	}
 	t->off = off;
@@ -151,6 +207,11 @@ int qwriter_prepare(struct qwriter *w, uint64_t cluster, uint64_t n)
 	for (uint64_t i = cluster / per; i <= (cluster + n - 1) / per && !r; i++)
 		r = prepare_table(w, (uint32_t)i);
 	return r;
+}
+
+void qwriter_freeze(struct qwriter *w)
+{
+	w->frozen = true;
 }
 
 bool qwriter_prepared(const struct qwriter *w, uint64_t cluster)
@@ -186,9 +247,16 @@ static void write_entries(struct qwriter *w, uint32_t i, uint64_t from, uint64_t
 	be64 *out = qbatch_add(b, w->dirty[i]->off + from * sizeof(*out),
 			       (uint32_t)((to - from) * sizeof(*out)));
 
-	for (uint64_t k = from; out && k < to; k++)
-		if (is_dirty(w->dirty[i], k))
-			out[k - from] = be64_put(w->entry(w->arg, first + k));
+	for (uint64_t k = from; out && k < to; k++) {
+		uint64_t entry = is_dirty(w->dirty[i], k) || w->dirty[i]->old
+					 ? w->entry(w->arg, first + k)
+					 : 0;
+
+		if (entry)
+			out[k - from] = be64_put(entry);
+		else if (w->dirty[i]->old)
+			out[k - from] = w->dirty[i]->old[k];
+	}
 }
 
 static void write_tables(struct qwriter *w)
@@ -237,6 +305,8 @@ static void clean(struct qwriter *w, uint32_t i)
 		w->l1[i] = be64_put(t->off | QWRITER_COPIED);
 	t->fresh = false;
 	t->listed = false;
+	free(t->old);
+	t->old = NULL;
 	memset(t->bits, 0, (size_t)ROUND_UP(qcow2_l2_entries(&w->head), 64) / 8);
 }
 
@@ -344,6 +414,8 @@ int qwriter_sync(struct qwriter *w, int fd, bool last)
 {
 	int r = flush_all(w, fd); /* one that failed before */
 
+	if (last)
+		qrefs_release_held(&w->refs);
 	if (!r)
 		r = qwriter_flush_begin(w);
 	if (!r)

@@ -25,9 +25,11 @@ struct qwriter {
 	struct dirty_table **dirty; /* per L1 entry: the L2 entries that changed; NULL: none ever */
 	uint32_t *dirty_list;	    /* those with something to write */
 	uint32_t nr_dirty;
-	/* What the L2 entry of a cluster of the disk is to be. */
+	/* What the L2 entry of a cluster is to be: of one that changed; after a fork of any in a
+	 * table that did, also beyond the disk's end: 0 is as it was. */
 	uint64_t (*entry)(void *arg, uint64_t cluster);
 	void *arg;
+	bool frozen; /* others read what the file has: qwriter_freeze */
 
 	/* the flush under way */
 	enum qstep step;
@@ -49,6 +51,16 @@ void qwriter_fini(struct qwriter *w);
 
 /* Makes qwriter_dirty of these clusters of the disk unable to fail. -ENOMEM, -EFBIG. */
 int qwriter_prepare(struct qwriter *w, uint64_t cluster, uint64_t n);
+/* From now on others read what the file has, by the L2 tables that it had when it was opened: both
+ * stay as they are until the writer's end, but for entries that are dirty now, of which those
+ * others know. */
+void qwriter_freeze(struct qwriter *w);
+/* Must the L2 table of this cluster be copied before qwriter_prepare? *off: where it is to be read,
+ * whole. */
+bool qwriter_wants_copy(const struct qwriter *w, uint64_t cluster, uint64_t *off);
+/* It was read into old (from malloc, owned, also on failure). -ENOMEM, -EFBIG. */
+int qwriter_copy(struct qwriter *w, uint64_t cluster, void *old);
+/* Whether qwriter_prepare was called for it. */
 bool qwriter_prepared(const struct qwriter *w, uint64_t cluster);
 /* Their L2 entries changed; the clusters that they now refer to hold their data, or will when the
  * next batch is written. */

@@ -9,6 +9,11 @@
  * is first written to, and is overwritten in place if it is counted once. All that is written then
  * goes through the same engine as in an overlay's data file. The writer (qcow2_write.h) is told
  * which entries changed and looks them up here when they are flushed.
+ *
+ * Forks share what is in the file then, and go on in overlays of their own: for them the file is a
+ * layer and their source, which must stay as they are. blk_qtop_rotate gives the map a new slot for
+ * the same file, so that only what is written from now on is in the current one and overwritten in
+ * place; clusters and L2 tables that are replaced are held, allocated, until the disk's end.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -33,13 +38,20 @@ void blk_unalloc(struct blk *b, uint64_t start, uint64_t n)
 		overlay_free(&b->ov, start, n);
 }
 
+/* Does it lie in the file that the disk is? */
+static bool in_own(const struct blk *b, uint64_t ent)
+{
+	return ent_is_data(ent) && b->ov.layers[ent_layer(ent)].own;
+}
+
 /* The L2 entry of a cluster of the disk. */
 static uint64_t entry_of(void *arg, uint64_t cluster)
 {
 	const struct blk *b = arg;
-	uint64_t ent = overlay_get(&b->ov, cluster);
+	/* a table reaches beyond the disk's end */
+	uint64_t ent = cluster < b->ov.nr_blocks ? overlay_get(&b->ov, cluster) : ENT_BASE;
 
-	if (blk_in_current(b, ent))
+	if (in_own(b, ent))
 		return ent_block(ent) * b->unit | QWRITER_COPIED;
 	return ent == ENT_ZERO ? QWRITER_ZERO : 0;
 }
@@ -94,6 +106,90 @@ int blk_qtop_close(struct blk *b)
 	return r;
 }
 
+/* Many small slots become one: it is all one file. */
+static void merge_slots(struct blk *b)
+{
+	unsigned int small = overlay_smallest(&b->ov), other = 0;
+
+	while (other < b->ov.cap_layers &&
+	       (b->ov.layers[other].fd < 0 || other == b->ov.cur || other == small))
+		other++;
+	if (other < b->ov.cap_layers)
+		overlay_relabel(&b->ov, small, other);
+}
+
+int blk_qtop_rotate(struct blk *b, struct err *e)
+{
+	unsigned int old = b->ov.cur, slot;
+	int fd, r;
+
+	BUG_ON(old == NO_LAYER);
+	qwriter_freeze(b->w);
+	if (!b->ov.layers[old].live)
+		return 0;
+	if (b->ov.nr_layers > BLK_SMALL_LAYERS)
+		merge_slots(b);
+	fd = source_dup_top(b->base);
+	if (fd < 0)
+		return err_sys(e, -fd, "qcow2: its file once more");
+	r = overlay_add_layer(&b->ov, fd, 0, &slot, e);
+	if (r) {
+		close(fd);
+		return r;
+	}
+	/* children cannot write by what they share */
+	b->ov.layers[slot].fd = b->ov.layers[old].fd;
+	b->ov.layers[slot].own = true;
+	b->ov.layers[old].fd = fd;
+	b->ov.cur = slot;
+	return 0;
+}
+
+void blk_qtop_child(struct blk *b)
+{
+	qwriter_fini(b->w);
+	free(b->w);
+	b->w = NULL;
+	b->writes = BLK_OVERLAY;
+	b->flush = (struct blk_flush){ 0 };
+}
+
+/* Reads the L2 table at off for r, which goes on in qtop_map. */
+static enum issue read_table(struct blk *b, struct blk_req *r, uint64_t off)
+{
+	enum issue is;
+
+	r->p.table = malloc(b->unit);
+	if (!r->p.table) {
+		r->p.result = -ENOMEM;
+		return ISSUED;
+	}
+	is = blk_issue_buf(b, r, URING_READ, b->ov.layers[b->ov.cur].fd, off, r->p.table, b->unit);
+	if (is == ISSUED)
+		return WAITS;
+	free(r->p.table);
+	r->p.table = NULL;
+	return is;
+}
+
+/* An L2 table that others read is copied before an entry of it changes. */
+static enum issue copy_table(struct blk *b, struct blk_req *r, uint64_t block)
+{
+	uint64_t off;
+
+	if (!qwriter_wants_copy(b->w, block, &off)) {
+		/* another request was faster */
+		free(r->p.table);
+		r->p.table = NULL;
+		return ISSUED;
+	}
+	if (!r->p.table)
+		return read_table(b, r, off);
+	r->p.result = qwriter_copy(b->w, block, r->p.table);
+	r->p.table = NULL;
+	return ISSUED;
+}
+
 /* pos counts blocks here. */
 enum issue blk_qtop_map(struct blk *b, struct blk_req *r)
 {
@@ -104,6 +200,9 @@ enum issue blk_qtop_map(struct blk *b, struct blk_req *r)
 		struct source_where w;
 		uint64_t block = r->p.pos;
 
+		is = copy_table(b, r, block);
+		if (is != ISSUED || r->p.result)
+			break;
 		if (overlay_get(&b->ov, block) != ENT_BASE) {
 			r->p.pos++;
 			continue;
@@ -112,7 +211,7 @@ enum issue blk_qtop_map(struct blk *b, struct blk_req *r)
 			is = blk_fetch_wait(b, r, block * b->unit);
 			continue;
 		}
-		if (w.origin == SOURCE_IN_FILE && !w.file &&
+		if (w.origin == SOURCE_IN_FILE && !w.file && !b->w->frozen &&
 		    qrefs_exclusive(&b->w->refs, w.off / b->unit)) {
 			if (overlay_prepare(&b->ov, block, 1))
 				r->p.result = -ENOMEM;
@@ -160,6 +259,8 @@ void blk_qtop_committed(struct blk *b)
 
 void blk_qtop_changed(struct blk *b, uint64_t block, uint64_t old)
 {
+	void (*give_back)(struct qrefs *, uint64_t, uint64_t) =
+		b->w->frozen ? qrefs_hold : qrefs_release;
 	struct qrefs *refs = &b->w->refs;
 	struct source_where w;
 	uint64_t from;
@@ -167,14 +268,16 @@ void blk_qtop_changed(struct blk *b, uint64_t block, uint64_t old)
 	qwriter_dirty(b->w, block, 1);
 	if (blk_in_current(b, old))
 		qrefs_release(refs, ent_block(old), 1);
+	else if (in_own(b, old))
+		qrefs_hold(refs, ent_block(old), 1);
 	/* What the file held there. If it is not known any more it is leaked, which is harmless. */
 	if (old != ENT_BASE || !source_where(b->base, block * b->unit, &w) || w.file)
 		return;
 	from = w.off / b->unit;
 	if (w.origin == SOURCE_IN_PACKED)
-		qrefs_release(refs, from, (w.off + w.packed - 1) / b->unit - from + 1);
+		give_back(refs, from, (w.off + w.packed - 1) / b->unit - from + 1);
 	else if (w.origin != SOURCE_IN_NONE && w.off)
-		qrefs_release(refs, from, 1);
+		give_back(refs, from, 1);
 }
 
 void blk_qtop_zeroed(struct blk *b, uint64_t block, uint64_t n)

@@ -259,6 +259,7 @@ static void finish(struct blk *b, struct blk_req *r)
 	b->growing -= r->p.grows;
 	free(r->p.edge[0].buf);
 	free(r->p.edge[1].buf);
+	free(r->p.table);
 	if (r->p.prev)
 		r->p.prev->p.next = r->p.next;
 	else

@@ -7,6 +7,7 @@
 #include "block/source.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -135,6 +136,13 @@ bool source_is_top(const struct source *s, int fd)
 
 	return !fstat(s->files[0].fd, &top) && !fstat(fd, &st) && top.st_dev == st.st_dev &&
 	       top.st_ino == st.st_ino;
+}
+
+int source_dup_top(const struct source *s)
+{
+	int fd = fcntl(s->files[0].fd, F_DUPFD_CLOEXEC, 3);
+
+	return fd < 0 ? -errno : fd;
 }
 
 void source_record(struct source *s, struct fdtab *fds)

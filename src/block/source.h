@@ -49,6 +49,8 @@ void source_close(struct source *s, struct fdtab *fds);
 uint64_t source_bytes(const struct source *s);
 /* Is fd (which stays the caller's) the topmost file? */
 bool source_is_top(const struct source *s, int fd);
+/* The topmost file's descriptor once more, the caller's; -errno. */
+int source_dup_top(const struct source *s);
 /* Records the files with what a fork's child does with them: it keeps them. */
 void source_record(struct source *s, struct fdtab *fds);
 

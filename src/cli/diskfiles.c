@@ -71,6 +71,9 @@ static bool same_file(int a, int b)
  * Who uses a file as a disk holds a lock on one byte of it far behind its end, shared, or alone to
  * write to it. It belongs to the open file, which the VM process has from us: it ends with its last
  * holder. Advisory, and where a file system has no locks there are none.
+ *
+ * Forks of a VM that writes to a file have only what it reads by. By that is held, shared, the next
+ * byte: while anybody has it, nobody may begin to write.
  */
 static int lock(int fd, const char *path, bool alone, struct err *e)
 {
@@ -84,6 +87,21 @@ static int lock(int fd, const char *path, bool alone, struct err *e)
 	return alone ? err_set(e, EBUSY, "disk %s is in use by another VM", path)
 		     : err_set(e, EBUSY, "disk %s is being written to by another VM (persistent)",
 			       path);
+}
+
+/* reader: what forks will have; writer: another opening of the same file, which has its lock. */
+static int lock_for_forks(int reader, int writer, const char *path, struct err *e)
+{
+	struct flock l = {
+		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = LOCK_BYTE + 1, .l_len = 1
+	};
+
+	if (!fcntl(writer, F_OFD_GETLK, &l) && l.l_type != F_UNLCK)
+		return err_set(e, EBUSY, "disk %s is still read by forks of a VM that wrote to it",
+			       path);
+	l.l_type = F_RDLCK;
+	fcntl(reader, F_OFD_SETLK, &l);
+	return 0;
 }
 
 static bool below(const char *path, const char *dir)
@@ -197,6 +215,8 @@ int disk_files_writable(struct disk_files *d, struct err *e)
 	/* our own shared lock would be in the way */
 	fcntl(d->file[0].fd, F_OFD_SETLK, &un);
 	r = lock(fd, d->file[0].path, true, e);
+	if (!r)
+		r = lock_for_forks(d->file[0].fd, fd, d->file[0].path, e);
 	return r ? r : take_fd(&fd);
 }
 

@@ -277,7 +277,7 @@ int vm_snapshot(struct vm *vm, const struct vm_snapshot_request *rq, struct err 
 		return err_set(e, EINVAL, "snapshot: the VM is not running or paused");
 	if (vm->frozen)
 		return err_set(e, EBUSY, "snapshot: one is being written: wait for its end");
-	ret = vm_disks_can_fork(vm, e);
+	ret = vm_disks_can_be_saved(vm, e);
 	if (ret)
 		return err_wrap(e, ret, "snapshot");
 	if (rq->nr_base >= RAM_LAYERS_MAX)

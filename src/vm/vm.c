@@ -334,9 +334,22 @@ static void drop_disk_files(struct vm *vm, const char *id)
 int vm_disks_can_fork(const struct vm *vm, struct err *e)
 {
 	for (uint32_t i = 0; i < vm->cfg.nr_disks; i++)
+		if (vm->cfg.disks[i].writes == BLK_IN_RAW)
+			return err_set(
+				e, ENOTSUP,
+				"disk '%s' is persistent and raw: forks cannot share what is "
+				"written there; a qcow2 file can be shared",
+				vm->cfg.disks[i].id);
+	return 0;
+}
+
+int vm_disks_can_be_saved(const struct vm *vm, struct err *e)
+{
+	for (uint32_t i = 0; i < vm->cfg.nr_disks; i++)
 		if (vm->cfg.disks[i].writes != BLK_OVERLAY)
 			return err_set(e, ENOTSUP,
-				       "disk '%s' is persistent: only this VM may write to it",
+				       "disk '%s' is of a persistent file, which a VM goes on "
+				       "writing to: a snapshot cannot stand on it",
 				       vm->cfg.disks[i].id);
 	return 0;
 }

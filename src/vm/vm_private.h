@@ -43,9 +43,11 @@ struct machine_cfg {
 };
 #define MACHINE_CFG_VERSION 2u
 extern const struct field_table machine_cfg_table;
-/* -ENOTSUP when a disk is written in place: a fork would have two writers, a snapshot a file that
- * changes. */
+/* -ENOTSUP when a raw disk is written in place: a fork would have two writers. */
 int vm_disks_can_fork(const struct vm *vm, struct err *e);
+/* -ENOTSUP when a disk is, or before the fork was, written in place: the file will change, or be
+ * gone. */
+int vm_disks_can_be_saved(const struct vm *vm, struct err *e);
 
 /* One vCPU thread. */
 struct vcpu_thread {

@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "base/util.h"
 #include "block/source.h"
+#include "disk.h"
 #include "scratch.h"
 
 #define sh(...) free(scratch_sh(__VA_ARGS__))
@@ -136,4 +137,44 @@ void qcow2_chain_content(const char *dir, unsigned int n, const char *name)
 		sh("f=raw; head -c 3 %s/0 | grep -q QFI && f=qcow2; "
 		   "qemu-img convert -f $f -O raw %s/0 %s/%s",
 		   dir, dir, dir, name);
+}
+
+void qcow2_top_open(struct disk *d, const char *dir, bool below, uint64_t unit, uint64_t seed)
+{
+	struct source_file files[2];
+	struct source *s = NULL;
+	struct err e;
+
+	sh("qemu-img convert -f qcow2 -O raw %s/top %s/all", dir, dir);
+	files[0] = (struct source_file){ open(scratch_path(dir, "top"), O_RDONLY | O_CLOEXEC),
+					 SOURCE_QCOW2 };
+	if (below)
+		files[1] = (struct source_file){
+			open(scratch_path(dir, "below"), O_RDONLY | O_CLOEXEC), SOURCE_RAW
+		};
+	if (source_open(files, below ? 2 : 1, &s, &e))
+		fail_msg("%s", e.msg);
+	disk_open_in(d, BLK_IN_QCOW2, s, open(scratch_path(dir, "top"), O_RDWR | O_CLOEXEC),
+		     scratch_path(dir, "all"), unit, seed);
+}
+
+void qcow2_top_close(struct disk *d, const char *dir)
+{
+	uint8_t *got = malloc(d->size);
+	int fd;
+
+	blk_destroy(d->blk);
+	d->blk = NULL;
+	sh("qemu-img check -q -f qcow2 %s/top", dir);
+	sh("qemu-img convert -f qcow2 -O raw %s/top %s/all", dir, dir);
+	fd = open(scratch_path(dir, "all"), O_RDONLY | O_CLOEXEC);
+	assert_non_null(got);
+	assert_int_equal(fd_pread_full(fd, got, d->size, 0), 0);
+	for (uint64_t i = 0; i < d->size; i++)
+		if (got[i] != d->model[i])
+			fail_msg("byte %llu: QEMU reads %#x, not %#x", (unsigned long long)i,
+				 got[i], d->model[i]);
+	free(got);
+	close(fd);
+	disk_close(d);
 }

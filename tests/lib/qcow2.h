@@ -10,6 +10,7 @@
 
 #define QCOW2_CHAIN 6u /* files of the chain */
 
+struct disk;
 struct source;
 
 /* Below `below`; the same sequence in every run. */
@@ -26,5 +27,11 @@ void qcow2_chain_make(const char *dir, bool packed);
 struct source *qcow2_chain_open(const char *dir, unsigned int n);
 /* What QEMU reads there, as the raw file dir/name. */
 void qcow2_chain_content(const char *dir, unsigned int n, const char *name);
+
+/* The disk that writes to dir/top, which stands on dir/below if `below`; what is in it is left as
+ * dir/all. */
+void qcow2_top_open(struct disk *d, const char *dir, bool below, uint64_t unit, uint64_t seed);
+/* Closes it; QEMU must find it whole, and in it what the model says. */
+void qcow2_top_close(struct disk *d, const char *dir);
 
 #endif

@@ -155,8 +155,8 @@ def test_disk__persistent_ones_outlive_the_vm(w):
         w.refused(*run, "second", says="in use by another VM|being written to by another VM")
         w.refused("run", "-d", "--name", "reader", "--image", "bb", "--memory", "128M", "--disk",
                   f"{raw},format=raw,readonly", says="being written to by another VM")
-        w.refused("fork", vm, "--name", "twin", says="disk 'disk0' is persistent: only this VM may write to it")
-        w.refused("snapshot", vm, "snap", says="disk 'disk0' is persistent")
+        w.refused("fork", vm, "--name", "twin", says="disk 'disk1' is persistent and raw")
+        w.refused("snapshot", vm, "snap", says="disk 'disk0' is of a persistent file")
         w.sh(vm, "umount /mnt/vdb /mnt/vdc")
         w.must("stop", vm)
         w.drop(vm)
@@ -164,6 +164,42 @@ def test_disk__persistent_ones_outlive_the_vm(w):
         tool("qemu-img", "convert", "-f", "qcow2", "-O", "raw", disk, f"{w.base}/out.raw")
         tool("e2fsck", "-fn", f"{w.base}/out.raw")
         tool("e2fsck", "-fn", raw)
+
+
+def test_disk__forks_share_a_persistent_one(w):
+    disk = f"{w.base}/shared.qcow2"
+    tool("qemu-img", "create", "-q", "-f", "qcow2", disk, "64M")
+    run = ("run", "-d", "--image", "bb", "--memory", "128M", "--disk", f"{disk},format=qcow2,persistent", "--name")
+    w.must(*run, "ground")
+    w.sh("ground", "mkdir -p /mnt; mke2fs /dev/vdb >/dev/null 2>&1; mount -t ext4 /dev/vdb /mnt; "
+         "dd if=/dev/urandom of=/mnt/a bs=64k count=100 2>/dev/null; sync; "
+         "dd if=/dev/urandom of=/mnt/b bs=64k count=100 2>/dev/null; md5sum /mnt/* > /mnt/sums")
+    drop = "echo 3 > /proc/sys/vm/drop_caches"
+    for turn in range(2):
+        w.must("fork", "ground", "--name", f"limb{turn}")
+        # each goes its own way, over what it shared
+        w.sh("ground", f"dd if=/dev/urandom of=/mnt/a bs=64k count=100 2>/dev/null; cp /mnt/b /mnt/c{turn}; sync; "
+             f"md5sum /mnt/a /mnt/b /mnt/c* > /mnt/sums; sync; {drop}; md5sum -c -s /mnt/sums")
+        w.sh(f"limb{turn}", f"md5sum -c -s /mnt/sums; {drop}; md5sum -c -s /mnt/sums; [ ! -e /mnt/c{turn} ]")
+        w.sh(f"limb{turn}", f"cp /mnt/a /mnt/limb; rm /mnt/b; sync; {drop}; cmp /mnt/a /mnt/limb")
+    w.must("fork", "limb0", "--name", "twig")
+    w.sh("twig", f"{drop}; cmp /mnt/a /mnt/limb; rm /mnt/limb; sync")
+    w.sh("limb0", f"{drop}; cmp /mnt/a /mnt/limb")
+    w.refused("snapshot", "twig", "snap", says="is of a persistent file")
+    w.sh("ground", "md5sum -c -s /mnt/sums; umount /mnt")
+    w.must("stop", "ground")
+    w.drop("ground")
+    w.refused(*run, "next", says="still read by forks")
+    w.sh("limb1", f"{drop}; cmp /mnt/a /mnt/limb")
+    for vm in "limb0", "limb1", "twig":
+        w.drop(vm)
+    tool("qemu-img", "check", "-q", "-f", "qcow2", disk)
+    tool("qemu-img", "convert", "-f", "qcow2", "-O", "raw", disk, f"{w.base}/out.raw")
+    tool("e2fsck", "-fn", f"{w.base}/out.raw")
+    w.must(*run, "next")
+    w.sh("next", "mkdir -p /mnt; mount -t ext4 /dev/vdb /mnt; md5sum -c -s /mnt/sums; umount /mnt")
+    w.must("stop", "next")
+    w.drop("next")
 
 
 def test_disk__kill_9_loses_nothing_that_was_synced(w):

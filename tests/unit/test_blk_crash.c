@@ -482,6 +482,7 @@ static void trial(const char *dir, const char *options, uint64_t unit)
 {
 	bool lazy = strstr(options, "lazy");
 	struct disk d;
+	struct err e;
 
 	sh("qemu-img create -q -f qcow2 -o %s -b below -F raw %s/top %u", options, dir,
 	   SECTORS * 512);
@@ -494,6 +495,11 @@ static void trial(const char *dir, const char *options, uint64_t unit)
 			fire(d.blk);
 		else
 			blk_poll(d.blk);
+		/* as for a fork: what is there stays, and is held */
+		if (!qcow2_random(STEPS / 2)) {
+			blk_quiesce(d.blk);
+			assert_int_equal(blk_rotate(d.blk, -1, &e), 0);
+		}
 		if (!qcow2_random(STEPS / CUTS)) {
 			cut(scratch_path(dir, "cut"));
 			check_cut(dir, lazy);

@@ -119,6 +119,88 @@ static void test_blk_fork__over_chains_of_qcow2(void **state)
 	scratch_remove(dir);
 }
 
+/* Of a qcow2 file that is written: children share what was in it, the parent writes on. */
+static void test_blk_fork__of_a_qcow2_file_that_is_written(void **state)
+{
+	static const struct {
+		unsigned int cluster;
+		const char *more;
+		bool below;
+	} kind[] = { { 512, "refcount_bits=64", true },
+		     { 512, "lazy_refcounts=on", false },
+		     { 4096, "refcount_bits=16", true },
+		     { 4096, "refcount_bits=1", false },
+		     { 65536, "refcount_bits=16", true } };
+	const uint64_t bytes = MIB(3) + 512 * 7;
+	char *dir = scratch_make();
+
+	(void)state;
+	qcow2_make_raw(dir, "below", MIB(2) + 512 * 3);
+	for (unsigned int i = 0; i < ARRAY_SIZE(kind); i++) {
+		struct disk d;
+
+		free(scratch_sh("qemu-img create -q -f qcow2 -o cluster_size=%u,%s %s %s/top %llu",
+				kind[i].cluster, kind[i].more,
+				kind[i].below ? "-b below -F raw" : "", dir,
+				(unsigned long long)bytes));
+		for (unsigned int round = 0; round < 2; round++) {
+			qcow2_scribble(scratch_path(dir, "top"), bytes, 6);
+			qcow2_top_open(&d, dir, kind[i].below, kind[i].cluster, i + 1);
+			assert_true(live(&d, 2, 8));
+			qcow2_top_close(&d, dir);
+		}
+	}
+	scratch_remove(dir);
+}
+
+/* A child that has read nothing yet reads what was, when its parent has changed all of it. */
+static void test_blk_fork__a_qcow2_file_stays_what_it_was_to_a_child(void **state)
+{
+	const uint64_t bytes = MIB(8);
+	uint8_t *all = malloc(bytes);
+	char *dir = scratch_make();
+	struct blk_stats st;
+	struct disk d;
+	struct err e;
+	pid_t pid;
+	int go[2];
+
+	(void)state;
+	assert_non_null(all);
+	qcow2_make_raw(dir, "raw", bytes);
+	free(scratch_sh("qemu-img convert -f raw -O qcow2 -o cluster_size=4096 %s/raw %s/top", dir,
+			dir));
+	qcow2_top_open(&d, dir, false, 4096, 1);
+	assert_int_equal(pipe(go), 0);
+	fdtab_add(d.fds, go[0], FD_KEEP, "test");
+	assert_int_equal(blk_rotate(d.blk, -1, &e), 0);
+	pid = fork();
+	if (pid == 0) {
+		char c;
+
+		_exit(disk_child(&d) && read(go[0], &c, 1) == 0 && disk_matches(&d) ? 0 : 1);
+	}
+	assert_true(pid > 0);
+	for (unsigned int k = 0; k < 100; k++) {
+		uint64_t n = k < 2 ? bytes : 8192;
+
+		memset(all, (int)k, n);
+		memcpy(d.model, all, n);
+		assert_int_equal(disk_do(&d, BLK_WRITE, 0, all, n), 0);
+		assert_int_equal(disk_do(&d, BLK_FLUSH, 0, NULL, 0), 0);
+		assert_int_equal(blk_rotate(d.blk, -1, &e), 0);
+	}
+	blk_stats(d.blk, &st);
+	assert_true(st.layers <= BLK_SMALL_LAYERS + 1);
+	close(go[1]);
+	assert_true(child_ok(pid));
+	assert_true(disk_matches(&d));
+	qcow2_top_close(&d, dir);
+	close(go[0]);
+	free(all);
+	scratch_remove(dir);
+}
+
 static int mode_of(int fd)
 {
 	return fcntl(fd, F_GETFL) & O_ACCMODE;
@@ -321,6 +403,8 @@ int main(void)
 		cmocka_unit_test(
 			test_blk_fork__parents_and_children_diverge_and_match_their_models),
 		cmocka_unit_test(test_blk_fork__over_chains_of_qcow2),
+		cmocka_unit_test(test_blk_fork__of_a_qcow2_file_that_is_written),
+		cmocka_unit_test(test_blk_fork__a_qcow2_file_stays_what_it_was_to_a_child),
 		cmocka_unit_test(test_blk_fork__children_cannot_write_what_they_share),
 		cmocka_unit_test(test_blk_fork__ninety_generations_deep),
 		cmocka_unit_test(test_blk_fork__many_children_of_one_moment),

@@ -35,47 +35,6 @@ static int rw(const char *dir, const char *name)
 	return fd;
 }
 
-/* dir/top over dir/below, if that is there, and what is in it as dir/all. */
-static void open_top(struct disk *d, const char *dir, bool below, uint64_t unit, uint64_t seed)
-{
-	struct source_file files[2];
-	struct source *s = NULL;
-	struct err e;
-
-	sh("qemu-img convert -f qcow2 -O raw %s/top %s/all", dir, dir);
-	files[0] = (struct source_file){ open(scratch_path(dir, "top"), O_RDONLY | O_CLOEXEC),
-					 SOURCE_QCOW2 };
-	if (below)
-		files[1] = (struct source_file){
-			open(scratch_path(dir, "below"), O_RDONLY | O_CLOEXEC), SOURCE_RAW
-		};
-	if (source_open(files, below ? 2 : 1, &s, &e))
-		fail_msg("%s", e.msg);
-	disk_open_in(d, BLK_IN_QCOW2, s, rw(dir, "top"), scratch_path(dir, "all"), unit, seed);
-}
-
-/* Closes it; QEMU must find it whole, and in it what the model says. */
-static void close_and_check(struct disk *d, const char *dir)
-{
-	uint8_t *got = malloc(d->size);
-	int fd;
-
-	blk_destroy(d->blk);
-	d->blk = NULL;
-	sh("qemu-img check -q -f qcow2 %s/top", dir);
-	sh("qemu-img convert -f qcow2 -O raw %s/top %s/all", dir, dir);
-	fd = rw(dir, "all");
-	assert_non_null(got);
-	assert_int_equal(fd_pread_full(fd, got, d->size, 0), 0);
-	for (uint64_t i = 0; i < d->size; i++)
-		if (got[i] != d->model[i])
-			fail_msg("byte %llu: QEMU reads %#x, not %#x", (unsigned long long)i,
-				 got[i], d->model[i]);
-	free(got);
-	close(fd);
-	disk_close(d);
-}
-
 static void live(const char *dir, const char *options, bool below, uint64_t unit, uint64_t bytes)
 {
 	struct disk d;
@@ -89,12 +48,12 @@ static void live(const char *dir, const char *options, bool below, uint64_t unit
 	for (uint64_t round = 1; round <= 4; round++) {
 		if (round > 1)
 			qcow2_scribble(scratch_path(dir, "top"), bytes, 6);
-		open_top(&d, dir, below, unit, round);
+		qcow2_top_open(&d, dir, below, unit, round);
 		for (unsigned int k = 0; k < 30; k++)
 			if (!disk_storm(&d, 1 + (unsigned int)disk_random(&d, 32)))
 				fail_msg("%s, round %llu", options, (unsigned long long)round);
 		assert_true(disk_matches(&d));
-		close_and_check(&d, dir);
+		qcow2_top_close(&d, dir);
 	}
 }
 
@@ -132,7 +91,7 @@ static void test_blk_qcow2__much_that_is_not_flushed_is_written_all_the_same(voi
 
 	(void)state;
 	sh("qemu-img create -q -f qcow2 -o cluster_size=512 %s/top 32M", dir);
-	open_top(&d, dir, false, 512, 1);
+	qcow2_top_open(&d, dir, false, 512, 1);
 	for (unsigned int round = 0; round < 3; round++) {
 		for (uint64_t at = 0; at < d.size; at += step) {
 			enum blk_op op = round == 2 && at / step % 3 == 0 ? BLK_ZERO : BLK_WRITE;
@@ -144,7 +103,7 @@ static void test_blk_qcow2__much_that_is_not_flushed_is_written_all_the_same(voi
 		}
 	}
 	assert_true(disk_matches(&d));
-	close_and_check(&d, dir);
+	qcow2_top_close(&d, dir);
 	scratch_remove(dir);
 }
 

@@ -154,6 +154,37 @@ static void test_disk_files__chain_has_a_bound(void **state)
 	scratch_remove(dir);
 }
 
+/* What forks of a writer have of its file: the descriptor that it reads by. */
+static void test_disk_files__nobody_writes_what_forks_read(void **state)
+{
+	char *dir = scratch_make();
+	struct disk_files d, other;
+	struct err e;
+	int fd, fork_fd;
+
+	(void)state;
+	sh("qemu-img create -q -f qcow2 %s/a 1M", dir);
+	assert_int_equal(disk_files_open(scratch_path(dir, "a"), true, NULL, &d, &e), 0);
+	fd = disk_files_writable(&d, &e);
+	assert_true(fd >= 0);
+	fork_fd = dup(d.file[0].fd);
+	assert_int_equal(disk_files_open(scratch_path(dir, "a"), true, NULL, &other, &e), -EBUSY);
+	close(fd);
+	disk_files_close(&d);
+	/* the writer is gone: who only reads may, who writes may not */
+	assert_int_equal(disk_files_open(scratch_path(dir, "a"), true, NULL, &d, &e), 0);
+	assert_int_equal(disk_files_writable(&d, &e), -EBUSY);
+	assert_non_null(strstr(e.msg, "read by forks"));
+	disk_files_close(&d);
+	close(fork_fd);
+	assert_int_equal(disk_files_open(scratch_path(dir, "a"), true, NULL, &d, &e), 0);
+	fd = disk_files_writable(&d, &e);
+	assert_true(fd >= 0);
+	close(fd);
+	disk_files_close(&d);
+	scratch_remove(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -162,6 +193,7 @@ int main(void)
 		cmocka_unit_test(test_disk_files__format_is_never_guessed),
 		cmocka_unit_test(test_disk_files__loops_end),
 		cmocka_unit_test(test_disk_files__chain_has_a_bound),
+		cmocka_unit_test(test_disk_files__nobody_writes_what_forks_read),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
