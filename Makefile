@@ -132,13 +132,14 @@ build/state/images/debian/image.json: | all
 
 # Only for tests: other init systems, and a Debian that holds what a fork can share with its parent.
 .PHONY: test-images
-test-images: images $(patsubst %,build/state/images/%/image.json,openrc runit ident)
+test-images: images $(patsubst %,build/state/images/%/image.json,openrc runit ident fio)
 build/state/images/openrc/image.json build/state/images/runit/image.json: \
 		build/state/images/%/image.json: | all
 	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --init $* --name $*
-# For benchmarks of disks.
+# For disks: what measures and verifies them.
 build/state/images/fio/image.json: | all
-	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --name fio --package fio
+	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --name fio --package fio \
+		--package xfsprogs
 build/state/images/ident/image.json: | all
 	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --name ident \
 		--package openssh-server --package python3

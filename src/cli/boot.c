@@ -39,7 +39,7 @@ static int grant_backing(struct vmproc *p, const struct launch_disk *d, const st
 			 json_t *list, struct err *e)
 {
 	for (size_t i = 1; i < f->n; i++) {
-		char name[64];
+		char name[96];
 		const char *const names[] = { name };
 		int r;
 

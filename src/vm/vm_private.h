@@ -43,7 +43,7 @@ struct machine_cfg {
 };
 #define MACHINE_CFG_VERSION 2u
 extern const struct field_table machine_cfg_table;
-/* -ENOTSUP when a raw disk is written in place: a fork would have two writers. */
+/* vm/disks.c: -ENOTSUP when a raw disk is written in place: a fork would have two writers. */
 int vm_disks_can_fork(const struct vm *vm, struct err *e);
 /* -ENOTSUP when a disk is, or before the fork was, written in place: the file will change, or be
  * gone. */
@@ -160,6 +160,8 @@ struct vm {
 
 /* ---- vm/vm.c ---- */
 
+/* -EBUSY when the VM has started: `what` comes too late. */
+int vm_configuring(const struct vm *vm, const char *what, struct err *e);
 /* Draws a new generation and entropy, and a machine-id unless one is set. */
 void vm_random_identity(struct identity *id);
 
