@@ -132,7 +132,7 @@ build/state/images/debian/image.json: | all
 
 # Only for tests: other init systems, and a Debian that holds what a fork can share with its parent.
 .PHONY: test-images
-test-images: images $(patsubst %,build/state/images/%/image.json,openrc runit ident fio)
+test-images: images $(patsubst %,build/state/images/%/image.json,openrc runit ident)
 build/state/images/openrc/image.json build/state/images/runit/image.json: \
 		build/state/images/%/image.json: | all
 	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --init $* --name $*
@@ -166,7 +166,7 @@ SOAK_ROUNDS ?= 10000
 .PHONY: soak
 soak: deps
 	$(MAKE) -s VARIANT=release all build/release/tests/test_soak
-	$(MAKE) -s images
+	$(MAKE) -s images build/state/images/fio/image.json
 	tests/soak $(SOAK_ROUNDS)
 
 ## bench          our clocks beside QEMU's, as a table and in build/bench.json
