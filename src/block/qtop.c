@@ -187,6 +187,8 @@ static enum issue copy_table(struct blk *b, struct blk_req *r, uint64_t block)
 		return read_table(b, r, off);
 	r->p.result = qwriter_copy(b->w, block, r->p.table);
 	r->p.table = NULL;
+	/* one discard may copy every table there is */
+	blk_qtop_committed(b);
 	return ISSUED;
 }
 
