@@ -132,6 +132,19 @@ def kill_pid(pid, sig=9):
         pass
 
 
+def epitaphs(world):
+    """What is known of each VM that ended while a test that failed still had it: how, and its logs' last lines."""
+    for name, vm in world.names().items():
+        if vm["state"] in ("running", "paused"):
+            continue
+        yield f"{name} is {vm['state']}: {vm.get('exit')}"
+        for log in ("vmm.log", "console.log"):
+            path = f"{world.run_dir}/vms/{name}/{log}"
+            if os.path.exists(path):
+                with open(path, errors="replace", encoding="utf-8") as f:
+                    yield from (f"{log}: {line.rstrip()}" for line in f.readlines()[-15:])
+
+
 def until(probe, what, limit=WAIT):
     """For what has no event to wait for (a process that another one kills)."""
     end = time.monotonic() + limit
@@ -158,7 +171,7 @@ def run_all(tests, only):
                 failed += 1
                 print(f"not ok - {name} ({time.monotonic() - start:.1f} s)")
                 text = str(why) if isinstance(why, Failed) else traceback.format_exc()
-                print("\n".join("# " + line for line in text.splitlines()), flush=True)
+                print("\n".join("# " + line for line in [*text.splitlines(), *epitaphs(world)]), flush=True)
                 for vm in list(world.names()):
                     world.drop(vm)
     finally:
