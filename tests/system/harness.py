@@ -137,7 +137,7 @@ def epitaphs(world):
     for name, vm in world.names().items():
         if vm["state"] in ("running", "paused"):
             continue
-        yield f"{name} is {vm['state']}: {vm.get('exit')}"
+        yield f"{name} is {vm['state']}: {vm.get('end')}"
         for log in ("vmm.log", "console.log"):
             path = f"{world.run_dir}/vms/{name}/{log}"
             if os.path.exists(path):
