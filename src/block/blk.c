@@ -127,7 +127,7 @@ static int resolve_size(struct blk *b, const struct blk_cfg *cfg, int fd, struct
 			       "disk size of %llu bytes is not whole sectors between 512 bytes and "
 			       "16 TiB",
 			       (unsigned long long)b->size);
-	b->base_end = MIN(base, b->size);
+	b->base_end = MIN(ROUND_DOWN(base, BLK_SECTOR), b->size);
 	return 0;
 }
 

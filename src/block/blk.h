@@ -106,6 +106,12 @@ int blk_finish(struct blk *b);
 /* Accepts NULL. */
 void blk_destroy(struct blk *b);
 uint64_t blk_size(const struct blk *b);
+/*
+ * Makes the disk longer, waiting for what is in flight; between adopt and finish. A file that is
+ * written in place grows with it. -EINVAL: shorter, read-only, or no whole sectors; -ENOTSUP,
+ * -EFBIG: a qcow2 file that cannot; -ENOSPC and the like. The disk is as before on failure.
+ */
+int blk_grow(struct blk *b, uint64_t bytes, struct err *e);
 /* What a discard frees whole, in bytes. */
 uint64_t blk_unit(const struct blk *b);
 /* Size of a file or block device opened read-only (stays the caller's). -EINVAL: it is something

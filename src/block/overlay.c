@@ -125,6 +125,29 @@ static int make_leaf(struct overlay *o, size_t i)
 	return 0;
 }
 
+int overlay_grow(struct overlay *o, uint64_t nr_blocks, uint64_t base_blocks)
+{
+	size_t leaves = (size_t)((nr_blocks + LEAF - 1) / LEAF), last = o->nr_blocks / LEAF;
+	uint64_t **dir;
+
+	BUG_ON(nr_blocks < o->nr_blocks || base_blocks < o->base_blocks);
+	/* that mark would be one for more blocks than were counted */
+	if (o->nr_blocks % LEAF && o->dir[last] == all_zero() && make_leaf(o, last))
+		return -ENOMEM;
+	if (leaves > o->nr_leaves) {
+		dir = calloc(leaves, sizeof(*dir));
+		if (!dir)
+			return -ENOMEM;
+		memcpy(dir, o->dir, o->nr_leaves * sizeof(*dir));
+		free(o->dir);
+		o->dir = dir;
+		o->nr_leaves = leaves;
+	}
+	o->nr_blocks = nr_blocks;
+	o->base_blocks = base_blocks;
+	return 0;
+}
+
 int overlay_prepare(struct overlay *o, uint64_t block, uint64_t n)
 {
 	if (!n || o->identity)

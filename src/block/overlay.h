@@ -65,6 +65,9 @@ struct overlay {
 
 /* identity: set by the caller afterwards, before the first request. */
 int overlay_init(struct overlay *o, uint64_t nr_blocks, uint64_t base_blocks, struct err *e);
+/* More blocks; whether what is not mapped of them counts as the base's (which says what a zeroed one
+ * becomes) is the caller's to say. -ENOMEM. */
+int overlay_grow(struct overlay *o, uint64_t nr_blocks, uint64_t base_blocks);
 /* Closes the layers. */
 void overlay_fini(struct overlay *o);
 

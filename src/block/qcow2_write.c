@@ -285,7 +285,7 @@ static void write_tables(struct qwriter *w)
 	}
 }
 
-static void write_features(struct qwriter *w, uint64_t incompatible, struct qbatch *b)
+void qwriter_features(const struct qwriter *w, uint64_t incompatible, struct qbatch *b)
 {
 	be64 *out = qbatch_add(b, HEADER_INCOMPATIBLE, 3 * sizeof(*out));
 
@@ -316,10 +316,12 @@ int qwriter_flush_begin(struct qwriter *w)
 	/* A table that has moved is written also of lazy refcounts: where it was is used again. */
 	bool refs = !lazy(w) || w->refs.table_moved;
 
+	if (w->lost)
+		return -EIO;
 	if (w->step != Q_IDLE)
 		return -EBUSY;
 	if (mark || w->head.autoclear)
-		write_features(w, w->head.incompatible | (mark ? QCOW2_DIRTY : 0),
+		qwriter_features(w, w->head.incompatible | (mark ? QCOW2_DIRTY : 0),
 			       &w->batch[Q_HEAD]);
 	write_tables(w);
 	if (refs) {
@@ -359,68 +361,4 @@ void qwriter_flush_next(struct qwriter *w)
 	} while (w->step > Q_REFS && !w->batch[w->step].n);
 	if (w->step == Q_IDLE)
 		qrefs_flushed(&w->refs);
-}
-
-/* ---- waiting ---- */
-
-static int write_batch(const struct qbatch *b, int fd)
-{
-	int r = qbatch_write(b, fd);
-
-	return r ? r : fdatasync(fd) ? -errno : 0;
-}
-
-static int flush_all(struct qwriter *w, int fd)
-{
-	const struct qbatch *b;
-	int r = 0;
-
-	while (!r && (b = qwriter_flush_batch(w))) {
-		r = write_batch(b, fd);
-		if (!r)
-			qwriter_flush_next(w);
-	}
-	return r;
-}
-
-/* Refcounts as they are, and then: closed cleanly. */
-static int close_cleanly(struct qwriter *w, int fd)
-{
-	struct qbatch refs = { 0 }, table = { 0 }, head = { 0 };
-	int r;
-
-	qrefs_write_blocks(&w->refs, &refs);
-	qrefs_write_table(&w->refs, &table);
-	if (w->head.incompatible & QCOW2_DIRTY)
-		write_features(w, w->head.incompatible & ~QCOW2_DIRTY, &head);
-	r = refs.bad || table.bad || head.bad ? -ENOMEM : 0;
-	if (!r && refs.n)
-		r = write_batch(&refs, fd);
-	if (!r && table.n)
-		r = write_batch(&table, fd);
-	if (!r && head.n)
-		r = write_batch(&head, fd);
-	if (!r) {
-		qrefs_written(&w->refs);
-		w->head.incompatible &= ~QCOW2_DIRTY;
-	}
-	qbatch_clear(&refs);
-	qbatch_clear(&table);
-	qbatch_clear(&head);
-	return r;
-}
-
-int qwriter_sync(struct qwriter *w, int fd, bool last)
-{
-	int r = flush_all(w, fd); /* one that failed before */
-
-	if (last)
-		qrefs_release_held(&w->refs);
-	if (!r)
-		r = qwriter_flush_begin(w);
-	if (!r)
-		r = flush_all(w, fd);
-	if (!r && last)
-		r = close_cleanly(w, fd);
-	return r;
 }

@@ -30,6 +30,7 @@ struct qwriter {
 	uint64_t (*entry)(void *arg, uint64_t cluster);
 	void *arg;
 	bool frozen; /* others read what the file has: qwriter_freeze */
+	bool lost;   /* it is not known which L1 table the file has: nothing can be written */
 
 	/* the flush under way */
 	enum qstep step;
@@ -77,5 +78,17 @@ void qwriter_flush_next(struct qwriter *w);
 /* Flushes all, waiting: for tools and a disk's end. `last`: nothing will be written after it, so
  * that what was freed is counted so, and the file is marked clean. */
 int qwriter_sync(struct qwriter *w, int fd, bool last);
+/*
+ * Makes the disk `bytes` long (not less than it is), waiting, with no flush under way. What is new
+ * reads as zeroes, if nothing that the file stands on is longer than the disk was, and if its last
+ * cluster, when the disk ends within it, has zeroes there: both are the caller's to see to. -EFBIG:
+ * more than its clusters allow; -EINVAL: there is something there already; -EIO and the like: the
+ * file has its old size, or, after a failed sync of the header, an unknown one, and every later
+ * flush fails.
+ */
+int qwriter_grow(struct qwriter *w, int fd, uint64_t bytes, struct err *e);
+/* The header's feature words, with these incompatible ones. Between qcow2_write.c and
+ * qcow2_sync.c. */
+void qwriter_features(const struct qwriter *w, uint64_t incompatible, struct qbatch *b);
 
 #endif

@@ -192,6 +192,13 @@ static enum issue copy_table(struct blk *b, struct blk_req *r, uint64_t block)
 	return ISSUED;
 }
 
+/* What the file as it was opened has there: source_where, also behind the end that it had. */
+static int file_where(const struct blk *b, uint64_t block, struct source_where *w)
+{
+	*w = (struct source_where){ .origin = SOURCE_IN_ZERO, .len = b->unit };
+	return block * b->unit >= b->base_end ? 1 : source_where(b->base, block * b->unit, w);
+}
+
 /* pos counts blocks here. */
 enum issue blk_qtop_map(struct blk *b, struct blk_req *r)
 {
@@ -209,7 +216,7 @@ enum issue blk_qtop_map(struct blk *b, struct blk_req *r)
 			r->p.pos++;
 			continue;
 		}
-		if (!source_where(b->base, block * b->unit, &w)) {
+		if (!file_where(b, block, &w)) {
 			is = blk_fetch_wait(b, r, block * b->unit);
 			continue;
 		}
@@ -233,7 +240,7 @@ static bool zero_already(const struct blk *b, uint64_t block)
 
 	if (ent == ENT_ZERO)
 		return true;
-	return ent == ENT_BASE && source_where(b->base, block * b->unit, &w) &&
+	return ent == ENT_BASE && file_where(b, block, &w) &&
 	       w.origin == SOURCE_IN_ZERO && (w.file || !w.off);
 }
 
@@ -273,7 +280,7 @@ void blk_qtop_changed(struct blk *b, uint64_t block, uint64_t old)
 	else if (in_own(b, old))
 		qrefs_hold(refs, ent_block(old), 1);
 	/* What the file held there. If it is not known any more it is leaked, which is harmless. */
-	if (old != ENT_BASE || !source_where(b->base, block * b->unit, &w) || w.file)
+	if (old != ENT_BASE || !file_where(b, block, &w) || w.file)
 		return;
 	from = w.off / b->unit;
 	if (w.origin == SOURCE_IN_PACKED)

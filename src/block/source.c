@@ -130,6 +130,11 @@ uint64_t source_bytes(const struct source *s)
 	return s->files[0].disk_bytes;
 }
 
+uint64_t source_behind_bytes(const struct source *s)
+{
+	return s->nr > 1 ? s->files[1].disk_bytes : 0;
+}
+
 bool source_is_top(const struct source *s, int fd)
 {
 	struct stat top, st;

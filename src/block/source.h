@@ -47,6 +47,8 @@ int source_file_bytes(int fd, enum source_format format, uint64_t *bytes, struct
 void source_close(struct source *s, struct fdtab *fds);
 /* Of the disk, as the topmost file says. */
 uint64_t source_bytes(const struct source *s);
+/* How long the disk is that the topmost file stands on; 0: it stands on none. */
+uint64_t source_behind_bytes(const struct source *s);
 /* Is fd (which stays the caller's) the topmost file? */
 bool source_is_top(const struct source *s, int fd);
 /* The topmost file's descriptor once more, the caller's; -errno. */

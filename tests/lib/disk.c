@@ -338,6 +338,21 @@ int disk_do(struct disk *d, enum blk_op op, uint64_t off, void *buf, uint64_t le
 	return s.result;
 }
 
+int disk_grow(struct disk *d, uint64_t size)
+{
+	struct err e = { "" };
+	int r = blk_grow(d->blk, size, &e);
+
+	if (r)
+		return r;
+	d->model = realloc(d->model, size);
+	BUG_ON(!d->model);
+	memset(d->model + d->size, 0, size - d->size);
+	d->size = size;
+	BUG_ON(blk_size(d->blk) != size);
+	return 0;
+}
+
 bool disk_matches(struct disk *d)
 {
 	uint8_t *buf = malloc(d->size);

@@ -45,6 +45,9 @@ void disk_open_again(struct disk *d, const struct disk *other);
 void disk_adopt(struct disk *d);
 void disk_close(struct disk *d);
 
+/* The disk grows, and so does its model: blk_grow's result. */
+int disk_grow(struct disk *d, uint64_t size);
+
 /* One request, waited for; returns its result. buf may be NULL for other than READ and WRITE. */
 int disk_do(struct disk *d, enum blk_op op, uint64_t off, void *buf, uint64_t len);
 /* Up to n random requests at once, overlapping as they may, then all waited for. */
