@@ -236,8 +236,12 @@ static void use_reader(struct blk *b, unsigned int layer)
 
 int blk_finish(struct blk *b)
 {
+	int r, owed;
+
 	blk_quiesce(b);
-	return blk_qtop_close(b);
+	owed = b->flush.owed;
+	r = blk_qtop_close(b);
+	return r ? r : owed;
 }
 
 void blk_destroy(struct blk *b)
@@ -309,8 +313,6 @@ static int take_child_file(struct blk *b, int data_fd, struct err *e)
 			       "%llu blocks are in the parent's data file: it did not rotate "
 			       "before the fork",
 			       (unsigned long long)b->ov.layers[b->ov.cur].live);
-	if (b->w)
-		blk_qtop_child(b);
 	overlay_forget_current(&b->ov);
 	b->reader_fd = -1;
 	r = set_data(b, data, e);
@@ -323,6 +325,8 @@ int blk_prepare(struct blk *b, struct err *e)
 {
 	int r;
 
+	if (b->adopted && b->w)
+		blk_qtop_child(b); /* whatever happens now, the file is the parent's */
 	uring_forget(b->ring); /* the parent's, in a child */
 	b->ring = NULL;
 	b->watch = NULL;

@@ -43,7 +43,7 @@ struct blk_cfg {
 	bool read_only; /* no overlay, writes fail with -EROFS */
 	enum blk_writes writes;
 	uint64_t size_bytes; /* whole sectors; 0: the base's size rounded down to sectors */
-	/* What an overlay may hold at most, over its base: beyond it writes fail with -ENOSPC. 0:
+	/* What an overlay may hold at most, over its base: beyond it writes fail with -EDQUOT. 0:
 	 * no limit. What it holds from before a fork counts, discarded blocks do not. */
 	uint64_t quota_bytes;
 };

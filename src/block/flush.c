@@ -17,13 +17,19 @@ static void end(struct blk *b)
 {
 	struct blk_flush *f = &b->flush;
 	struct blk_req *r;
+	bool told = false;
 
 	f->busy = false;
+	if (!f->owed)
+		f->owed = f->result;
 	while ((r = f->running)) {
 		f->running = r->p.fnext;
-		r->p.result = f->result;
+		r->p.result = f->owed;
+		told = true;
 		blk_io_ended(b, r);
 	}
+	if (told)
+		f->owed = 0;
 	if (f->waiting)
 		blk_flush_start(b);
 }
@@ -120,7 +126,7 @@ void blk_flush_start(struct blk *b)
 
 	if (f->busy)
 		return;
-	*f = (struct blk_flush){ .running = f->waiting, .busy = true };
+	*f = (struct blk_flush){ .running = f->waiting, .busy = true, .owed = f->owed };
 	if (b->w) {
 		f->again = qwriter_flush_batch(b->w);
 		if (!f->again)

@@ -146,6 +146,7 @@ static void use_own(struct walk *w)
 /* What is used more often than it may be: only compressed clusters share one. */
 static void compare(struct walk *w)
 {
+	w->rep->leaks += w->refs.beyond;
 	for (uint64_t c = 0; c < w->refs.nr; c++) {
 		uint16_t have = w->refs.count[c], used = w->used[c];
 
@@ -179,12 +180,12 @@ int qcow2_check(int fd, bool mend, struct qcow2_report *out, struct err *e)
 {
 	struct qcow2_report rep = { 0 };
 	struct walk w = { .fd = fd, .rep = &rep };
-	struct stat st;
+	off_t end = lseek(fd, 0, SEEK_END); /* it may be a device */
 	int r;
 
-	if (fstat(fd, &st))
+	if (end < 0)
 		return err_sys(e, errno, "image");
-	w.file_bytes = (uint64_t)st.st_size;
+	w.file_bytes = (uint64_t)end;
 	r = qcow2_read_head(fd, w.file_bytes, &w.head, e);
 	if (!r && w.head.nr_snapshots)
 		r = err_set(e, ENOTSUP, "qcow2: has internal snapshots: use qemu-img check");

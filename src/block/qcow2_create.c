@@ -159,7 +159,11 @@ struct filler {
 	uint64_t *where; /* clusters of one L2 table that were written: in the file; 0: none */
 	uint64_t first;	 /* the first cluster of that table */
 	uint64_t cluster;
+	bool (*step)(void *arg, uint64_t done); /* may be NULL */
+	void *arg;
 };
+
+#define STEP_BYTES MIB(1) /* a caller is told, and may interrupt, that often */
 
 static uint64_t entry_of(void *arg, uint64_t cluster)
 {
@@ -181,6 +185,8 @@ static int fill_table(struct filler *f, int fd, struct source *s, uint8_t *buf, 
 		if (off >= source_bytes(s))
 			break;
 		n = MIN(f->cluster, source_bytes(s) - off);
+		if (off % STEP_BYTES == 0 && f->step && f->step(f->arg, off))
+			return err_set(e, ECANCELED, "interrupted");
 		memset(buf + n, 0, (size_t)(f->cluster - n));
 		r = source_pread(s, buf, n, off);
 		if (r)
@@ -221,15 +227,14 @@ int qcow2_fill(int fd, struct source *s, bool (*step)(void *arg, uint64_t done),
 	f.w.entry = entry_of;
 	f.w.arg = &f;
 	f.cluster = qcow2_cluster_bytes(&h);
+	f.step = step;
+	f.arg = arg;
 	buf = malloc((size_t)f.cluster);
 	f.where = calloc((size_t)qcow2_l2_entries(&h), sizeof(*f.where));
 	if (!buf || !f.where)
 		r = err_set(e, ENOMEM, "no memory to copy");
-	for (; !r && f.first * f.cluster < source_bytes(s); f.first += qcow2_l2_entries(&h)) {
+	for (; !r && f.first * f.cluster < source_bytes(s); f.first += qcow2_l2_entries(&h))
 		r = fill_table(&f, fd, s, buf, e);
-		if (!r && step && step(arg, MIN(f.first * f.cluster, source_bytes(s))))
-			r = err_set(e, ECANCELED, "interrupted");
-	}
 	if (!r && qwriter_sync(&f.w, fd, true))
 		r = err_set(e, EIO, "write the last tables");
 	qwriter_fini(&f.w);

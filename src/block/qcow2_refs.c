@@ -113,6 +113,20 @@ static int grow(struct qrefs *q, uint64_t n)
 	return 0;
 }
 
+/* The file is to get this cluster's count; beyond the file's end that is 0. */
+static void changed(struct qrefs *q, uint64_t cluster)
+{
+	struct qrefs_block *b = &q->block[cluster / q->per_block];
+	uint32_t i = (uint32_t)(cluster % q->per_block);
+
+	if (b->lo == b->hi) {
+		b->lo = i;
+		b->hi = i + 1;
+	}
+	b->lo = MIN(b->lo, i);
+	b->hi = MAX(b->hi, i + 1);
+}
+
 static int load_block(struct qrefs *q, int fd, uint64_t i, uint64_t file_bytes, uint8_t *raw,
 		      struct err *e)
 {
@@ -121,10 +135,6 @@ static int load_block(struct qrefs *q, int fd, uint64_t i, uint64_t file_bytes, 
 	if (off % cluster_bytes(q) || !range_ok(off, cluster_bytes(q), file_bytes))
 		return err_set(e, EINVAL, "qcow2: refcount block %llu lies at %llu",
 			       (unsigned long long)i, (unsigned long long)off);
-	if (first >= q->nr)
-		return err_set(e, EINVAL,
-			       "qcow2: refcount block %llu is for clusters beyond the file's end",
-			       (unsigned long long)i);
 	if (fd_pread_full(fd, raw, (size_t)cluster_bytes(q), off))
 		return err_set(e, EIO, "qcow2: refcount block %llu cannot be read",
 			       (unsigned long long)i);
@@ -133,10 +143,19 @@ static int load_block(struct qrefs *q, int fd, uint64_t i, uint64_t file_bytes, 
 
 		if (!v)
 			continue;
-		if (v > UINT16_MAX || first + k >= q->nr)
-			return err_set(e, EINVAL, "qcow2: cluster %llu has refcount %llu",
+		if (v > UINT16_MAX)
+			return err_set(e, EINVAL,
+				       "qcow2: cluster %llu has refcount %llu; repair it: "
+				       "qemu-img check -r all FILE",
 				       (unsigned long long)(first + k), (unsigned long long)v);
-		q->count[first + k] = (uint16_t)v;
+		if (first + k < q->nr) {
+			q->count[first + k] = (uint16_t)v;
+			continue;
+		}
+		/* A crash came between its count and its data. */
+		changed(q, first + k);
+		q->beyond++;
+		q->beyond_end = i + 1;
 	}
 	return 0;
 }
@@ -211,6 +230,7 @@ int qrefs_load(struct qrefs *q, int fd, uint64_t file_bytes, const struct qcow2_
 		qrefs_fini(q);
 		return r;
 	}
+	q->opened = nr;
 	find_free(q);
 	return 0;
 }
@@ -230,16 +250,8 @@ void qrefs_fini(struct qrefs *q)
 
 void qrefs_set(struct qrefs *q, uint64_t cluster, uint16_t count)
 {
-	struct qrefs_block *b = &q->block[cluster / q->per_block];
-	uint32_t i = (uint32_t)(cluster % q->per_block);
-
 	q->count[cluster] = count;
-	if (b->lo == b->hi) {
-		b->lo = i;
-		b->hi = i + 1;
-	}
-	b->lo = MIN(b->lo, i);
-	b->hi = MAX(b->hi, i + 1);
+	changed(q, cluster);
 }
 
 static void set_range(struct qrefs *q, uint64_t start, uint64_t n, uint16_t count)
@@ -359,13 +371,21 @@ void qrefs_unalloc(struct qrefs *q, uint64_t start, uint64_t n)
 void qrefs_release(struct qrefs *q, uint64_t start, uint64_t n)
 {
 	for (uint64_t i = start; i < start + n && i < q->nr; i++)
-		if (q->count[i])
+		if (q->count[i]) {
 			extents_put(&q->released, i, 1);
+			q->nr_released++;
+		}
 }
 
 void qrefs_hold(struct qrefs *q, uint64_t start, uint64_t n)
 {
 	extents_put(&q->held, start, n);
+}
+
+void qrefs_reuse_only_new(struct qrefs *q)
+{
+	q->reuse_from = q->opened;
+	extents_clear(&q->free);
 }
 
 void qrefs_release_held(struct qrefs *q)
@@ -411,7 +431,8 @@ static void write_table(struct qrefs *q, uint64_t lo, uint64_t hi, struct qbatch
 
 void qrefs_write_blocks(struct qrefs *q, struct qbatch *b)
 {
-	uint64_t end = MIN(q->nr_blocks, (q->nr + q->per_block - 1) / q->per_block);
+	uint64_t end = MIN(q->nr_blocks,
+			   MAX(q->beyond_end, (q->nr + q->per_block - 1) / q->per_block));
 
 	for (uint64_t i = 0; i < end; i++)
 		if (q->block[i].lo != q->block[i].hi)
@@ -451,6 +472,7 @@ void qrefs_flushing(struct qrefs *q)
 	BUG_ON(q->flushing.nr);
 	q->flushing = q->released;
 	q->released = (struct extents){ 0 };
+	q->nr_released = 0;
 }
 
 void qrefs_flushed(struct qrefs *q)
@@ -462,7 +484,7 @@ void qrefs_flushed(struct qrefs *q)
 			if (!q->count[k])
 				continue; /* a damaged file's: given up more often than owned */
 			qrefs_set(q, k, (uint16_t)(q->count[k] - 1));
-			if (!q->count[k])
+			if (!q->count[k] && k >= q->reuse_from)
 				extents_put(&q->free, k, 1);
 		}
 	}

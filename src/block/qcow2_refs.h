@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Who owns which cluster of a qcow2 file that is written: its refcounts, in memory, and how they
- * get back into the file. No I/O but qrefs_load's: what is to be written is added to a batch.
+ * get back into the file. No I/O but qrefs_load's and qbatch_write's: what is to be written is added to a batch.
  * Private to src/block; one thread.
  *
  * Lives of a cluster: qrefs_alloc gives it (count 1); nobody on disk refers to it until a flush
@@ -54,7 +54,12 @@ struct qrefs {
 	uint32_t table_clusters;
 	bool table_moved;	     /* the header does not know table_off yet */
 	uint64_t table_lo, table_hi; /* entries of the table that are not in the file yet */
+	uint64_t beyond; /* counts that the file had for clusters behind its end: lost ones */
+	uint64_t beyond_end; /* blocks up to this one have such */
 	struct extents free, released, flushing, held;
+	uint64_t nr_released; /* clusters in released */
+	uint64_t opened;      /* clusters of the file when it was opened */
+	uint64_t reuse_from;  /* none before this one is given out */
 };
 
 /* Reads the refcounts of a file. -EINVAL: damaged; -EFBIG: too many clusters. */
@@ -67,10 +72,13 @@ int qrefs_alloc(struct qrefs *q, uint64_t n, uint64_t *start);
 void qrefs_unalloc(struct qrefs *q, uint64_t start, uint64_t n);
 /* Only clusters of the file whose count is not 0 are taken back: others are a damaged file's. */
 void qrefs_release(struct qrefs *q, uint64_t start, uint64_t n);
-/* Is it ours alone, to be overwritten in place? */
 /* The same, but only when qrefs_release_held is called: somebody reads them until then. */
 void qrefs_hold(struct qrefs *q, uint64_t start, uint64_t n);
+/* From now on clusters that the file had when it was opened are not given out, even when nobody
+ * counts them: in a damaged file somebody may read them all the same. */
+void qrefs_reuse_only_new(struct qrefs *q);
 void qrefs_release_held(struct qrefs *q);
+/* Is it ours alone, to be overwritten in place? */
 bool qrefs_exclusive(const struct qrefs *q, uint64_t cluster);
 /* For repairs: makes every cluster of the file one that can be counted. -ENOMEM, -EFBIG. */
 int qrefs_cover(struct qrefs *q);

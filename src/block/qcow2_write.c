@@ -211,6 +211,8 @@ int qwriter_prepare(struct qwriter *w, uint64_t cluster, uint64_t n)
 
 void qwriter_freeze(struct qwriter *w)
 {
+	if (!w->frozen)
+		qrefs_reuse_only_new(&w->refs);
 	w->frozen = true;
 }
 

@@ -22,8 +22,11 @@
 
 #include "base/util.h"
 #include "block/blk_int.h"
+#include "event/fdtab.h"
 
-#define DIRTY_TABLES_MAX 256u /* L2 tables with changes that are not in the file: then a flush */
+/* A flush begins by itself beyond this many: a guest need not ask for one. */
+#define DIRTY_TABLES_MAX 256u /* L2 tables with changes that are not in the file */
+#define RELEASED_MAX 4096u    /* clusters that wait for a flush to be used again */
 
 int blk_alloc(struct blk *b, uint64_t n, uint64_t *start)
 {
@@ -124,9 +127,10 @@ int blk_qtop_rotate(struct blk *b, struct err *e)
 	int fd, r;
 
 	BUG_ON(old == NO_LAYER);
-	qwriter_freeze(b->w);
-	if (!b->ov.layers[old].live)
+	if (!b->ov.layers[old].live) {
+		qwriter_freeze(b->w);
 		return 0;
+	}
 	if (b->ov.nr_layers > BLK_SMALL_LAYERS)
 		merge_slots(b);
 	fd = source_dup_top(b->base);
@@ -142,6 +146,7 @@ int blk_qtop_rotate(struct blk *b, struct err *e)
 	b->ov.layers[slot].own = true;
 	b->ov.layers[old].fd = fd;
 	b->ov.cur = slot;
+	qwriter_freeze(b->w);
 	return 0;
 }
 
@@ -183,12 +188,15 @@ static enum issue copy_table(struct blk *b, struct blk_req *r, uint64_t block)
 		r->p.table = NULL;
 		return ISSUED;
 	}
+	/* one discard may copy every table there is: no more until these are in the file */
+	if (!r->p.table && b->w->nr_dirty > DIRTY_TABLES_MAX) {
+		blk_flush_add(b, r);
+		return WAITS;
+	}
 	if (!r->p.table)
 		return read_table(b, r, off);
 	r->p.result = qwriter_copy(b->w, block, r->p.table);
 	r->p.table = NULL;
-	/* one discard may copy every table there is */
-	blk_qtop_committed(b);
 	return ISSUED;
 }
 
@@ -197,6 +205,29 @@ static int file_where(const struct blk *b, uint64_t block, struct source_where *
 {
 	*w = (struct source_where){ .origin = SOURCE_IN_ZERO, .len = b->unit };
 	return block * b->unit >= b->base_end ? 1 : source_where(b->base, block * b->unit, w);
+}
+
+/* A slot of the map for what is in the file and shared with children; NO_LAYER: none to be had. */
+static unsigned int shared_slot(struct blk *b)
+{
+	unsigned int i = 0;
+	int fd;
+
+	while (i < b->ov.cap_layers && (b->ov.layers[i].fd < 0 || i == b->ov.cur))
+		i++;
+	if (i < b->ov.cap_layers)
+		return i;
+	fd = source_dup_top(b->base);
+	if (fd < 0)
+		return NO_LAYER;
+	if (overlay_add_layer(&b->ov, fd, 0, &i, NULL)) {
+		close(fd);
+		return NO_LAYER;
+	}
+	b->ov.layers[i].own = true;
+	if (b->fds)
+		fdtab_add(b->fds, fd, FD_KEEP, "disk layer");
+	return i;
 }
 
 /* pos counts blocks here. */
@@ -220,12 +251,15 @@ enum issue blk_qtop_map(struct blk *b, struct blk_req *r)
 			is = blk_fetch_wait(b, r, block * b->unit);
 			continue;
 		}
-		if (w.origin == SOURCE_IN_FILE && !w.file && !b->w->frozen &&
+		if (w.origin == SOURCE_IN_FILE && !w.file &&
 		    qrefs_exclusive(&b->w->refs, w.off / b->unit)) {
-			if (overlay_prepare(&b->ov, block, 1))
+			/* of what is shared only where it was is remembered, to be held */
+			unsigned int slot = b->w->frozen ? shared_slot(b) : b->ov.cur;
+
+			if (slot == NO_LAYER || overlay_prepare(&b->ov, block, 1))
 				r->p.result = -ENOMEM;
 			else
-				overlay_set(&b->ov, block, ent_make(b->ov.cur, w.off / b->unit));
+				overlay_set(&b->ov, block, ent_make(slot, w.off / b->unit));
 		}
 		r->p.pos++;
 	}
@@ -241,7 +275,8 @@ static bool zero_already(const struct blk *b, uint64_t block)
 	if (ent == ENT_ZERO)
 		return true;
 	return ent == ENT_BASE && file_where(b, block, &w) &&
-	       w.origin == SOURCE_IN_ZERO && (w.file || !w.off);
+	       w.origin == SOURCE_IN_ZERO && (w.file || !w.off) &&
+	       w.len >= blk_block_bytes(b, block); /* what is below may have smaller clusters */
 }
 
 int blk_qtop_prepare(struct blk *b, struct blk_req *r)
@@ -262,7 +297,7 @@ int blk_qtop_prepare(struct blk *b, struct blk_req *r)
 
 void blk_qtop_committed(struct blk *b)
 {
-	if (b->w->nr_dirty > DIRTY_TABLES_MAX)
+	if (b->w->nr_dirty > DIRTY_TABLES_MAX || b->w->refs.nr_released > RELEASED_MAX)
 		blk_flush_start(b);
 }
 

@@ -127,7 +127,7 @@ static int start_mutation(struct blk *b, struct blk_req *r)
 				err = overlay_prepare(&b->ov, r->p.edge[i].block, 1);
 	}
 	if (!err && b->quota && r->p.grows && b->ov.data + b->growing + r->p.grows > b->quota)
-		err = -ENOSPC;
+		err = -EDQUOT;
 	if (!err && r->p.nalloc)
 		err = blk_alloc(b, r->p.nalloc, &r->p.alloc);
 	if (err) {
@@ -305,8 +305,9 @@ static void advance(struct blk *b, struct blk_req *r)
 			queue_add(&b->starved, r);
 			return;
 		}
-		if (r->p.pending)
-			return; /* its last completion makes it runnable again */
+		/* its last completion makes it runnable again; it may have come already */
+		if (r->p.pending || r->p.queued)
+			return;
 		next_phase(b, r);
 	}
 	finish(b, r);

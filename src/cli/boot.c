@@ -25,13 +25,18 @@ static int grant(struct vmproc *p, const char *name, int fd, struct err *e)
 	return r;
 }
 
-static int put(struct vmproc *p, const char *path, json_t *body, struct err *e)
+static int send(struct vmproc *p, const char *method, const char *path, json_t *body, struct err *e)
 {
-	int r = body ? vmproc_request(p, "PUT", path, body, LAUNCH_MS, NULL, e)
+	int r = body ? vmproc_request(p, method, path, body, LAUNCH_MS, NULL, e)
 		     : err_set(e, EINVAL, "%s: a value is not valid UTF-8", path);
 
 	json_decref(body);
 	return r;
+}
+
+static int put(struct vmproc *p, const char *path, json_t *body, struct err *e)
+{
+	return send(p, "PUT", path, body, e);
 }
 
 /* The chain under a disk: granted, and as the request names it. */
@@ -71,15 +76,13 @@ static json_t *per_second(uint64_t n)
 	return n ? json_pack("{s:I, s:i}", "size", (json_int_t)n, "refill_time", 1000) : NULL;
 }
 
-static int put_disk(struct vmproc *p, const struct launch_disk *d, struct disk_files *f,
-		    struct err *e)
+int launch_put_disk(struct vmproc *p, const char *method, const struct launch_disk *d,
+		    struct disk_files *f, struct err *e)
 {
 	json_t *backing = json_array();
 	char path[64];
-	int r = disk_files_open(d->path, d->qcow2, d->backing_dir, f, e);
+	int r = client_grant(p->fdsock, &d->path, &f->file[0].fd, 1, e);
 
-	if (!r)
-		r = client_grant(p->fdsock, &d->path, &f->file[0].fd, 1, e);
 	if (!r)
 		r = grant_backing(p, d, f, backing, e);
 	if (!r && d->persistent)
@@ -91,7 +94,7 @@ static int put_disk(struct vmproc *p, const struct launch_disk *d, struct disk_f
 		return r;
 	}
 	snprintf(path, sizeof(path), "/drives/%s", d->id);
-	return put(p, path,
+	return send(p, method, path,
 		   json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:b, s:b, s:I, s:{s:o*, s:o*}}",
 			     "drive_id", d->id, "path_on_host", d->path, "format",
 			     d->qcow2 ? "qcow2" : "raw", "backing", backing, "serial",
@@ -100,6 +103,15 @@ static int put_disk(struct vmproc *p, const struct launch_disk *d, struct disk_f
 			     (json_int_t)d->quota, "rate_limiter", "bandwidth",
 			     per_second(d->bandwidth), "ops", per_second(d->iops)),
 		   e);
+}
+
+static int put_bay(struct vmproc *p, size_t i, struct err *e)
+{
+	char id[32], path[64];
+
+	snprintf(id, sizeof(id), "disk%zu", i);
+	snprintf(path, sizeof(path), "/drives/%s", id);
+	return put(p, path, json_pack("{s:s}", "drive_id", id), e);
 }
 
 static int put_boot(struct vmproc *p, const struct launch_vm *vm, struct err *e)
@@ -134,8 +146,15 @@ int launch_boot(struct vmproc *p, struct launch_vm *vm, struct err *e)
 
 	if (!r)
 		r = put_boot(p, vm, e);
-	for (size_t i = 0; i < vm->ndisks && !r; i++)
-		r = put_disk(p, &vm->disks[i], &vm->files[i], e);
+	for (size_t i = 0; i < vm->ndisks && !r; i++) {
+		const struct launch_disk *d = &vm->disks[i];
+
+		r = disk_files_open(d->path, d->qcow2, d->backing_dir, &vm->files[i], e);
+		if (!r)
+			r = launch_put_disk(p, "PUT", d, &vm->files[i], e);
+	}
+	for (size_t i = 0; i < vm->bays && !r; i++)
+		r = put_bay(p, vm->ndisks + i, e);
 	if (!r)
 		r = put(p, "/vsock",
 			json_pack("{s:i, s:s}", "guest_cid", GUEST_CID, "uds_path", "vsock.sock"),

@@ -22,15 +22,20 @@ const struct command *cli_find(const char *name)
 	return NULL;
 }
 
-/* One line whatever the story holds: parts of it come from guests and files. */
+void cli_clean(const char *text, char *buf, size_t n)
+{
+	size_t i;
+
+	for (i = 0; i < n - 1 && text[i]; i++)
+		buf[i] = (unsigned char)text[i] < ' ' || text[i] == 127 ? ' ' : text[i];
+	buf[i] = '\0';
+}
+
 int cli_fail(const struct err *e)
 {
 	char line[ERR_MSG_MAX];
-	size_t i;
 
-	for (i = 0; i < sizeof(line) - 1 && e->msg[i]; i++)
-		line[i] = (unsigned char)e->msg[i] < ' ' || e->msg[i] == 127 ? ' ' : e->msg[i];
-	line[i] = '\0';
+	cli_clean(e->msg, line, sizeof(line));
 	fflush(stdout);
 	fprintf(stderr, "clone: %s\n", line);
 	return CLI_FAIL;

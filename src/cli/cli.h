@@ -41,6 +41,8 @@ const struct command *cli_find(const char *name);
 
 /* Prints "clone: story"; returns CLI_FAIL. */
 int cli_fail(const struct err *e);
+/* text in one line and without what a terminal acts on: parts of it come from guests and files. */
+void cli_clean(const char *text, char *buf, size_t n);
 /* Prints "clone: ..." and where help is; returns CLI_USAGE. */
 int cli_usage(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* What getopt_long's '?' and ':' mean, for optopt or the argument before optind. CLI_USAGE. */

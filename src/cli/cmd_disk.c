@@ -65,13 +65,14 @@ static int take_option(void *arg, int opt, struct err *e)
 			       : err_set(e, EINVAL, "--format: '%s' is neither qcow2 nor raw",
 					 optarg);
 	case O_CLUSTER:
+		a->cluster = 512;
 		if (strcmp(optarg, "512") && cli_parse_size(optarg, &a->cluster, e))
-			return -EINVAL;
-		a->cluster = a->cluster ? a->cluster : 512;
+			return err_wrap(e, -EINVAL, "--cluster");
 		a->cluster_bits = (unsigned int)__builtin_ctzll(a->cluster);
-		return a->cluster == 1ull << a->cluster_bits
+		return a->cluster == 1ull << a->cluster_bits && a->cluster <= MIB(2)
 			       ? 0
-			       : err_set(e, EINVAL, "--cluster: %s is no power of two", optarg);
+			       : err_set(e, EINVAL, "--cluster: %s is none of 512, 1K, 2K ... 2M",
+					 optarg);
 	case O_BACKING:
 		a->backing = optarg;
 		return 0;
@@ -112,7 +113,7 @@ static int parse(struct disk_args *a, int argc, char **argv, int n, const char *
 static int parse_disk(char *spec, struct launch_disk *d, struct err *e)
 {
 	struct launch_vm vm = { .ndisks = 0 };
-	int r = launch_disk_option(&vm, spec, e);
+	int r = launch_disk_option(&vm, "disk", spec, e);
 
 	if (r)
 		return r;
@@ -203,6 +204,7 @@ static json_t *describe_file(const struct disk_file *f, struct err *e)
 {
 	struct qcow2_head h;
 	struct stat st;
+	uint64_t bytes = 0;
 	json_t *j;
 	int r;
 
@@ -210,14 +212,16 @@ static json_t *describe_file(const struct disk_file *f, struct err *e)
 		err_sys(e, errno, "%s", f->path);
 		return NULL;
 	}
+	if (blk_base_bytes(f->fd, &bytes, e))
+		return NULL;
 	j = json_pack("{s:s, s:s, s:I, s:I}", "path", f->path, "format", f->qcow2 ? "qcow2" : "raw",
-		      "file_bytes", (json_int_t)st.st_size, "used_bytes",
+		      "file_bytes", (json_int_t)bytes, "used_bytes",
 		      (json_int_t)st.st_blocks * 512);
 	if (!j)
 		err_set(e, EILSEQ, "%s: its name is not UTF-8", f->path);
 	if (!f->qcow2 || !j)
 		return j;
-	r = qcow2_read_head(f->fd, (uint64_t)st.st_size, &h, e);
+	r = qcow2_read_head(f->fd, bytes, &h, e);
 	if (r) {
 		err_wrap(e, r, "%s", f->path);
 		json_decref(j);
@@ -231,16 +235,20 @@ static json_t *describe_file(const struct disk_file *f, struct err *e)
 			  h.zstd ? "zstd" : "zlib", "refcount_bits", (int)h.refcount_bits,
 			  "lazy_refcounts", (h.compatible & QCOW2_LAZY_REFCOUNTS) != 0, "dirty",
 			  (h.incompatible & QCOW2_DIRTY) != 0, "snapshots", (int)h.nr_snapshots));
-	if (h.backing[0])
-		json_object_update_new(j, json_pack("{s:s, s:s}", "backing", h.backing,
-						    "backing_format", h.backing_format));
+	if (h.backing[0]) {
+		json_t *name = json_string(h.backing), *format = json_string(h.backing_format);
+
+		json_object_set_new(j, "backing", name ? name : json_string("(not UTF-8)"));
+		json_object_set_new(j, "backing_format",
+				    format ? format : json_string("(not UTF-8)"));
+	}
 	return j;
 }
 
 static int print_info(const json_t *info)
 {
+	char size[32], name[PATH_MAX];
 	const json_t *f;
-	char size[32];
 	size_t i;
 
 	cli_format_size((uint64_t)json_integer_value(json_object_get(info, "size_bytes")), size,
@@ -252,17 +260,19 @@ static int print_info(const json_t *info)
 
 		cli_format_size((uint64_t)json_integer_value(json_object_get(f, "used_bytes")),
 				size, sizeof(size));
-		printf("%-9s %s (%s, %s used", i ? "  on" : "file",
-		       json_string_value(json_object_get(f, "path")),
+		cli_clean(json_string_value(json_object_get(f, "path")), name, sizeof(name));
+		printf("%-9s %s (%s, %s used", i ? "  on" : "file", name,
 		       json_string_value(json_object_get(f, "format")), size);
 		if (cluster)
 			printf(", clusters of %lld bytes", (long long)json_integer_value(cluster));
 		if (json_is_true(json_object_get(f, "dirty")))
 			printf(", not closed cleanly");
 		if (i + 1 == json_array_size(json_object_get(info, "files")) &&
-		    json_object_get(f, "backing"))
-			printf(", stands on %s, not opened",
-			       json_string_value(json_object_get(f, "backing")));
+		    json_object_get(f, "backing")) {
+			cli_clean(json_string_value(json_object_get(f, "backing")), name,
+				  sizeof(name));
+			printf(", stands on %s, not opened", name);
+		}
 		puts(")");
 	}
 	return cli_flush();

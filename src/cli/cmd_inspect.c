@@ -89,6 +89,7 @@ static json_t *inspect(const char *name, struct err *e)
 	if (v && vmdir_alive(&d) && !client_open(d.fd, &c, NULL)) {
 		add_request(v, c, "identity", "/identity");
 		add_request(v, c, "stats", "/stats");
+		add_request(v, c, "events", "/events");
 		client_close(c);
 		add_memory(v);
 	}

@@ -26,7 +26,7 @@
 const char cmd_run_usage[] =
 	"[-d] [--rm] [--name NAME] (--image IMAGE | --kernel FILE [--initrd FILE|none])\n"
 	"           [--disk FILE,format=raw|qcow2[,OPTION]...]... [--append ARGS] [--memory SIZE]\n"
-	"           [--cpus N] [--no-agent] [--no-wait] [--timeout DURATION] [-o json]\n"
+	"           [--cpus N] [--bays N] [--no-agent] [--no-wait] [--timeout DURATION] [-o json]\n"
 	"\n"
 	"  -d, --detach      in the background; returns when the guest's agent answers\n"
 	"      --rm          remove the VM's directory when it has ended\n"
@@ -48,6 +48,7 @@ const char cmd_run_usage[] =
 	"                      serial=TEXT  what the guest sees as its serial number\n"
 	"                      backing=DIR  a qcow2 that stands on other files may have them, if\n"
 	"                                   they lie under DIR\n"
+	"      --bays N      N empty disks, for `clone disk attach`; default 0\n"
 	"      --append A    more words for the kernel's command line; with --kernel and without\n"
 	"                    root= in it the first --disk is the root\n"
 	"      --memory M    default 512M\n"
@@ -75,6 +76,7 @@ enum {
 	O_KERNEL,
 	O_INITRD,
 	O_DISK,
+	O_BAYS,
 	O_APPEND_ARGS,
 	O_MEMORY,
 	O_CPUS,
@@ -111,7 +113,9 @@ static int parse_option(void *arg, int opt, struct err *e)
 		a->vm.initrd = optarg;
 		return 0;
 	case O_DISK:
-		return launch_disk_option(&a->vm, optarg, e);
+		return launch_disk_option(&a->vm, "--disk", optarg, e);
+	case O_BAYS:
+		return launch_bays_option(&a->vm.bays, optarg, e);
 	case O_APPEND_ARGS:
 		a->append = optarg;
 		return 0;
@@ -149,6 +153,7 @@ static int parse_args(struct run_args *a, int argc, char **argv)
 		{ "kernel", required_argument, NULL, O_KERNEL },
 		{ "initrd", required_argument, NULL, O_INITRD },
 		{ "disk", required_argument, NULL, O_DISK },
+		{ "bays", required_argument, NULL, O_BAYS },
 		{ "append", required_argument, NULL, O_APPEND_ARGS },
 		{ "memory", required_argument, NULL, O_MEMORY },
 		{ "cpus", required_argument, NULL, O_CPUS },

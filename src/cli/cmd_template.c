@@ -19,7 +19,7 @@
 
 const char cmd_template_usage[] =
 	"create NAME --image IMAGE [--warm COMMAND]... [--memory SIZE] [--cpus N]\n"
-	"                [--append ARGS] [--settle-timeout D] [--timeout D]\n"
+	"                [--bays N] [--append ARGS] [--settle-timeout D] [--timeout D]\n"
 	"       clone template create NAME --from TEMPLATE|VM|SNAPSHOT [--warm COMMAND]... "
 	"[--flat]\n"
 	"                [--no-settle] [--settle-timeout D] [--timeout D]\n" SAVED_VERBS_USAGE(
@@ -39,6 +39,9 @@ const char cmd_template_usage[] =
 			    "be repeated\n"
 			    "  --memory M           default 512M\n"
 			    "  --cpus N             default 1\n"
+			    "  --bays N             N empty disks, for `clone fork --disk` and "
+			    "`clone disk attach`;\n"
+			    "                       default 0\n"
 			    "  --append A           more words for the kernel's command line\n"
 			    "  --timeout D          how long booting, and each warm-up command, "
 			    "may take; default 5m\n"

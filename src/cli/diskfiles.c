@@ -84,9 +84,19 @@ static int lock(int fd, const char *path, bool alone, struct err *e)
 
 	if (!fcntl(fd, F_OFD_SETLK, &l) || (errno != EAGAIN && errno != EACCES))
 		return 0;
-	return alone ? err_set(e, EBUSY, "disk %s is in use by another VM", path)
+	return alone ? err_set(e, EBUSY, "disk %s is in use by another VM or command", path)
 		     : err_set(e, EBUSY, "disk %s is being written to by another VM (persistent)",
 			       path);
+}
+
+int disk_file_open(const char *path, struct err *e)
+{
+	int fd = disk_input_open("disk", path, e);
+	int r = fd < 0 ? fd : lock(fd, path, false, e);
+
+	if (r && fd >= 0)
+		close(fd);
+	return r ? r : fd;
 }
 
 /* reader: what forks will have; writer: another opening of the same file, which has its lock. */

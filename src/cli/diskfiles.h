@@ -39,6 +39,10 @@ int disk_files_writable(struct disk_files *d, struct err *e);
 /* Accepts a zeroed one. */
 void disk_files_close(struct disk_files *d);
 
+/* A file that a disk's chain has, opened read-only and locked as disk_files_open does. -EBUSY: a VM
+ * writes to it. */
+int disk_file_open(const char *path, struct err *e);
+
 /* A file or block device that is not empty, read-only. "kernel" and the like for what. */
 int disk_input_open(const char *what, const char *path, struct err *e);
 

@@ -10,7 +10,7 @@
 #include "cli/launch.h"
 #include "virtio/blk.h"
 
-int launch_disk_option(struct launch_vm *vm, char *spec, struct err *e)
+int launch_disk_option(struct launch_vm *vm, const char *word, char *spec, struct err *e)
 {
 	struct launch_disk *d = &vm->disks[vm->ndisks];
 	char *save, *file = strtok_r(spec, ",", &save);
@@ -18,9 +18,9 @@ int launch_disk_option(struct launch_vm *vm, char *spec, struct err *e)
 	int r = 0;
 
 	if (vm->ndisks == LAUNCH_DISKS)
-		return err_set(e, EINVAL, "--disk: at most %d disks", LAUNCH_DISKS);
+		return err_set(e, EINVAL, "%s: at most %d disks", word, LAUNCH_DISKS);
 	if (!file)
-		return err_set(e, EINVAL, "--disk: no file named");
+		return err_set(e, EINVAL, "%s: no file named", word);
 	*d = (struct launch_disk){ .path = file, .root = !vm->ndisks };
 	snprintf(d->id, sizeof(d->id), "disk%zu", vm->ndisks);
 	for (char *w; (w = strtok_r(NULL, ",", &save));) {
@@ -43,22 +43,29 @@ int launch_disk_option(struct launch_vm *vm, char *spec, struct err *e)
 			d->backing_dir = w + 8;
 		} else {
 			return err_set(e, EINVAL,
-				       "--disk: '%s' is none of format=raw, format=qcow2, "
+				       "%s: '%s' is none of format=raw, format=qcow2, "
 				       "readonly, persistent, serial=TEXT (at most %d characters), "
 				       "backing=DIR, bandwidth=SIZE, iops=N, quota=SIZE",
-				       w, VIRTIO_BLK_SERIAL_MAX);
+				       word, w, VIRTIO_BLK_SERIAL_MAX);
 		}
 		if (r)
-			return err_wrap(e, r, "--disk %s: %s", file, w);
+			return err_wrap(e, r, "%s %s: %s", word, file, w);
 	}
 	if (d->read_only && d->persistent)
-		return err_set(e, EINVAL, "--disk %s: readonly or persistent, not both", file);
+		return err_set(e, EINVAL, "%s %s: readonly or persistent, not both", word, file);
 	if (d->quota && (d->read_only || d->persistent))
-		return err_set(e, EINVAL, "--disk %s: quota= is for a disk with an overlay", file);
+		return err_set(e, EINVAL, "%s %s: quota= is for a disk with an overlay", word, file);
 	if (!said)
 		return err_set(e, EINVAL,
-			       "--disk %s: say its format: %s,format=raw or %s,format=qcow2", file,
-			       file, file);
+			       "%s %s: say its format: %s,format=raw or %s,format=qcow2", word,
+			       file, file, file);
 	vm->ndisks++;
 	return 0;
+}
+
+int launch_bays_option(uint64_t *bays, const char *text, struct err *e)
+{
+	int r = cli_parse_uint(text, 0, LAUNCH_DISKS, bays, e);
+
+	return r ? err_wrap(e, r, "--bays") : 0;
 }

@@ -119,7 +119,7 @@ void image_boot_fini(struct image_boot *b)
 	free(take_ptr(b->cmdline));
 }
 
-static json_t *disk_info(const struct launch_disk *d, const struct disk_files *f)
+json_t *launch_disk_info(const struct launch_disk *d, const struct disk_files *f)
 {
 	json_t *files = json_array();
 
@@ -139,7 +139,7 @@ json_t *vm_info_base(const struct vmproc *p, const struct launch_vm *vm)
 
 	cli_format_now(now, sizeof(now));
 	for (size_t i = 0; i < vm->ndisks; i++)
-		json_array_append_new(disks, disk_info(&vm->disks[i], &vm->files[i]));
+		json_array_append_new(disks, launch_disk_info(&vm->disks[i], &vm->files[i]));
 	info = json_pack("{s:s, s:s, s:s, s:I, s:I, s:i, s:b, s:o}", "name", p->dir.name, "created",
 			 now, "clone_version", CLONE_VERSION, "uid", (json_int_t)p->dir.uid,
 			 "memory_bytes", (json_int_t)vm->mem_bytes, "vcpus", (int)vm->vcpus,

@@ -32,6 +32,8 @@ int kernel_boot_prepare(struct image_boot *b, const char *append, struct launch_
 /* After launch_boot; accepts what was never prepared. */
 void image_boot_fini(struct image_boot *b);
 
+/* A disk as vm.json has it. NULL: out of memory. */
+json_t *launch_disk_info(const struct launch_disk *d, const struct disk_files *f);
 /* The part of vm.json that every VM has. NULL: out of memory. */
 json_t *vm_info_base(const struct vmproc *p, const struct launch_vm *vm);
 

@@ -62,6 +62,7 @@ struct launch_vm {
 	struct launch_disk disks[LAUNCH_DISKS];
 	struct disk_files files[LAUNCH_DISKS]; /* of each, from launch_boot on */
 	size_t ndisks;
+	uint64_t bays; /* empty, behind the disks */
 	uint64_t mem_bytes;
 	unsigned int vcpus;
 };
@@ -70,9 +71,14 @@ struct launch_vm {
  * Adds what the option --disk says:
  * FILE,format=raw|qcow2[,readonly|persistent][,serial=TEXT][,backing=DIR][,bandwidth=SIZE][,iops=N][,quota=SIZE].
  * The format must be said: a guest can write a header of its choice into a raw disk. Cuts spec,
- * which must outlive vm. -EINVAL.
+ * which must outlive vm; errors begin with word. -EINVAL.
  */
-int launch_disk_option(struct launch_vm *vm, char *spec, struct err *e);
+int launch_disk_option(struct launch_vm *vm, const char *word, char *spec, struct err *e);
+/* --bays N. -EINVAL. */
+int launch_bays_option(uint64_t *bays, const char *text, struct err *e);
+/* Grants a disk's opened files, and what takes its writes, and asks for it: PUT, or PATCH of a bay. */
+int launch_put_disk(struct vmproc *p, const char *method, const struct launch_disk *d,
+		    struct disk_files *f, struct err *e);
 /* Opens what it names, grants it, configures and starts the VM. */
 int launch_boot(struct vmproc *p, struct launch_vm *vm, struct err *e);
 /* Closes the disks' files. */

@@ -34,11 +34,11 @@ static int grant_bases(struct vmproc *p, const struct template *t, const struct 
 
 	for (size_t i = 0; i < k->nbases && !r; i++) {
 		const char *path = t->bases[k->base + i].path;
-		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		int fd = disk_file_open(path, e);
 		char name[64];
 
 		if (fd < 0)
-			return err_sys(e, errno, "disk %s: base %s", k->id, path);
+			return err_wrap(e, fd, "disk %s", k->id);
 		if (i)
 			snprintf(name, sizeof(name), "disk/%s/base/%zu", k->id, i);
 		else

@@ -247,12 +247,19 @@ int vmdir_create(enum place place, const char *name, uint32_t share_uid, struct 
 	return r;
 }
 
-int vmdir_publish(struct vmdir *d, const json_t *info, struct err *e)
+int vmdir_rewrite(const struct vmdir *d, const json_t *info, struct err *e)
 {
 	int r = json_write_file(d->fd, "vm.json", 0600, info, e);
 
+	return r ? err_wrap(e, r, "%s", d->name) : 0;
+}
+
+int vmdir_publish(struct vmdir *d, const json_t *info, struct err *e)
+{
+	int r = vmdir_rewrite(d, info, e);
+
 	if (r)
-		return err_wrap(e, r, "%s", d->name);
+		return r;
 	if (d->lock_fd >= 0)
 		close(take_fd(&d->lock_fd));
 	if (json_is_true(json_object_get(info, "owned")))

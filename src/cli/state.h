@@ -59,6 +59,8 @@ int vmdir_create(enum place place, const char *name, uint32_t share_uid, struct 
 /* Writes vm.json and lets go of creator_fd and lock_fd; of creator_fd not if info says "owned":
  * such a VM lives as long as somebody holds that. */
 int vmdir_publish(struct vmdir *d, const json_t *info, struct err *e);
+/* Another vm.json, in one step; the caller keeps others from doing the same (flock of fd). */
+int vmdir_rewrite(const struct vmdir *d, const json_t *info, struct err *e);
 /* An existing one. -ENOENT with "no VM is called ..." */
 int vmdir_open(enum place place, const char *name, struct vmdir *d, struct err *e);
 void vmdir_close(struct vmdir *d); /* fds only */

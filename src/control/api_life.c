@@ -8,6 +8,7 @@
 
 #include "block/blk.h"
 #include "control/api.h"
+#include "vm/notices.h"
 #include "vm/vm.h"
 
 struct action_body {
@@ -64,13 +65,14 @@ static json_t *disks_json(struct vm *vm)
 {
 	json_t *list = json_array();
 	struct blk_stats s;
+	uint64_t bytes;
 	const char *id;
 
-	for (unsigned int i = 0; list && (id = vm_disk_stats(vm, i, &s)); i++)
+	for (unsigned int i = 0; list && (id = vm_disk_stats(vm, i, &bytes, &s)); i++)
 		json_array_append_new(
 			list,
-			json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "id",
-				  id, "reads", (json_int_t)s.reads, "writes", (json_int_t)s.writes,
+			json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+				  "id", id, "size_bytes", (json_int_t)bytes, "reads", (json_int_t)s.reads, "writes", (json_int_t)s.writes,
 				  "flushes", (json_int_t)s.flushes, "read_bytes",
 				  (json_int_t)s.read_bytes, "written_bytes",
 				  (json_int_t)s.written_bytes, "own_bytes", (json_int_t)s.own_bytes,
@@ -98,5 +100,22 @@ int api_get_stats(struct api_call *call, json_t **reply, struct err *e)
 			       (json_int_t)s.entered_ns, "first_exit_ns",
 			       (json_int_t)s.first_exit_ns, "ready_ns", (json_int_t)s.ready_ns)
 		   : NULL;
+	return *reply ? 0 : err_set(e, ENOMEM, "out of memory");
+}
+
+int api_get_events(struct api_call *call, json_t **reply, struct err *e)
+{
+	json_t *list = json_array();
+	const struct notice *n;
+
+	for (unsigned int i = 0; list && (n = vm_notice_at(call->vm, i)); i++)
+		json_array_append_new(list,
+				      json_pack("{s:I, s:s, s:s, s:s, s:I, s:I, s:I}", "number",
+						(json_int_t)n->number, "kind", n->kind, "device",
+						n->who, "detail", n->detail, "count",
+						(json_int_t)n->count, "first_ms",
+						(json_int_t)n->first_ms, "last_ms",
+						(json_int_t)n->last_ms));
+	*reply = list ? json_pack("{s:o}", "events", list) : NULL;
 	return *reply ? 0 : err_set(e, ENOMEM, "out of memory");
 }

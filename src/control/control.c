@@ -50,6 +50,7 @@ static const struct resource resources[] = {
 	{ HTTP_PUT, "/exec", api_put_exec },
 	{ HTTP_PUT, "/agent", api_put_agent },
 	{ HTTP_GET, "/stats", api_get_stats },
+	{ HTTP_GET, "/events", api_get_events },
 };
 
 void api_answer(struct http_request *rq, json_t *reply)

@@ -74,6 +74,9 @@ struct machine {
 	struct dev_vcpu *vcpus; /* a list, kept by dev_vcpu.c */
 	/* Tells vm/ of a guest's wish; any thread; takes effect on main. detail is a literal. */
 	void (*event)(struct machine *m, enum vm_event ev, const char *detail);
+	/* Tells the VM's owner of what went wrong: kind is a word ("disk-full"), who the device's
+	 * id. Main, or a vCPU thread with the device lock. */
+	void (*notice)(struct machine *m, const char *kind, const char *who, const char *detail);
 };
 
 struct device_class {

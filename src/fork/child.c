@@ -133,6 +133,7 @@ void child_sweep(struct vm *vm, const char *prefix)
 	check_descriptors(vm);
 	fdtab_set(vm->m.fds, vm->child.report_fd, FD_CLOSE);
 	vm->hooks->child_forget(vm->hooks_arg);
+	notices_clear(&vm->notices);
 	barrier_child(vm->m.barrier);
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_lock(&vm->lock);

@@ -208,7 +208,7 @@ int fork_rotate_disks(struct vm *vm, const char *prefix, struct err *e)
 		struct device *dev = vm_find_device(vm, "virtio-blk", d->id);
 		int fd, ret;
 
-		if (d->read_only || vm->state == VM_SEED)
+		if (d->read_only || !d->size_bytes || vm->state == VM_SEED)
 			continue;
 		fd = take_own(vm, prefix, d->id, "data", e);
 		if (fd < 0)

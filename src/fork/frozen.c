@@ -229,7 +229,7 @@ static int gather(struct vm *vm, const struct vm_snapshot_request *rq, const cha
 	if (!ret)
 		ret = rename_grant(vm, rq->to.ram, "ram", e);
 	for (uint32_t i = 0; i < vm->cfg.nr_disks && !ret; i++) {
-		if (vm->cfg.disks[i].read_only)
+		if (vm->cfg.disks[i].read_only || !vm->cfg.disks[i].size_bytes)
 			continue;
 		snprintf(to, sizeof(to), "layer/%s", vm->cfg.disks[i].id);
 		snprintf(from, sizeof(from), "%s%s", folder, to);

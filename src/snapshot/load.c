@@ -54,8 +54,11 @@ static int check_machine(const struct machine_cfg *c, struct err *e)
 	if (c->has_vsock > 1 || c->has_entropy > 1 || (c->has_vsock && c->guest_cid < 3))
 		return err_set(e, EINVAL, "state: damaged machine record");
 	for (uint32_t i = 0; i < c->nr_disks; i++) {
-		if (!id_ok(c->disks[i].id) || c->disks[i].read_only > 1 ||
-		    c->disks[i].last_qcow2 > 1 || c->disks[i].writes || !c->disks[i].nr_files)
+		const struct disk_cfg *k = &c->disks[i];
+		bool bay = !k->size_bytes && !k->nr_files && !k->read_only && !k->quota_bytes;
+
+		if (!id_ok(k->id) || k->read_only > 1 || k->last_qcow2 > 1 || k->writes ||
+		    ((!k->nr_files || !k->size_bytes) && !bay))
 			return err_set(e, EINVAL, "state: damaged disk record %u", i);
 		for (uint32_t j = 0; j < i; j++)
 			if (!strcmp(c->disks[i].id, c->disks[j].id))

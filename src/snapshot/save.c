@@ -56,7 +56,7 @@ static int save_layers(struct vm *vm, struct err *e)
 		char name[GRANT_NAME_MAX];
 		int fd, ret;
 
-		if (d->read_only)
+		if (d->read_only || !d->size_bytes)
 			continue;
 		snprintf(name, sizeof(name), "layer/%s", d->id);
 		fd = chain_take(vm, name, e);

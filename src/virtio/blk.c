@@ -151,6 +151,23 @@ static void vblk_destroy(struct device *dev)
 	free(d);
 }
 
+int vblk_check_cfg(const struct virtio_blk_cfg *cfg, struct err *e)
+{
+	bool bay = !cfg->size_bytes && !cfg->nr_files && !cfg->read_only && !cfg->writes;
+
+	if (cfg->nr_queues > VIRTIO_BLK_QUEUES_MAX)
+		return err_set(e, EINVAL, "%u queues", cfg->nr_queues);
+	if (cfg->writes > BLK_IN_QCOW2)
+		return err_set(e, EINVAL, "writes of kind %u", cfg->writes);
+	if (cfg->nr_files > SOURCE_FILES)
+		return err_set(e, EINVAL, "a chain of %u files", cfg->nr_files);
+	if ((!cfg->size_bytes && !bay) || cfg->size_bytes % BLK_SECTOR ||
+	    cfg->size_bytes > BLK_MAX_BYTES)
+		return err_set(e, EINVAL, "size of %llu bytes",
+			       (unsigned long long)cfg->size_bytes);
+	return 0;
+}
+
 static int vblk_create(struct machine *m, const char *id, const void *cfg, struct device **out,
 		       struct err *e)
 {
@@ -174,19 +191,8 @@ static int vblk_create(struct machine *m, const char *id, const void *cfg, struc
 		queue_max[i] = QUEUE_SIZE;
 	for (unsigned int i = 0; i < BLK_DEPTH; i++)
 		d->free_reqs[d->nr_free++] = (uint8_t)(BLK_DEPTH - 1 - i);
-	if (!d->reqs)
-		ret = err_set(e, ENOMEM, "out of memory");
-	else if (d->cfg.nr_queues > VIRTIO_BLK_QUEUES_MAX)
-		ret = err_set(e, EINVAL, "%u queues", d->cfg.nr_queues);
-	else if (d->cfg.writes > BLK_IN_QCOW2)
-		ret = err_set(e, EINVAL, "writes of kind %u", d->cfg.writes);
-	else if (d->cfg.nr_files > SOURCE_FILES)
-		ret = err_set(e, EINVAL, "a chain of %u files", d->cfg.nr_files);
-	else if (!d->cfg.size_bytes || d->cfg.size_bytes % BLK_SECTOR ||
-		 d->cfg.size_bytes > BLK_MAX_BYTES)
-		ret = err_set(e, EINVAL, "size of %llu bytes",
-			      (unsigned long long)d->cfg.size_bytes);
-	else
+	ret = d->reqs ? vblk_check_cfg(&d->cfg, e) : err_set(e, ENOMEM, "out of memory");
+	if (!ret)
 		ret = virtio_init(&d->v, MAX(d->cfg.nr_queues, 1u), queue_max, e);
 	if (ret) {
 		vblk_destroy(&d->v.dev);
@@ -223,7 +229,7 @@ static void vblk_resume(struct device *dev)
 {
 	struct vblk *d = (struct vblk *)dev;
 
-	if (!d->writable && !d->cfg.read_only)
+	if (d->blk && !d->writable && !d->cfg.read_only)
 		log_warn("%s: runs without a data file: every write will fail", d->v.dev.id);
 	d->rated_ns = time_mono_ns(); /* time in which the guest stood still does not count */
 	virtio_resume(&d->v);
@@ -251,115 +257,6 @@ static void vblk_commit(struct device *dev, const void *state)
 	virtio_commit((struct virtio_dev *)dev);
 }
 
-/* The descriptor granted as disk/ID/what; src/block records it under its own fate. */
-static int take(struct vblk *d, const char *what, struct err *e)
-{
-	char name[DEVICE_ID_MAX + 16];
-	int fd;
-
-	snprintf(name, sizeof(name), "disk/%s/%s", d->v.dev.id, what);
-	fd = grants_take(d->v.dev.m->grants, name, e);
-	if (fd >= 0)
-		fdtab_del(d->v.dev.m->fds, fd);
-	return fd;
-}
-
-/* Optional: without it, children share a descriptor that could write. */
-static void take_reader(struct vblk *d)
-{
-	int fd = d->cfg.read_only ? -1 : take(d, "data-ro", NULL);
-
-	if (fd >= 0)
-		blk_set_reader(d->blk, fd);
-}
-
-/* The base, when there is one, out of its files. */
-static int take_base(struct vblk *d, struct source **out, struct err *e)
-{
-	struct source_file files[SOURCE_FILES];
-	unsigned int n = 0;
-	char what[16];
-
-	if (!d->cfg.nr_files)
-		return 0;
-	for (; n < d->cfg.nr_files; n++) {
-		bool last = n == d->cfg.nr_files - 1;
-
-		snprintf(what, sizeof(what), n ? "base/%u" : "base", n);
-		files[n].format = !last || d->cfg.last_qcow2 ? SOURCE_QCOW2 : SOURCE_RAW;
-		files[n].fd = take(d, what, e);
-		if (files[n].fd < 0) {
-			int r = files[n].fd;
-
-			while (n--)
-				close(files[n].fd);
-			return r;
-		}
-	}
-	return source_open(files, n, out, e);
-}
-
-/* The first adopt of this machine's line: the disk itself. */
-static int make_disk(struct vblk *d, struct err *e)
-{
-	struct blk_cfg cfg = { .read_only = d->cfg.read_only,
-			       .writes = d->cfg.writes,
-			       .quota_bytes = d->cfg.quota_bytes,
-			       .size_bytes = d->cfg.size_bytes };
-	int data = -1, layer = -1, r;
-	struct source *base = NULL;
-	struct blk *b = NULL;
-	struct blk_stats st;
-
-	r = take_base(d, &base, e);
-	if (r)
-		return r;
-	if (!d->cfg.read_only) {
-		data = take(d, "data", NULL);
-		layer = take(d, "layer", NULL);
-	}
-	r = blk_create(&cfg, base, data < 0 ? -1 : data, &b, e);
-	if (r) {
-		if (layer >= 0)
-			close(layer);
-		return r;
-	}
-	if (layer >= 0)
-		r = blk_load_layer(b, layer, e);
-	blk_stats(b, &st);
-	if (!r && st.overlay_blocks != d->state.overlay_blocks)
-		r = err_set(e, EINVAL, "layer holds %llu blocks, the saved disk had %llu",
-			    (unsigned long long)st.overlay_blocks,
-			    (unsigned long long)d->state.overlay_blocks);
-	if (!r)
-		r = blk_adopt(b, d->v.dev.m->loop, d->v.dev.m->fds, -1, e);
-	if (r) {
-		blk_destroy(b);
-		return r;
-	}
-	blk_on_batch(b, vblk_on_batch, d);
-	d->blk = b;
-	take_reader(d);
-	d->writable = data >= 0;
-	return 0;
-}
-
-static int renew_disk(struct vblk *d, struct err *e)
-{
-	int data = -1, r;
-
-	if (!d->cfg.read_only) {
-		data = take(d, "data", e);
-		if (data < 0)
-			return data;
-	}
-	r = blk_adopt(d->blk, d->v.dev.m->loop, d->v.dev.m->fds, data, e);
-	d->writable = !r && data >= 0;
-	if (!r)
-		take_reader(d);
-	return r;
-}
-
 static int vblk_prepare(struct device *dev, struct err *e)
 {
 	struct vblk *d = (struct vblk *)dev;
@@ -373,7 +270,7 @@ static int vblk_adopt(struct device *dev, const struct identity *id, struct err 
 	int r;
 
 	(void)id;
-	r = d->blk ? renew_disk(d, e) : make_disk(d, e);
+	r = d->blk ? vblk_renew_disk(d, e) : d->cfg.size_bytes ? vblk_make_disk(d, e) : 0;
 	if (r)
 		return err_wrap(e, r, "%s", d->v.dev.id);
 	d->stalled = 0;
@@ -399,75 +296,3 @@ const struct device_class virtio_blk_class = {
 	.prepare = vblk_prepare,
 	.adopt = vblk_adopt,
 };
-
-int virtio_blk_set_rate(struct device *dev, const struct virtio_blk_rate *rate, struct err *e)
-{
-	struct vblk *d = (struct vblk *)dev;
-	struct virtio_blk_rate r = *rate;
-	int ret;
-
-	r.bytes.ahead_ns = r.ops.ahead_ns = 0;
-	ret = rate_check(&r.bytes, e);
-	if (ret)
-		return err_wrap(e, ret, "bandwidth");
-	ret = rate_check(&r.ops, e);
-	if (ret)
-		return err_wrap(e, ret, "ops");
-	d->state.bytes = r.bytes;
-	d->state.ops = r.ops;
-	/* who waits may have waited long enough */
-	if (d->stalled && d->timer)
-		loop_set_timer(d->timer, 1);
-	return 0;
-}
-
-void virtio_blk_set_reader(struct device *dev, int reader_fd)
-{
-	blk_set_reader(((struct vblk *)dev)->blk, reader_fd);
-}
-
-int virtio_blk_rotate(struct device *dev, int data_fd, struct err *e)
-{
-	struct vblk *d = (struct vblk *)dev;
-	int r;
-
-	BUG_ON(!d->blk);
-	if (data_fd >= 0)
-		fdtab_del(dev->m->fds, data_fd); /* as granted; src/block records it anew */
-	r = blk_rotate(d->blk, data_fd, e);
-	return r ? err_wrap(e, r, "%s", dev->id) : 0;
-}
-
-int virtio_blk_save_layer(struct device *dev, int fd, struct err *e)
-{
-	struct vblk *d = (struct vblk *)dev;
-	int r;
-
-	BUG_ON(!d->blk);
-	r = blk_save_layer(d->blk, fd, e);
-	return r ? err_wrap(e, r, "%s", dev->id) : 0;
-}
-
-void virtio_blk_finish(struct device *dev)
-{
-	struct vblk *d = (struct vblk *)dev;
-	int r;
-
-	if (!d->blk || d->cfg.writes == BLK_OVERLAY)
-		return;
-	virtio_quiesce(&d->v);
-	d->dropping = true;
-	r = blk_finish(d->blk);
-	if (r)
-		log_warn("%s: its file could not be closed cleanly: %s", dev->id,
-			 strerrordesc_np(-r));
-}
-
-void virtio_blk_stats(const struct device *dev, struct blk_stats *out)
-{
-	const struct vblk *d = (const struct vblk *)dev;
-
-	memset(out, 0, sizeof(*out));
-	if (d->blk)
-		blk_stats(d->blk, out);
-}

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * virtio-blk (virtio 1.2 section 5.2): a disk whose writes go to an ephemeral overlay that forks
- * with the machine. Main thread only.
+ * virtio-blk (virtio 1.2 section 5.2): a disk that forks with the machine. Its writes go to an
+ * ephemeral overlay, or to its own file. One without a size is an empty bay: the guest sees a disk
+ * of no sectors until one is put in. Main thread only, but for the driver's reset.
  *
  * Descriptors, taken from the machine's grants by adopt:
  *   disk/ID/base   the base image, opened read-only; when cfg.nr_files
@@ -25,7 +26,8 @@
 #define VIRTIO_BLK_QUEUES_MAX 64 /* one for each vCPU of the biggest machine */
 
 struct virtio_blk_cfg {
-	uint64_t size_bytes; /* whole sectors; a shorter base reads as zeroes behind its end */
+	uint64_t size_bytes; /* whole sectors; a shorter base reads as zeroes behind its end; 0: an
+				empty bay, which has no files and is not read-only */
 	uint32_t nr_files;   /* of the base (source.h): 0: the disk begins as zeroes */
 	uint8_t last_qcow2;  /* the format of the last of them; all others are qcow2 */
 	uint8_t read_only;
@@ -45,6 +47,17 @@ extern const struct device_class virtio_blk_class;
 
 /* Limits that hold from now on: the buckets begin full. -EINVAL. */
 int virtio_blk_set_rate(struct device *d, const struct virtio_blk_rate *rate, struct err *e);
+
+/* What follows changes the config space and tells the driver so. Of a VM that runs or is paused. */
+
+/* A disk for an empty bay, its descriptors granted as for adopt; serial, nr_queues of cfg are not
+ * looked at. -EBUSY; -EINVAL also for read_only; what adopt may fail with. */
+int virtio_blk_insert(struct device *d, const struct virtio_blk_cfg *cfg, struct err *e);
+/* Takes the disk out, written and closed cleanly where it is written in place; what is in flight
+ * ends first. Any disk can go: its place is a bay then. -ENOENT. */
+int virtio_blk_eject(struct device *d, struct err *e);
+/* Waits for what is in flight. -ENOENT; as blk_grow. */
+int virtio_blk_grow(struct device *d, uint64_t bytes, struct err *e);
 
 /* In a parent, quiesced, before each fork(2): see blk_rotate. data_fd is owned, also on failure; -1
  * for a read-only disk. */

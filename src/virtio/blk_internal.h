@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the two files of virtio-blk share: the device (blk.c) and its requests (blk_request.c).
+ * What the files of virtio-blk share: the device (blk.c), its requests (blk_request.c) and the disk
+ * behind it (blk_medium.c).
  */
 #ifndef CLONE_VIRTIO_BLK_INTERNAL_H
 #define CLONE_VIRTIO_BLK_INTERNAL_H
@@ -50,6 +51,12 @@ struct vblk {
 	unsigned int nr_free;
 };
 
+/* -EINVAL: no disk that we could be; size 0 without files is an empty bay. */
+int vblk_check_cfg(const struct virtio_blk_cfg *cfg, struct err *e);
+/* The disk of d->cfg from what was granted; in a fork's child: on with the disk that is there. The
+ * disk is as before on failure. */
+int vblk_make_disk(struct vblk *d, struct err *e);
+int vblk_renew_disk(struct vblk *d, struct err *e);
 /* The driver kicked the queue, or chains wait that were left there. */
 void vblk_kick(struct virtio_dev *v, unsigned int q);
 /* Tells the rate limits the time; how long requests have to wait now (0: not). */

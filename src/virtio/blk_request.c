@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <linux/virtio_blk.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/endian.h"
@@ -60,6 +61,24 @@ static bool writethrough(const struct vblk *d)
 	return virtio_has(&d->v, VIRTIO_BLK_F_CONFIG_WCE) && !d->state.writeback;
 }
 
+static void tell_owner(struct vblk *d, const struct blk_req *r, int result)
+{
+	static const char *const op[] = { [BLK_READ] = "read",
+					  [BLK_WRITE] = "write",
+					  [BLK_FLUSH] = "flush",
+					  [BLK_DISCARD] = "discard",
+					  [BLK_ZERO] = "write of zeroes" };
+	const char *kind = result == -ENOSPC   ? "disk-full"
+			   : result == -EDQUOT ? "disk-quota"
+					       : "disk-error";
+	char what[160];
+
+	snprintf(what, sizeof(what), "%s of %llu bytes at %llu: %s", op[r->op],
+		 (unsigned long long)r->len, (unsigned long long)r->offset_bytes,
+		 strerrordesc_np(-result));
+	d->v.dev.m->notice(d->v.dev.m, kind, d->v.dev.id, what);
+}
+
 static void on_done(struct blk_req *r, int result)
 {
 	struct vreq *q = container_of(r, struct vreq, r);
@@ -77,9 +96,7 @@ static void on_done(struct blk_req *r, int result)
 		return;
 	}
 	if (result)
-		log_guest(&d->v.log, "%s: %s of %llu bytes at %llu: %s", d->v.dev.id,
-			  r->op == BLK_READ ? "read" : "write", (unsigned long long)r->len,
-			  (unsigned long long)r->offset_bytes, strerrordesc_np(-result));
+		tell_owner(d, r, result);
 	complete(d, q,
 		 result == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP
 		 : result	       ? VIRTIO_BLK_S_IOERR
@@ -118,6 +135,8 @@ static uint8_t submit(struct vblk *d, struct vreq *q, enum blk_op op, uint64_t s
 {
 	uint64_t off = 0;
 
+	if (!d->blk)
+		return VIRTIO_BLK_S_IOERR;
 	if (op != BLK_FLUSH && (len % BLK_SECTOR || !mul_u64(sector, BLK_SECTOR, &off) ||
 				!range_ok(off, len, d->cfg.size_bytes)))
 		return VIRTIO_BLK_S_IOERR;
@@ -265,7 +284,8 @@ void vblk_kick(struct virtio_dev *v, unsigned int qn)
 		}
 		handle(d, q);
 	}
-	blk_kick(d->blk);
+	if (d->blk)
+		blk_kick(d->blk);
 	tell_driver(d);
 	d->kicking = false;
 	/* With none free, on_batch goes on when one is. */

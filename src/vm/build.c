@@ -76,17 +76,10 @@ static int add_disks(struct vm *vm, struct err *e)
 {
 	for (uint32_t i = 0; i < vm->cfg.nr_disks; i++) {
 		struct disk_cfg *d = &vm->cfg.disks[i];
-		struct virtio_blk_cfg cfg = { .read_only = d->read_only,
-					      .nr_files = d->nr_files,
-					      .last_qcow2 = d->last_qcow2,
-					      .writes = d->writes,
-					      .quota_bytes = d->quota_bytes,
-					      .nr_queues = vm->cfg.vcpus,
-					      .size_bytes = d->size_bytes };
+		struct virtio_blk_cfg cfg = vm_blk_cfg(vm, d);
 		struct device *dev = NULL;
 		int ret;
 
-		memcpy(cfg.serial, d->serial, sizeof(cfg.serial));
 		ret = add(vm, &virtio_blk_class, d->id, &cfg, &dev, e);
 		if (!ret)
 			ret = virtio_blk_set_rate(dev, &vm->rate[i], e);

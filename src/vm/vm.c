@@ -75,6 +75,11 @@ static void vm_event(struct machine *m, enum vm_event ev, const char *detail)
 	loop_post(m->loop, handle_event, vm);
 }
 
+static void vm_notice(struct machine *m, const char *kind, const char *who, const char *detail)
+{
+	notices_add(&container_of(m, struct vm, m)->notices, kind, who, detail);
+}
+
 static int hook_child_nothing(void *arg, const struct vm_child_spec *spec, struct err *e)
 {
 	(void)arg;
@@ -150,6 +155,7 @@ int vm_create(const char *name, struct vm **out, struct err *e)
 	vm_random_identity(&vm->id);
 	vm->m.lock = &vm->lock;
 	vm->m.event = vm_event;
+	vm->m.notice = vm_notice;
 	ret = fdtab_create(&vm->m.fds, e);
 	if (!ret)
 		ret = grants_create(vm->m.fds, &vm->m.grants, e);
@@ -360,4 +366,25 @@ void vm_stats(struct vm *vm, struct vm_stats *out)
 		out->exits_mmio += vm->threads[i]->exits_mmio;
 		out->exits_pio += vm->threads[i]->exits_pio;
 	}
+}
+
+const struct notice *vm_notice_at(const struct vm *vm, unsigned int i)
+{
+	const struct notice *next = NULL;
+	uint64_t after = 0;
+
+	/* few, and seldom asked for: the next number each time */
+	for (unsigned int k = 0; k <= i; k++) {
+		next = NULL;
+		for (unsigned int j = 0; j < NOTICES_MAX; j++) {
+			const struct notice *n = &vm->notices.n[j];
+
+			if (n->number > after && (!next || n->number < next->number))
+				next = n;
+		}
+		if (!next)
+			return NULL;
+		after = next->number;
+	}
+	return next;
 }

@@ -66,7 +66,7 @@ struct vm_disk_file {
 struct vm_disk {
 	const char *id, *serial;	  /* serial: NULL or "" for none */
 	const struct vm_disk_file *files; /* the topmost first; see block/source.h */
-	unsigned int nr_files;
+	unsigned int nr_files; /* 0: an empty bay, whose disk may come while the VM runs */
 	bool read_only;
 	const struct virtio_blk_rate *rate; /* NULL: no limits */
 	uint64_t quota_bytes;		    /* of its overlay; 0: no limit */
@@ -79,6 +79,17 @@ int vm_add_disk(struct vm *vm, const struct vm_disk *disk, struct err *e);
 /* Other limits of a disk, also of a running VM. -ENOENT; -EINVAL. */
 int vm_set_disk_rate(struct vm *vm, const char *id, const struct virtio_blk_rate *rate,
 		     struct err *e);
+/* What follows: of a VM that runs (it stands still for it) or is paused; the guest is told.
+ * -ENOENT: there is no such disk; -EINVAL: it does not run. */
+
+/* Puts a disk (its files granted as for vm_add_disk) into an empty bay. -EBUSY: there is one; -EINVAL
+ * also for read_only and serial; and what opening it may fail with. */
+int vm_insert_disk(struct vm *vm, const struct vm_disk *disk, struct err *e);
+/* Takes a disk out, which leaves a bay; what the guest wrote to its overlay is gone, a persistent
+ * one is closed cleanly. -ENOTSUP: a read-only one; -ENOENT: it is empty. */
+int vm_eject_disk(struct vm *vm, const char *id, struct err *e);
+/* As blk_grow. */
+int vm_grow_disk(struct vm *vm, const char *id, uint64_t bytes, struct err *e);
 int vm_set_vsock(struct vm *vm, uint32_t guest_cid, struct err *e);
 int vm_set_entropy(struct vm *vm, struct err *e);
 /* hostname, machine-id and so on of this machine at its first boot. Default: from the name. */
@@ -122,9 +133,13 @@ struct vm_stats {
 	uint64_t fork_depth;
 };
 void vm_stats(struct vm *vm, struct vm_stats *out);
-/* Of disk number i: its id, NULL when there are no more. */
+/* What the owner should know: the last NOTICES_MAX, oldest first, as vm/notices.h has them. i from 0
+ * on; NULL: there are no more. Borrowed until something else happens. */
+struct notice;
+const struct notice *vm_notice_at(const struct vm *vm, unsigned int i);
+/* Of disk number i: its id, NULL when there are no more; *bytes: its size, 0 of an empty bay. */
 struct blk_stats; /* block/blk.h */
-const char *vm_disk_stats(struct vm *vm, unsigned int i, struct blk_stats *out);
+const char *vm_disk_stats(struct vm *vm, unsigned int i, uint64_t *bytes, struct blk_stats *out);
 
 /* How a snapshot ended (fork/frozen.h). */
 struct vm_snapshot_result {

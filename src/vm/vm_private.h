@@ -12,6 +12,7 @@
 #include "device/device.h"
 #include "event/barrier.h"
 #include "virtio/blk.h"
+#include "vm/notices.h"
 #include "vm/vm.h"
 
 #define VM_PAUSE_TIMEOUT_MS 10000
@@ -27,7 +28,7 @@ struct disk_cfg {
 	uint8_t read_only;
 	uint8_t last_qcow2, writes; /* writes: enum blk_writes */
 	uint32_t nr_files;
-	uint64_t size_bytes; /* fixed when the disk was first opened */
+	uint64_t size_bytes; /* of the file when the disk was first opened; it may grow. 0: an empty bay */
 	uint64_t quota_bytes;
 	char serial[VIRTIO_BLK_SERIAL_MAX];
 };
@@ -43,7 +44,10 @@ struct machine_cfg {
 };
 #define MACHINE_CFG_VERSION 2u
 extern const struct field_table machine_cfg_table;
-/* vm/disks.c: -ENOTSUP when a raw disk is written in place: a fork would have two writers. */
+/* ---- vm/disks.c ---- */
+
+struct virtio_blk_cfg vm_blk_cfg(const struct vm *vm, const struct disk_cfg *d);
+/* -ENOTSUP when a raw disk is written in place: a fork would have two writers. */
 int vm_disks_can_fork(const struct vm *vm, struct err *e);
 /* -ENOTSUP when a disk is, or before the fork was, written in place: the file will change, or be
  * gone. */
@@ -133,6 +137,7 @@ struct vm {
 	bool must_know;	     /* vm_must_know; know_ms 0: not said */
 	uint32_t know_ms;
 	struct vm_stats stats;
+	struct notices notices;
 	uint64_t started_ns;
 	const struct vm_hooks *hooks;
 	void *hooks_arg;

@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <event2/event.h>
+#include <stdio.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,15 @@ static void must(int ret, const struct err *e)
 		return;
 	fprintf(stderr, "fake machine: %s\n", e->msg);
 	BUG_ON(true);
+}
+
+static void on_notice(struct machine *m, const char *kind, const char *who, const char *detail)
+{
+	(void)who;
+	(void)detail;
+	((struct fake_machine *)m)->notices++;
+	snprintf(((struct fake_machine *)m)->notice, sizeof(((struct fake_machine *)m)->notice), "%s",
+		 kind);
 }
 
 static void on_event(struct machine *m, enum vm_event ev, const char *detail)
@@ -63,6 +73,7 @@ void fm_init(struct fake_machine *fm, uint64_t mem_bytes, int sys_fd)
 	m->lock = &fm->lock;
 	m->nr_vcpus = 1;
 	m->event = on_event;
+	m->notice = on_notice;
 	must(fdtab_create(&m->fds, &e), &e);
 	if (sys_fd >= 0)
 		fdtab_add(m->fds, sys_fd, FD_KEEP, "/dev/kvm");

@@ -321,7 +321,7 @@ static void expect_refused(const struct blk_cfg *cfg, int data)
 static void count_done(struct blk_req *r, int result)
 {
 	(void)r;
-	assert_true(!result || result == -ENOSPC);
+	assert_true(!result || result == -EDQUOT);
 }
 
 static void test_blk__quota_bounds_what_an_overlay_holds(void **state)
@@ -364,16 +364,16 @@ static void test_blk__quota_bounds_what_an_overlay_holds(void **state)
 	assert_int_equal(disk_do(&d, BLK_WRITE, 8192, buf, 8192), 0);
 	assert_int_equal(blk_rotate(d.blk, disk_file(), &e), 0);
 	assert_int_equal(disk_do(&d, BLK_WRITE, 8192, buf, 8192), 0);
-	assert_int_equal(disk_do(&d, BLK_WRITE, 512 * 1024, buf, 512), -ENOSPC);
+	assert_int_equal(disk_do(&d, BLK_WRITE, 512 * 1024, buf, 512), -EDQUOT);
 	/* a block that is zeroed in part is held; zeroes are not, though they are not the base's */
-	assert_int_equal(disk_do(&d, BLK_ZERO, 512 * 1024, NULL, 512), -ENOSPC);
+	assert_int_equal(disk_do(&d, BLK_ZERO, 512 * 1024, NULL, 512), -EDQUOT);
 	assert_int_equal(disk_do(&d, BLK_READ, 512 * 1024, buf, 512), 0);
 	assert_int_equal(disk_do(&d, BLK_DISCARD, 0, NULL, MIB(1)), 0);
 	blk_stats(d.blk, &st);
 	assert_int_equal(st.overlay_bytes, 0);
 	for (unsigned int i = 0; i < 17; i++)
 		assert_int_equal(disk_do(&d, BLK_WRITE, i * 8192ull, buf, 4096),
-				 i < 16 ? 0 : -ENOSPC);
+				 i < 16 ? 0 : -EDQUOT);
 	disk_close(&d);
 }
 

@@ -207,7 +207,7 @@ static void test_command__a_senseless_command_line_is_one_line_and_exit_2(void *
 		{ cmd_disk, "disk create", "one file" },
 		{ cmd_disk, "disk create x", "--size" },
 		{ cmd_disk, "disk create x --size 1000", "unit" },
-		{ cmd_disk, "disk create x --size 1M --cluster 3K", "power of two" },
+		{ cmd_disk, "disk create x --size 1M --cluster 3K", "none of 512, 1K, 2K" },
 		{ cmd_disk, "disk create x --size 1M --format vmdk", "vmdk" },
 		{ cmd_disk, "disk create x --size 1M --format raw --cluster 4K", "raw" },
 		{ cmd_disk, "disk info", "one disk" },

@@ -69,7 +69,7 @@ static void test_vblk__read_only_disk_says_so_and_refuses_changes(void **state)
 
 static void test_vblk__bad_cfg_is_refused(void **state)
 {
-	static const uint64_t bad[] = { 0, 511, BLK_MAX_BYTES + 512, UINT64_MAX };
+	static const uint64_t bad[] = { 511, BLK_MAX_BYTES + 512, UINT64_MAX };
 	struct virtio_blk_cfg cfg = { 0 };
 	struct device *d = NULL;
 	struct vblk_rig *g = *state;
@@ -79,6 +79,11 @@ static void test_vblk__bad_cfg_is_refused(void **state)
 		cfg.size_bytes = bad[i];
 		assert_int_equal(virtio_blk_class.create(&g->fm.m, "x", &cfg, &d, &e), -EINVAL);
 	}
+	/* an empty bay has nothing */
+	cfg = (struct virtio_blk_cfg){ .read_only = 1 };
+	assert_int_equal(virtio_blk_class.create(&g->fm.m, "x", &cfg, &d, &e), -EINVAL);
+	cfg = (struct virtio_blk_cfg){ .nr_files = 1 };
+	assert_int_equal(virtio_blk_class.create(&g->fm.m, "x", &cfg, &d, &e), -EINVAL);
 	assert_null(d);
 }
 
