@@ -19,6 +19,7 @@
 #include "block/qcow2_tools.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/disk_cmds.h"
 #include "cli/diskcopy.h"
 #include "cli/diskfiles.h"
 #include "cli/launch.h"
@@ -30,6 +31,10 @@ const char cmd_disk_usage[] =
 	"       clone disk info DISK [-o json]\n"
 	"       clone disk check FILE [--repair] [-o json]\n"
 	"       clone disk export DISK FILE [--format qcow2|raw] [--cluster SIZE] [-q]\n"
+	"       clone disk resize DISK SIZE\n"
+	"       clone disk resize VM ID SIZE\n"
+	"       clone disk attach VM DISK[,OPTION]...\n"
+	"       clone disk detach VM ID\n"
 	"\n"
 	"  DISK is FILE,format=raw or FILE,format=qcow2, with ,backing=DIR if a qcow2 may have "
 	"the\n"
@@ -40,16 +45,14 @@ const char cmd_disk_usage[] =
 	"      --cluster S    of a qcow2: 512 bytes to 2M, a power of two; default 64K\n"
 	"      --backing D    a qcow2 that stands on D, which is not written from then on\n"
 	"      --repair       give lost space back, and count anew what was not closed cleanly\n"
-	"  -q, --quiet        no progress\n";
+	"  -q, --quiet        no progress\n"
+	"\n"
+	"A disk only grows. ID is a VM's disk: disk0, disk1 ... (clone inspect). attach puts a disk into\n"
+	"an empty bay (--bays) of a VM that runs, with the OPTIONs of clone run --disk but readonly and\n"
+	"serial, and prints its ID; the guest sees a disk of no size grow. detach takes it out again:\n"
+	"unmount it first. What was written to one that is not persistent is gone then.\n";
 
 enum { O_SIZE = 1000, O_FORMAT, O_CLUSTER, O_BACKING, O_REPAIR };
-
-struct disk_args {
-	uint64_t size, cluster;
-	unsigned int cluster_bits; /* 0: not said */
-	char *backing;
-	bool raw, repair, json, quiet;
-};
 
 static int take_option(void *arg, int opt, struct err *e)
 {
@@ -90,7 +93,7 @@ static int take_option(void *arg, int opt, struct err *e)
 }
 
 /* The words behind the options: exactly n of them. */
-static int parse(struct disk_args *a, int argc, char **argv, int n, const char *want)
+int disk_cmd_parse(struct disk_args *a, int argc, char **argv, int n, const char *want)
 {
 	static const struct option opts[] = {
 		{ "size", required_argument, NULL, O_SIZE },
@@ -110,7 +113,7 @@ static int parse(struct disk_args *a, int argc, char **argv, int n, const char *
 }
 
 /* DISK in words. */
-static int parse_disk(char *spec, struct launch_disk *d, struct err *e)
+int disk_cmd_disk(char *spec, struct launch_disk *d, struct err *e)
 {
 	struct launch_vm vm = { .ndisks = 0 };
 	int r = launch_disk_option(&vm, "disk", spec, e);
@@ -124,15 +127,15 @@ static int parse_disk(char *spec, struct launch_disk *d, struct err *e)
 }
 
 /* Opens what DISK names, with all that it stands on. */
-static int open_disk(char *spec, struct disk_files *f, struct err *e)
+int disk_cmd_open(char *spec, struct disk_files *f, struct err *e)
 {
 	struct launch_disk d;
-	int r = parse_disk(spec, &d, e);
+	int r = disk_cmd_disk(spec, &d, e);
 
 	return r ? r : disk_files_open(d.path, d.qcow2, d.backing_dir, f, e);
 }
 
-static int open_source(const struct disk_files *f, struct source **s, struct err *e)
+int disk_cmd_source(const struct disk_files *f, struct source **s, struct err *e)
 {
 	struct source_file files[SOURCE_FILES];
 
@@ -148,10 +151,10 @@ static int open_source(const struct disk_files *f, struct source **s, struct err
 static int base_of(struct disk_args *a, struct qcow2_new *n, struct disk_files *f, struct err *e)
 {
 	struct source *s = NULL;
-	int r = open_disk(a->backing, f, e);
+	int r = disk_cmd_open(a->backing, f, e);
 
 	if (!r)
-		r = open_source(f, &s, e);
+		r = disk_cmd_source(f, &s, e);
 	if (r)
 		return r;
 	n->backing = f->file[0].path;
@@ -170,7 +173,7 @@ static int disk_create(int argc, char **argv)
 	const char *path;
 	int fd = -1, r;
 
-	r = parse(&a, argc, argv, 1, "one file to create");
+	r = disk_cmd_parse(&a, argc, argv, 1, "one file to create");
 	if (r)
 		return r;
 	path = argv[optind];
@@ -198,186 +201,6 @@ static int disk_create(int argc, char **argv)
 	return r ? cli_fail(&e) : CLI_OK;
 }
 
-/* ---- info ---- */
-
-static json_t *describe_file(const struct disk_file *f, struct err *e)
-{
-	struct qcow2_head h;
-	struct stat st;
-	uint64_t bytes = 0;
-	json_t *j;
-	int r;
-
-	if (fstat(f->fd, &st)) {
-		err_sys(e, errno, "%s", f->path);
-		return NULL;
-	}
-	if (blk_base_bytes(f->fd, &bytes, e))
-		return NULL;
-	j = json_pack("{s:s, s:s, s:I, s:I}", "path", f->path, "format", f->qcow2 ? "qcow2" : "raw",
-		      "file_bytes", (json_int_t)bytes, "used_bytes",
-		      (json_int_t)st.st_blocks * 512);
-	if (!j)
-		err_set(e, EILSEQ, "%s: its name is not UTF-8", f->path);
-	if (!f->qcow2 || !j)
-		return j;
-	r = qcow2_read_head(f->fd, bytes, &h, e);
-	if (r) {
-		err_wrap(e, r, "%s", f->path);
-		json_decref(j);
-		return NULL;
-	}
-	json_object_update_new(
-		j,
-		json_pack("{s:I, s:i, s:I, s:s, s:i, s:b, s:b, s:i}", "size_bytes",
-			  (json_int_t)h.size_bytes, "version", (int)h.version, "cluster_bytes",
-			  (json_int_t)qcow2_cluster_bytes(&h), "compression",
-			  h.zstd ? "zstd" : "zlib", "refcount_bits", (int)h.refcount_bits,
-			  "lazy_refcounts", (h.compatible & QCOW2_LAZY_REFCOUNTS) != 0, "dirty",
-			  (h.incompatible & QCOW2_DIRTY) != 0, "snapshots", (int)h.nr_snapshots));
-	if (h.backing[0]) {
-		json_t *name = json_string(h.backing), *format = json_string(h.backing_format);
-
-		json_object_set_new(j, "backing", name ? name : json_string("(not UTF-8)"));
-		json_object_set_new(j, "backing_format",
-				    format ? format : json_string("(not UTF-8)"));
-	}
-	return j;
-}
-
-static int print_info(const json_t *info)
-{
-	char size[32], name[PATH_MAX];
-	const json_t *f;
-	size_t i;
-
-	cli_format_size((uint64_t)json_integer_value(json_object_get(info, "size_bytes")), size,
-			sizeof(size));
-	printf("size      %s\n", size);
-	json_array_foreach(json_object_get(info, "files"), i, f)
-	{
-		const json_t *cluster = json_object_get(f, "cluster_bytes");
-
-		cli_format_size((uint64_t)json_integer_value(json_object_get(f, "used_bytes")),
-				size, sizeof(size));
-		cli_clean(json_string_value(json_object_get(f, "path")), name, sizeof(name));
-		printf("%-9s %s (%s, %s used", i ? "  on" : "file", name,
-		       json_string_value(json_object_get(f, "format")), size);
-		if (cluster)
-			printf(", clusters of %lld bytes", (long long)json_integer_value(cluster));
-		if (json_is_true(json_object_get(f, "dirty")))
-			printf(", not closed cleanly");
-		if (i + 1 == json_array_size(json_object_get(info, "files")) &&
-		    json_object_get(f, "backing")) {
-			cli_clean(json_string_value(json_object_get(f, "backing")), name,
-				  sizeof(name));
-			printf(", stands on %s, not opened", name);
-		}
-		puts(")");
-	}
-	return cli_flush();
-}
-
-/* Without leave to open what it stands on, the file alone is described. */
-static int open_to_describe(char *spec, struct disk_files *f, struct err *e)
-{
-	struct launch_disk d;
-	int r = parse_disk(spec, &d, e);
-
-	if (!r)
-		r = disk_files_open(d.path, d.qcow2 && d.backing_dir, d.backing_dir, f, e);
-	if (!r)
-		f->file[0].qcow2 = d.qcow2;
-	return r;
-}
-
-static int disk_info(int argc, char **argv)
-{
-	cleanup_json json_t *info = NULL;
-	struct disk_files f = { 0 };
-	struct disk_args a = { 0 };
-	uint64_t bytes = 0;
-	struct err e = { "" };
-	json_t *files = NULL;
-	int r = parse(&a, argc, argv, 1, "one disk: FILE,format=...");
-
-	if (r)
-		return r;
-	r = open_to_describe(argv[optind], &f, &e);
-	if (!r)
-		r = source_file_bytes(f.file[0].fd, f.file[0].qcow2 ? SOURCE_QCOW2 : SOURCE_RAW,
-				      &bytes, &e);
-	if (!r) {
-		files = json_array();
-		info = json_pack("{s:I, s:o}", "size_bytes", (json_int_t)bytes, "files", files);
-	}
-	for (size_t i = 0; i < f.n && !r; i++) {
-		json_t *j = describe_file(&f.file[i], &e);
-
-		r = j ? json_array_append_new(files, j) : -EINVAL;
-	}
-	disk_files_close(&f);
-	if (r)
-		return cli_fail(&e);
-	return a.json ? cli_print_json(json_incref(info)) : print_info(info);
-}
-
-/* ---- check ---- */
-
-static int print_report(const char *path, const struct qcow2_report *rep)
-{
-	printf("%s: %llu clusters, %llu of data, %llu compressed\n", path,
-	       (unsigned long long)rep->clusters, (unsigned long long)rep->data,
-	       (unsigned long long)rep->packed);
-	if (rep->errors)
-		printf("%llu errors; the first: %s\n", (unsigned long long)rep->errors, rep->first);
-	if (rep->dirty)
-		printf("it was not closed cleanly%s\n", rep->repaired ? "; counted anew" : "");
-	if (rep->leaks)
-		printf("%llu clusters are lost%s\n", (unsigned long long)rep->leaks,
-		       rep->repaired ? " no longer" : "");
-	return cli_flush();
-}
-
-static int disk_check(int argc, char **argv)
-{
-	struct qcow2_report rep = { 0 };
-	struct disk_files f = { 0 };
-	struct disk_args a = { 0 };
-	struct err e = { "" };
-	int fd = -1, r, code;
-
-	r = parse(&a, argc, argv, 1, "one qcow2 file");
-	if (r)
-		return r;
-	/* one file, whatever it stands on */
-	r = disk_files_open(argv[optind], false, NULL, &f, &e);
-	if (!r && a.repair) {
-		fd = disk_files_writable(&f, &e);
-		r = MIN(fd, 0);
-	}
-	if (!r)
-		r = qcow2_check(a.repair ? fd : f.file[0].fd, a.repair, &rep, &e);
-	if (fd >= 0)
-		close(fd);
-	disk_files_close(&f);
-	if (r) {
-		err_wrap(&e, r, "%s", argv[optind]);
-		return cli_fail(&e);
-	}
-	code = a.json ? cli_print_json(json_pack("{s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:b}",
-						 "clusters", (json_int_t)rep.clusters, "data",
-						 (json_int_t)rep.data, "compressed",
-						 (json_int_t)rep.packed, "leaks",
-						 (json_int_t)rep.leaks, "errors",
-						 (json_int_t)rep.errors, "first_error", rep.first,
-						 "dirty", rep.dirty, "repaired", rep.repaired))
-		      : print_report(argv[optind], &rep);
-	if (code == CLI_OK && (rep.errors || ((rep.leaks || rep.dirty) && !rep.repaired)))
-		code = CLI_FAIL;
-	return code;
-}
-
 /* ---- export ---- */
 
 static int disk_export(int argc, char **argv)
@@ -386,7 +209,7 @@ static int disk_export(int argc, char **argv)
 	struct disk_args a = { 0 };
 	struct source *s = NULL;
 	struct err e = { "" };
-	int signals, r = parse(&a, argc, argv, 2, "a disk (FILE,format=...) and a new file");
+	int signals, r = disk_cmd_parse(&a, argc, argv, 2, "a disk (FILE,format=...) and a new file");
 
 	if (r)
 		return r;
@@ -395,9 +218,9 @@ static int disk_export(int argc, char **argv)
 	signals = cli_catch_signals(&e);
 	if (signals < 0)
 		return cli_fail(&e);
-	r = open_disk(argv[optind], &f, &e);
+	r = disk_cmd_open(argv[optind], &f, &e);
 	if (!r)
-		r = open_source(&f, &s, &e);
+		r = disk_cmd_source(&f, &s, &e);
 	if (!r)
 		r = disk_copy(s, argv[optind + 1],
 			      &(struct disk_copy){ .raw = a.raw,
@@ -418,10 +241,16 @@ int cmd_disk(int argc, char **argv)
 	if (!strcmp(sub, "create"))
 		return disk_create(argc - 1, argv + 1);
 	if (!strcmp(sub, "info"))
-		return disk_info(argc - 1, argv + 1);
+		return disk_cmd_info(argc - 1, argv + 1);
 	if (!strcmp(sub, "check"))
-		return disk_check(argc - 1, argv + 1);
+		return disk_cmd_check(argc - 1, argv + 1);
 	if (!strcmp(sub, "export"))
 		return disk_export(argc - 1, argv + 1);
-	return cli_usage("disk", "create, info, check or export?");
+	if (!strcmp(sub, "resize"))
+		return disk_cmd_resize(argc - 1, argv + 1);
+	if (!strcmp(sub, "attach"))
+		return disk_cmd_attach(argc - 1, argv + 1);
+	if (!strcmp(sub, "detach"))
+		return disk_cmd_detach(argc - 1, argv + 1);
+	return cli_usage("disk", "create, info, check, export, resize, attach or detach?");
 }

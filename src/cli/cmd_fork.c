@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/disk_live.h"
 #include "cli/exec_cmd.h"
 #include "cli/forkreq.h"
 #include "cli/machine.h"
@@ -24,16 +25,18 @@
 
 const char cmd_fork_usage[] =
 	"TEMPLATE|VM [-n N] [--name NAME] [--all] [--paused] [--wait|--no-wait]\n"
-	"            [--userdata FILE] [--timeout DURATION] [-o json]\n"
-	"       clone fork TEMPLATE|VM [--name NAME] [--rm] [--userdata FILE] [--timeout "
-	"DURATION]\n"
-	"            [-i] [-t] [-e KEY=VALUE]... [-w DIR] [-u USER] -- COMMAND [ARGUMENT]...\n"
+	"            [--disk DISK]... [--userdata FILE] [--timeout DURATION] [-o json]\n"
+	"       clone fork TEMPLATE|VM [--name NAME] [--rm] [--disk DISK]... [--userdata FILE]\n"
+	"            [--timeout DURATION] [-i] [-t] [-e KEY=VALUE]... [-w DIR] [-u USER] -- COMMAND [ARGUMENT]...\n"
 	"\n"
 	"  -n, --count N     how many (default 1)\n"
 	"      --name NAME   of the fork; with -n NAME-1 to NAME-N. Default: SOURCE-xxxx\n"
 	"      --all         all or none: when one fails, the others are ended and removed\n"
 	"      --paused      they stand still until clone resume, which is also when they\n"
 	"                    learn who they are\n"
+	"      --disk D      a disk for an empty bay (--bays of template create or run), as with\n"
+	"                    clone disk attach; may be repeated. Each fork writes to an overlay of\n"
+	"                    its own, unless it is ,persistent: that can be one fork's only\n"
 	"      --userdata F  what each finds as /run/clone/userdata: the file F (-: standard\n"
 	"                    input), 16 KiB at most; without it, there is no such file\n"
 	"      --wait        return when the guests have acknowledged who they are (default)\n"
@@ -53,11 +56,12 @@ struct fork_args {
 	int userdata_fd;
 	uint64_t n, timeout_ms;
 	bool no_wait, json, rm, all, paused;
-	char **command; /* NULL: none */
+	struct launch_vm disks; /* only those of it */
+	char **command;		/* NULL: none */
 	struct exec_cmd exec;
 };
 
-enum { O_NAME = 1000, O_WAIT, O_NO_WAIT, O_TIMEOUT, O_RM, O_ALL, O_PAUSED, O_USERDATA };
+enum { O_NAME = 1000, O_WAIT, O_NO_WAIT, O_TIMEOUT, O_RM, O_ALL, O_PAUSED, O_USERDATA, O_DISK };
 
 static int parse_option(void *arg, int opt, struct err *e)
 {
@@ -89,6 +93,8 @@ static int parse_option(void *arg, int opt, struct err *e)
 	case O_RM:
 		a->rm = true;
 		return 0;
+	case O_DISK:
+		return launch_disk_option(&a->disks, "--disk", optarg, e);
 	case O_USERDATA:
 		a->userdata = optarg;
 		return 0;
@@ -111,6 +117,9 @@ static int cut_command(struct fork_args *a, int argc, char **argv)
 
 static int check_args(const struct fork_args *a)
 {
+	for (size_t i = 0; i < a->disks.ndisks; i++)
+		if (a->disks.disks[i].persistent && a->n > 1)
+			return cli_usage("fork", "a persistent disk has one writer: no -n");
 	if (!a->command) {
 		if (a->rm || a->exec.nenv || a->exec.a.input || a->exec.a.tty || a->exec.a.cwd ||
 		    a->exec.a.user)
@@ -138,6 +147,7 @@ static int parse_args(struct fork_args *a, int argc, char **argv)
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
 		{ "rm", no_argument, NULL, O_RM },
 		{ "userdata", required_argument, NULL, O_USERDATA },
+		{ "disk", required_argument, NULL, O_DISK },
 		EXEC_CMD_OPTIONS,
 		{ NULL, 0, NULL, 0 },
 	};
@@ -237,10 +247,55 @@ static int run_command(struct fork_args *a, const struct fork_child_info *c)
 	return r;
 }
 
+/* Disks for a fork that stands still, which then runs; with wait until it knows who it is. */
+static int give_disks(const struct fork_args *a, const char *name, struct err *e)
+{
+	cleanup_json json_t *run = json_pack("{s:s}", "state", "Resumed");
+	struct vmproc p;
+	int r = vmproc_attach(name, -1, &p, e);
+
+	if (r)
+		return r;
+	for (size_t i = 0; i < a->disks.ndisks && !r; i++) {
+		struct launch_disk d = a->disks.disks[i];
+
+		r = disk_live_attach(&p, &d, e);
+	}
+	if (!r && !a->paused)
+		r = vmproc_request(&p, "PATCH", "/vm", run, LAUNCH_MS, NULL, e);
+	if (!r && !a->paused && !a->no_wait)
+		r = launch_wait_agent(&p, a->timeout_ms, e);
+	vmproc_close(&p);
+	return r;
+}
+
+/* One that does not get its disks has failed, with --all all have. */
+static void give_all_disks(const struct fork_args *a, struct fork_child_info *c)
+{
+	bool failed = false;
+	struct err e;
+
+	for (uint64_t i = 0; i < a->n; i++) {
+		if (!c[i].ok || (failed && a->all)) {
+			failed = true;
+		} else if (give_disks(a, c[i].name, &e)) {
+			failed = true;
+			snprintf(c[i].why, sizeof(c[i].why), "%s", e.msg);
+			fork_child_undo(&c[i]);
+		}
+	}
+	for (uint64_t i = 0; i < a->n && failed && a->all; i++) {
+		if (!c[i].ok)
+			continue;
+		snprintf(c[i].why, sizeof(c[i].why), "another one failed");
+		fork_child_undo(&c[i]);
+	}
+}
+
 static int fork_from(struct fork_args *a, const struct fork_source *src, int signals, struct err *e)
 {
 	const struct fork_how how = { .wait = !a->no_wait,
-				      .paused = a->paused,
+				      .paused = a->paused || a->disks.ndisks,
 				      .all = a->all,
 				      .owned = a->rm,
 				      .userdata_fd = a->userdata_fd,
@@ -252,6 +307,8 @@ static int fork_from(struct fork_args *a, const struct fork_source *src, int sig
 	if (!c)
 		return -EINVAL;
 	r = fork_request(src, c, a->n, &how, signals, &pause_ns, e);
+	if (!r && a->disks.ndisks)
+		give_all_disks(a, c);
 	if (!r)
 		r = a->command ? run_command(a, c) : print(a, c, pause_ns);
 	else

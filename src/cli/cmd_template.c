@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/launch.h"
 #include "cli/saved.h"
 #include "cli/state.h"
 #include "cli/template_make.h"
@@ -69,6 +70,7 @@ enum {
 	O_WARM,
 	O_MEMORY,
 	O_CPUS,
+	O_BAYS,
 	O_APPEND_ARGS,
 	O_SETTLE,
 	O_TIMEOUT,
@@ -115,6 +117,8 @@ static int create_option(void *arg, int opt, struct err *e)
 			return err_wrap(e, r, "--cpus");
 		m->vcpus = (unsigned int)v;
 		return 0;
+	case O_BAYS:
+		return launch_bays_option(&m->bays, optarg, e);
 	case O_APPEND_ARGS:
 		m->append = optarg;
 		return 0;
@@ -140,6 +144,7 @@ static int template_create(int argc, char **argv)
 		{ "warm", required_argument, NULL, O_WARM },
 		{ "memory", required_argument, NULL, O_MEMORY },
 		{ "cpus", required_argument, NULL, O_CPUS },
+		{ "bays", required_argument, NULL, O_BAYS },
 		{ "append", required_argument, NULL, O_APPEND_ARGS },
 		{ "settle-timeout", required_argument, NULL, O_SETTLE },
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
@@ -161,9 +166,9 @@ static int template_create(int argc, char **argv)
 		return cli_usage("template", "create: give one name");
 	if (!m->image == !m->from)
 		return cli_usage("template", "create: give one of --image and --from");
-	if (m->from && (m->mem_bytes || m->vcpus || m->append))
+	if (m->from && (m->mem_bytes || m->vcpus || m->append || m->bays))
 		return cli_usage("template",
-				 "create: --memory, --cpus and --append go with --image: "
+				 "create: --memory, --cpus, --bays and --append go with --image: "
 				 "a fork has its parent's");
 	if (m->image && (m->flat || m->no_settle))
 		return cli_usage("template", "create: --flat and --no-settle go with --from");

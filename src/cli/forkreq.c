@@ -312,8 +312,7 @@ static int batch(struct session *s, struct fork_child_info *c, size_t n, uint64_
 	return r;
 }
 
-/* Ends one that lives. */
-static void undo(struct fork_child_info *c)
+void fork_child_undo(struct fork_child_info *c)
 {
 	struct vmdir d;
 
@@ -350,7 +349,7 @@ static bool undo_if_failed(struct fork_child_info *c, size_t done, size_t n)
 		bad++;
 	for (size_t i = 0; i < done; i++)
 		if (c[i].ok)
-			undo(&c[i]);
+			fork_child_undo(&c[i]);
 	fail_rest(c, n, c[bad].why);
 	return true;
 }

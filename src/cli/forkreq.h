@@ -52,6 +52,8 @@ struct fork_child_info {
  */
 int fork_request(const struct fork_source *src, struct fork_child_info *c, size_t n,
 		 const struct fork_how *how, int cancel_fd, uint64_t *pause_ns, struct err *e);
+/* Ends one that lives (c->ok), and removes it. */
+void fork_child_undo(struct fork_child_info *c);
 void fork_child_info_free(struct fork_child_info *c, size_t n);
 
 #endif
