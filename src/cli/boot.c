@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -143,18 +144,20 @@ int launch_boot(struct vmproc *p, struct launch_vm *vm, struct err *e)
 		    json_pack("{s:i, s:I}", "vcpu_count", (int)vm->vcpus, "mem_size_mib",
 			      (json_int_t)(vm->mem_bytes >> 20)),
 		    e);
+	size_t numbered = 0;
 
 	if (!r)
 		r = put_boot(p, vm, e);
 	for (size_t i = 0; i < vm->ndisks && !r; i++) {
 		const struct launch_disk *d = &vm->disks[i];
 
+		numbered += !strncmp(d->id, "disk", 4); /* an image's is "root" */
 		r = disk_files_open(d->path, d->qcow2, d->backing_dir, &vm->files[i], e);
 		if (!r)
 			r = launch_put_disk(p, "PUT", d, &vm->files[i], e);
 	}
 	for (size_t i = 0; i < vm->bays && !r; i++)
-		r = put_bay(p, vm->ndisks + i, e);
+		r = put_bay(p, numbered + i, e);
 	if (!r)
 		r = put(p, "/vsock",
 			json_pack("{s:i, s:s}", "guest_cid", GUEST_CID, "uds_path", "vsock.sock"),
