@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/util.h"
 #include "block/blk_int.h"
 #include "tests/lib/disk.h"
@@ -397,6 +399,130 @@ static void test_blk_fork__parents_ring_dies_with_the_parent(void **state)
 	disk_close(&d);
 }
 
+static unsigned int discards;
+
+static void discarded(struct blk_req *r, int result)
+{
+	(void)r;
+	assert_int_equal(result, 0);
+	discards--;
+}
+
+static size_t heap(void)
+{
+	return mallinfo2().uordblks + mallinfo2().hblkhd;
+}
+
+/* More than the map of the file can hold at once is given back, all of it, and not all at once. */
+static void test_blk_fork__a_discarded_qcow2_file_is_given_back(void **state)
+{
+	static struct blk_req q[8];
+	size_t before, most = 0;
+	char *dir = scratch_make(), *used;
+	struct source_file file;
+	struct source *s = NULL;
+	struct disk d;
+	struct err e;
+
+	(void)state;
+	free(scratch_sh("qemu-img create -q -f qcow2 -o cluster_size=4096,preallocation=metadata "
+			"%s/top 8G && truncate -s 4096 %s/all",
+			dir, dir));
+	file = (struct source_file){ open(scratch_path(dir, "top"), O_RDONLY | O_CLOEXEC),
+				     SOURCE_QCOW2 };
+	assert_int_equal(source_open(&file, 1, &s, &e), 0);
+	/* a small disk beside its model; the engine sees the whole file */
+	disk_open(&d, MIB(1), 0, 1);
+	blk_destroy(d.blk);
+	assert_int_equal(blk_create(&(struct blk_cfg){ .writes = BLK_IN_QCOW2 }, s,
+				    open(scratch_path(dir, "top"), O_RDWR | O_CLOEXEC), &d.blk, &e),
+			 0);
+	disk_adopt(&d);
+	assert_int_equal(blk_rotate(d.blk, -1, &e), 0);
+	before = heap();
+	discards = ARRAY_SIZE(q);
+	for (unsigned int i = 0; i < ARRAY_SIZE(q); i++) {
+		q[i] = (struct blk_req){ .op = BLK_DISCARD,
+					 .offset_bytes = i * GIB(1),
+					 .len = GIB(1),
+					 .done = discarded };
+		assert_int_equal(blk_submit(d.blk, &q[i]), 0);
+	}
+	while (discards) {
+		blk_poll(d.blk);
+		most = MAX(most, heap());
+	}
+	/* 4096 L2 tables of 4 KiB, and as much again to write them */
+	assert_in_range(most - before, 0, MIB(12));
+	disk_close(&d);
+	free(scratch_sh("qemu-img check -q -f qcow2 %s/top", dir));
+	used = scratch_sh("qemu-img map -f qcow2 --output=json %s/top | grep -c '\"data\": true' ; "
+			  "true",
+			  dir);
+	assert_string_equal(used, "0\n");
+	free(used);
+	scratch_remove(dir);
+}
+
+/* An L2 entry refers to a cluster that nobody counts, so that it looks free: who shares the file
+ * reads it all the same. */
+static void test_blk_fork__what_a_damaged_file_gives_twice_is_not_given(void **state)
+{
+	static uint8_t buf[4096], got[4096];
+	struct source_file file;
+	char *dir = scratch_make();
+	struct source *s = NULL;
+	int go[2], fd, status;
+	struct qcow2_head h;
+	uint64_t l2, data;
+	struct stat st;
+	struct disk d;
+	struct err e;
+	pid_t pid;
+	be64 v;
+
+	(void)state;
+	free(scratch_sh("qemu-img create -q -f qcow2 -o cluster_size=4096 %s/top 1M && "
+			"qemu-io -f qcow2 -c 'write -P 0x11 0 8k' %s/top >/dev/null && "
+			"qemu-img convert -f qcow2 -O raw %s/top %s/all",
+			dir, dir, dir, dir));
+	fd = open(scratch_path(dir, "top"), O_RDWR | O_CLOEXEC);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(qcow2_read_head(fd, (uint64_t)st.st_size, &h, &e), 0);
+	assert_int_equal(fd_pread_full(fd, &v, 8, h.l1_off), 0);
+	l2 = be64_get(v) & ~QWRITER_COPIED;
+	assert_int_equal(fd_pread_full(fd, &v, 8, l2), 0);
+	data = be64_get(v) & ~QWRITER_COPIED;
+	assert_int_equal(fd_pread_full(fd, &v, 8, h.refcount_off), 0);
+	memset(got, 0, sizeof(got));
+	assert_int_equal(fd_pwrite_full(fd, got, 4, be64_get(v) + data / 4096 * 2), 0);
+	file = (struct source_file){ open(scratch_path(dir, "top"), O_RDONLY | O_CLOEXEC),
+				     SOURCE_QCOW2 };
+	assert_int_equal(source_open(&file, 1, &s, &e), 0);
+	disk_open_in(&d, BLK_IN_QCOW2, s, fd, scratch_path(dir, "all"), 4096, 1);
+	assert_int_equal(pipe(go), 0);
+	fdtab_add(d.fds, go[0], FD_KEEP, "test");
+	assert_int_equal(blk_rotate(d.blk, -1, &e), 0);
+	pid = fork();
+	if (pid == 0) {
+		char c;
+
+		_exit(disk_child(&d) && read(go[0], &c, 1) == 0 &&
+				      !disk_do(&d, BLK_READ, 4096, got, 4096) && got[0] == 0x11
+			      ? 0
+			      : 1);
+	}
+	memset(buf, 0xee, sizeof(buf));
+	for (unsigned int k = 16; k < 32; k++)
+		assert_int_equal(disk_do(&d, BLK_WRITE, k * 4096, buf, 4096), 0);
+	close(go[1]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	close(go[0]);
+	disk_close(&d);
+	scratch_remove(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -405,6 +531,8 @@ int main(void)
 		cmocka_unit_test(test_blk_fork__over_chains_of_qcow2),
 		cmocka_unit_test(test_blk_fork__of_a_qcow2_file_that_is_written),
 		cmocka_unit_test(test_blk_fork__a_qcow2_file_stays_what_it_was_to_a_child),
+		cmocka_unit_test(test_blk_fork__a_discarded_qcow2_file_is_given_back),
+		cmocka_unit_test(test_blk_fork__what_a_damaged_file_gives_twice_is_not_given),
 		cmocka_unit_test(test_blk_fork__children_cannot_write_what_they_share),
 		cmocka_unit_test(test_blk_fork__ninety_generations_deep),
 		cmocka_unit_test(test_blk_fork__many_children_of_one_moment),

@@ -107,6 +107,80 @@ static void test_blk_qcow2__much_that_is_not_flushed_is_written_all_the_same(voi
 	scratch_remove(dir);
 }
 
+/* A qcow2 over a qcow2 with smaller clusters: a cluster of the one is many places of the other. */
+static void open_over_qcow2(struct disk *d, const char *dir, uint64_t unit)
+{
+	struct source_file files[2] = {
+		{ open(scratch_path(dir, "top"), O_RDONLY | O_CLOEXEC), SOURCE_QCOW2 },
+		{ open(scratch_path(dir, "below"), O_RDONLY | O_CLOEXEC), SOURCE_QCOW2 },
+	};
+	struct source *s = NULL;
+	struct err e;
+
+	sh("qemu-img convert -f qcow2 -O raw %s/top %s/all", dir, dir);
+	if (source_open(files, 2, &s, &e))
+		fail_msg("%s", e.msg);
+	disk_open_in(d, BLK_IN_QCOW2, s, rw(dir, "top"), scratch_path(dir, "all"), unit, 1);
+}
+
+static void test_blk_qcow2__over_smaller_clusters(void **state)
+{
+	char *dir = scratch_make();
+	struct disk d;
+	struct err e;
+
+	(void)state;
+	/* zero at first, but not all of it */
+	sh("qemu-img create -q -f qcow2 -o cluster_size=4096 %s/below 1M && "
+	   "qemu-io -f qcow2 -c 'write -P 0x77 4k 60k' %s/below >/dev/null && "
+	   "qemu-img create -q -f qcow2 -b below -F qcow2 %s/top 1M",
+	   dir, dir, dir);
+	open_over_qcow2(&d, dir, 65536);
+	assert_int_equal(disk_do(&d, BLK_ZERO, 0, NULL, 65536), 0);
+	memset(d.model, 0, 65536);
+	qcow2_top_close(&d, dir);
+	for (unsigned int i = 0; i < 4; i++) {
+		qcow2_make_raw(dir, "raw", MIB(3));
+		sh("qemu-img convert -f raw -O qcow2 -o cluster_size=4096 %s/raw %s/below && "
+		   "qemu-img create -q -f qcow2 -b below -F qcow2 %s/top 3M",
+		   dir, dir, dir);
+		open_over_qcow2(&d, dir, 65536);
+		for (unsigned int k = 0; k < 4; k++) {
+			assert_true(disk_storm(&d, 20));
+			if (k == i)
+				assert_int_equal(blk_rotate(d.blk, -1, &e), 0);
+		}
+		assert_true(disk_matches(&d));
+		qcow2_top_close(&d, dir);
+	}
+	scratch_remove(dir);
+}
+
+static void test_blk_qcow2__a_guest_that_never_flushes_takes_no_more_and_more(void **state)
+{
+	static uint8_t buf[4096] = { 5 };
+	char *dir = scratch_make();
+	struct stat st;
+	struct disk d;
+
+	(void)state;
+	sh("qemu-img create -q -f qcow2 -o cluster_size=4096 %s/top 1M", dir);
+	qcow2_top_open(&d, dir, false, 4096, 1);
+	for (unsigned int k = 0; k < 20000; k++) {
+		/* two that do not lie side by side when they are given back */
+		assert_int_equal(disk_do(&d, BLK_WRITE, 0, buf, 4096), 0);
+		assert_int_equal(disk_do(&d, BLK_WRITE, 4096, buf, 4096), 0);
+		assert_int_equal(disk_do(&d, BLK_DISCARD, 4096, NULL, 4096), 0);
+		assert_int_equal(disk_do(&d, BLK_DISCARD, 0, NULL, 4096), 0);
+	}
+	assert_int_equal(stat(scratch_path(dir, "top"), &st), 0);
+	assert_in_range(st.st_size, 0, MIB(40));
+	assert_in_range(d.blk->w->refs.released.nr, 0, 5000);
+	memset(d.model, 0, 8192);
+	qcow2_top_close(&d, dir);
+	scratch_remove(dir);
+}
+
 struct reader {
 	struct blk_req r;
 	struct iovec iov;
@@ -240,6 +314,8 @@ int main(void)
 		cmocka_unit_test(test_blk_qcow2__what_is_written_is_what_qemu_reads),
 		cmocka_unit_test(test_blk_qcow2__much_that_is_not_flushed_is_written_all_the_same),
 		cmocka_unit_test(test_blk_qcow2__another_file_or_size_than_what_is_read_is_refused),
+		cmocka_unit_test(test_blk_qcow2__over_smaller_clusters),
+		cmocka_unit_test(test_blk_qcow2__a_guest_that_never_flushes_takes_no_more_and_more),
 		cmocka_unit_test(test_blk_qcow2__map_may_forget_what_is_being_zeroed),
 	};
 
