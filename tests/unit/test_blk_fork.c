@@ -452,8 +452,8 @@ static void test_blk_fork__a_discarded_qcow2_file_is_given_back(void **state)
 		blk_poll(d.blk);
 		most = MAX(most, heap());
 	}
-	/* 4096 L2 tables of 4 KiB, and as much again to write them */
-	assert_in_range(most - before, 0, MIB(12));
+	/* the map takes 16 MiB; 4096 L2 tables would be as much again, if all were copied at once */
+	assert_in_range(most - before, 0, MIB(28));
 	disk_close(&d);
 	free(scratch_sh("qemu-img check -q -f qcow2 %s/top", dir));
 	used = scratch_sh("qemu-img map -f qcow2 --output=json %s/top | grep -c '\"data\": true' ; "
