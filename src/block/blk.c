@@ -4,8 +4,8 @@
  * code, on main. Requests are in request.c.
  *
  * Who has which file: the base and all layers are shared by every process of a line of descent and
- * never written; the current data file is its process's alone, and no child keeps it. blk_rotate
- * turns the one into the other.
+ * never written (of a qcow2 file that is written: not where they read it); the current data file is
+ * its process's alone, and no child keeps it. blk_rotate turns the one into the other.
  */
 #include "block/blk.h"
 
@@ -327,7 +327,7 @@ int blk_prepare(struct blk *b, struct err *e)
 
 	if (b->adopted && b->w)
 		blk_qtop_child(b); /* whatever happens now, the file is the parent's */
-	uring_forget(b->ring); /* the parent's, in a child */
+	uring_forget(b->ring);	   /* the parent's, in a child */
 	b->ring = NULL;
 	b->watch = NULL;
 	r = uring_create(BLK_IOS, &b->ring, e);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What stands behind a disk: an ephemeral overlay over a shared, read-only base (source.h), or the
- * base alone. Asynchronous on one io_uring per disk. The overlay is a block map in private memory
- * over append-only data files: it forks O(1) with the heap. Guest RAM is never registered with
- * io_uring (it would be pinned and copied eagerly by fork(2)).
+ * What stands behind a disk: an ephemeral overlay over a shared, read-only base (source.h), the
+ * base alone, or a raw or qcow2 file that is written in place. Asynchronous on one io_uring per
+ * disk. The overlay is a block map in private memory over append-only data files: it forks O(1)
+ * with the heap. Guest RAM is never registered with io_uring (it would be pinned and copied eagerly
+ * by fork(2)).
  *
  * Requests that overlap run in the order of their submission when one of them changes the disk, at
- * the granularity of BLK_BLOCK; all others run at once.
+ * the granularity of the disk's unit (blk_unit); all others run at once.
  *
  * All calls and callbacks: main, or a vCPU thread that holds the device lock.
  */
@@ -159,7 +160,8 @@ unsigned int blk_in_flight(const struct blk *b);
 
 /*
  * A snapshot's layer: all that the overlay holds, as one self-describing file (see layer.c), taken
- * up again as the lowest layer over the same base. Both with nothing in flight. save: fd (empty,
+ * up again as the lowest layer over the same base. -ENOTSUP of a disk in other units than
+ * BLK_BLOCK. Both with nothing in flight. save: fd (empty,
  * seekable) stays the caller's, who syncs it; also in a fork's child before blk_adopt, when the
  * parent had rotated (-EINVAL). load: between create and adopt (-EBUSY); fd (opened read-only) is
  * owned, also on failure; the overlay is as before on failure; hostile bytes are -EINVAL.

@@ -3,11 +3,11 @@
  * The overlay's block map, called by the request engine (request.c), by the disk (blk.c) and by the
  * layer file (layer.c), on main.
  *
- * A two-level table: a directory of leaves, 512 entries (2 MiB of disk) each. A leaf exists once a
- * block in it was written; a leaf that is zero throughout is a mark in the directory, so that a
- * guest that discards a whole 16 TiB disk costs us the 64 MiB directory and no more. Everything is
- * private memory: fork(2) gives the child a copy of its own, and of the files only descriptors are
- * shared.
+ * A two-level table: a directory of leaves, 512 entries (2 MiB of disk, in units of 4 KiB) each. A
+ * leaf exists once a block in it was written; a leaf that is zero throughout is a mark in the
+ * directory, so that a guest that discards a whole 16 TiB disk costs us the 64 MiB directory and no
+ * more. Everything is private memory: fork(2) gives the child a copy of its own, and of the files
+ * only descriptors are shared.
  *
  * An entry changes only when the request that changes it is alone on the block (blk.h), so whoever
  * reads an entry may use it until its request ends: files are never closed under a reader, and

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The overlay's block map: which file holds each 4 KiB block of a disk. Plain memory and file
+ * The overlay's block map: which file holds each block of a disk (4 KiB, or a qcow2
+ * cluster). Plain memory and file
  * descriptors, no I/O but closing: see overlay.c. Private to src/block. One thread at a time.
  */
 #ifndef CLONE_BLOCK_OVERLAY_H
@@ -65,8 +66,8 @@ struct overlay {
 
 /* identity: set by the caller afterwards, before the first request. */
 int overlay_init(struct overlay *o, uint64_t nr_blocks, uint64_t base_blocks, struct err *e);
-/* More blocks; whether what is not mapped of them counts as the base's (which says what a zeroed one
- * becomes) is the caller's to say. -ENOMEM. */
+/* More blocks; whether what is not mapped of them counts as the base's (which says what a zeroed
+ * one becomes) is the caller's to say. -ENOMEM. */
 int overlay_grow(struct overlay *o, uint64_t nr_blocks, uint64_t base_blocks);
 /* Closes the layers. */
 void overlay_fini(struct overlay *o);

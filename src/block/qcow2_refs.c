@@ -431,8 +431,8 @@ static void write_table(struct qrefs *q, uint64_t lo, uint64_t hi, struct qbatch
 
 void qrefs_write_blocks(struct qrefs *q, struct qbatch *b)
 {
-	uint64_t end = MIN(q->nr_blocks,
-			   MAX(q->beyond_end, (q->nr + q->per_block - 1) / q->per_block));
+	uint64_t end =
+		MIN(q->nr_blocks, MAX(q->beyond_end, (q->nr + q->per_block - 1) / q->per_block));
 
 	for (uint64_t i = 0; i < end; i++)
 		if (q->block[i].lo != q->block[i].hi)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Who owns which cluster of a qcow2 file that is written: its refcounts, in memory, and how they
- * get back into the file. No I/O but qrefs_load's and qbatch_write's: what is to be written is added to a batch.
- * Private to src/block; one thread.
+ * get back into the file. No I/O but qrefs_load's and qbatch_write's: what is to be written is
+ * added to a batch. Private to src/block; one thread.
  *
  * Lives of a cluster: qrefs_alloc gives it (count 1); nobody on disk refers to it until a flush
  * has written its reference. qrefs_unalloc takes back one that was never referred to: free at once.
@@ -54,7 +54,7 @@ struct qrefs {
 	uint32_t table_clusters;
 	bool table_moved;	     /* the header does not know table_off yet */
 	uint64_t table_lo, table_hi; /* entries of the table that are not in the file yet */
-	uint64_t beyond; /* counts that the file had for clusters behind its end: lost ones */
+	uint64_t beyond;     /* counts that the file had for clusters behind its end: lost ones */
 	uint64_t beyond_end; /* blocks up to this one have such */
 	struct extents free, released, flushing, held;
 	uint64_t nr_released; /* clusters in released */

@@ -13,7 +13,9 @@
 #include "base/fd.h"
 #include "base/util.h"
 
-#define HEADER_SIZE 24u /* offset: the disk's size, 4 bytes of encryption, the L1 table's entries, its place */
+#define HEADER_SIZE                                                                                \
+	24u /* offset: the disk's size, 4 bytes of encryption, the L1 table's entries, its place   \
+	     */
 
 static int write_batch(const struct qbatch *b, int fd)
 {
@@ -82,8 +84,8 @@ int qwriter_sync(struct qwriter *w, int fd, bool last)
 /* What the file may have for clusters behind the disk's end would come to light. */
 static int nothing_behind(const struct qwriter *w, int fd, struct err *e)
 {
-	uint64_t clusters = (w->head.size_bytes + qcow2_cluster_bytes(&w->head) - 1) >>
-			    w->head.cluster_bits;
+	uint64_t clusters =
+		(w->head.size_bytes + qcow2_cluster_bytes(&w->head) - 1) >> w->head.cluster_bits;
 	uint64_t per = qcow2_l2_entries(&w->head), off = 0;
 	uint64_t i = clusters / per;
 	cleanup_free be64 *table = malloc(per * sizeof(*table));
@@ -101,8 +103,9 @@ static int nothing_behind(const struct qwriter *w, int fd, struct err *e)
 	}
 	for (; i < w->head.l1_entries; i++)
 		r |= be64_get(w->l1[i]) != 0;
-	return r ? err_set(e, EINVAL, "qcow2: it has data behind the disk's end, which would "
-				      "come to light; copy it: clone disk export")
+	return r ? err_set(e, EINVAL,
+			   "qcow2: it has data behind the disk's end, which would "
+			   "come to light; copy it: clone disk export")
 		 : 0;
 }
 

@@ -324,7 +324,7 @@ int qwriter_flush_begin(struct qwriter *w)
 		return -EBUSY;
 	if (mark || w->head.autoclear)
 		qwriter_features(w, w->head.incompatible | (mark ? QCOW2_DIRTY : 0),
-			       &w->batch[Q_HEAD]);
+				 &w->batch[Q_HEAD]);
 	write_tables(w);
 	if (refs) {
 		qrefs_write_blocks(&w->refs, &w->batch[Q_REFS]);

@@ -274,8 +274,8 @@ static bool zero_already(const struct blk *b, uint64_t block)
 
 	if (ent == ENT_ZERO)
 		return true;
-	return ent == ENT_BASE && file_where(b, block, &w) &&
-	       w.origin == SOURCE_IN_ZERO && (w.file || !w.off) &&
+	return ent == ENT_BASE && file_where(b, block, &w) && w.origin == SOURCE_IN_ZERO &&
+	       (w.file || !w.off) &&
 	       w.len >= blk_block_bytes(b, block); /* what is below may have smaller clusters */
 }
 

@@ -15,7 +15,7 @@
  *
  * EDGES reads the blocks that a request changes only in part and that are not in the current data
  * file; IO patches them in memory and writes them back whole. Blocks that are in the current file
- * are overwritten where they are: no other process has that file. All others get new blocks of it,
+ * are overwritten where they are: no other process has them. All others get new blocks of it,
  * and the map learns of them only after every byte was written, so that it never points at what an
  * earlier user of those blocks left there.
  *

@@ -3,8 +3,9 @@
  * A disk that grows while it is used: see blk_grow in blk.h. Main.
  *
  * What is new reads as zeroes: in an overlay because its base ends before, in a qcow2 file because
- * no table has it, in a raw one because the file is made longer. Only the disk's last block may hold
- * something behind the end, left there by an earlier user of its place: that block is written anew first.
+ * no table has it, in a raw one because the file is made longer. Only the disk's last block may
+ * hold something behind the end, left there by an earlier user of its place: that block is written
+ * anew first.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -28,7 +29,12 @@ static int do_request(struct blk *b, enum blk_op op, uint64_t off, void *buf, ui
 {
 	struct iovec iov = { buf, len };
 	struct request q = {
-		.r = { .op = op, .offset_bytes = off, .len = len, .iov = &iov, .niov = 1, .done = done },
+		.r = { .op = op,
+		       .offset_bytes = off,
+		       .len = len,
+		       .iov = &iov,
+		       .niov = 1,
+		       .done = done },
 	};
 
 	BUG_ON(blk_submit(b, &q.r));

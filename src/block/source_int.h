@@ -10,7 +10,7 @@
 #include "block/source.h"
 
 #define CHUNK_CLUSTERS 512u /* of the smallest clusters in the chain: what a chunk covers */
-#define CHUNKS 1024u	    /* in memory at most: of 16 KiB when every cluster lies by itself */
+#define CHUNKS 1024u	    /* in memory at most: of 20 KiB when every cluster lies by itself */
 #define UNPACKED 4u	    /* clusters kept decompressed */
 
 enum extent_kind { X_UNKNOWN, X_ZERO, X_FILE, X_PACKED, X_BAD };

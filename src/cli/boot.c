@@ -96,14 +96,14 @@ int launch_put_disk(struct vmproc *p, const char *method, const struct launch_di
 	}
 	snprintf(path, sizeof(path), "/drives/%s", d->id);
 	return send(p, method, path,
-		   json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:b, s:b, s:I, s:{s:o*, s:o*}}",
-			     "drive_id", d->id, "path_on_host", d->path, "format",
-			     d->qcow2 ? "qcow2" : "raw", "backing", backing, "serial",
-			     d->serial ? d->serial : "", "is_root_device", d->root, "is_read_only",
-			     d->read_only, "persistent", d->persistent, "quota_bytes",
-			     (json_int_t)d->quota, "rate_limiter", "bandwidth",
-			     per_second(d->bandwidth), "ops", per_second(d->iops)),
-		   e);
+		    json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:b, s:b, s:I, s:{s:o*, s:o*}}",
+			      "drive_id", d->id, "path_on_host", d->path, "format",
+			      d->qcow2 ? "qcow2" : "raw", "backing", backing, "serial",
+			      d->serial ? d->serial : "", "is_root_device", d->root, "is_read_only",
+			      d->read_only, "persistent", d->persistent, "quota_bytes",
+			      (json_int_t)d->quota, "rate_limiter", "bandwidth",
+			      per_second(d->bandwidth), "ops", per_second(d->iops)),
+		    e);
 }
 
 static int put_bay(struct vmproc *p, size_t i, struct err *e)

@@ -47,9 +47,12 @@ const char cmd_disk_usage[] =
 	"      --repair       give lost space back, and count anew what was not closed cleanly\n"
 	"  -q, --quiet        no progress\n"
 	"\n"
-	"A disk only grows. ID is a VM's disk: disk0, disk1 ... (clone inspect). attach puts a disk into\n"
-	"an empty bay (--bays) of a VM that runs, with the OPTIONs of clone run --disk but readonly and\n"
-	"serial, and prints its ID; the guest sees a disk of no size grow. detach takes it out again:\n"
+	"A disk only grows. ID is a VM's disk: disk0, disk1 ... (clone inspect). attach puts a "
+	"disk into\n"
+	"an empty bay (--bays) of a VM that runs, with the OPTIONs of clone run --disk but "
+	"readonly and\n"
+	"serial, and prints its ID; the guest sees a disk of no size grow. detach takes it out "
+	"again:\n"
 	"unmount it first. What was written to one that is not persistent is gone then.\n";
 
 enum { O_SIZE = 1000, O_FORMAT, O_CLUSTER, O_BACKING, O_REPAIR };
@@ -209,7 +212,8 @@ static int disk_export(int argc, char **argv)
 	struct disk_args a = { 0 };
 	struct source *s = NULL;
 	struct err e = { "" };
-	int signals, r = disk_cmd_parse(&a, argc, argv, 2, "a disk (FILE,format=...) and a new file");
+	int signals,
+		r = disk_cmd_parse(&a, argc, argv, 2, "a disk (FILE,format=...) and a new file");
 
 	if (r)
 		return r;

@@ -55,7 +55,7 @@ static int rewrite(const struct vmdir *d, const char *id, json_t *add, struct er
 		if (!strcmp(json_string_value(json_object_get(disk, "id")) ?: "", id))
 			json_array_remove(disks, i);
 	}
-	if (new && json_array_append(disks, new))
+	if (new &&json_array_append(disks, new))
 		return err_set(e, ENOMEM, "out of memory");
 	return vmdir_rewrite(d, info, e);
 }

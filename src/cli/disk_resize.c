@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * clone disk resize, attach, detach: of a file that no VM has, or of a VM that runs. See disk_cmds.h.
+ * clone disk resize, attach, detach: of a file that no VM has, or of a VM that runs. See
+ * disk_cmds.h.
  */
 #include "cli/disk_cmds.h"
 
@@ -19,7 +20,8 @@
 #include "event/loop.h"
 
 /* The same engine as a VM's, with nobody else who uses it. base and data are owned. */
-static int grow(enum blk_writes writes, struct source *base, int data, uint64_t bytes, struct err *e)
+static int grow(enum blk_writes writes, struct source *base, int data, uint64_t bytes,
+		struct err *e)
 {
 	struct blk_cfg cfg = { .writes = writes };
 	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;

@@ -19,7 +19,7 @@ struct disk_copy {
 
 /* A file that was not there before, to be written. -EEXIST. */
 int disk_new_file(const char *path, struct err *e);
-/* All that s reads, in a new file that is durable then; on failure there is none. */
+/* All that s reads, in a new file whose bytes are durable then; on failure there is none. */
 int disk_copy(struct source *s, const char *path, const struct disk_copy *how, struct err *e);
 
 #endif

@@ -54,11 +54,11 @@ int launch_disk_option(struct launch_vm *vm, const char *word, char *spec, struc
 	if (d->read_only && d->persistent)
 		return err_set(e, EINVAL, "%s %s: readonly or persistent, not both", word, file);
 	if (d->quota && (d->read_only || d->persistent))
-		return err_set(e, EINVAL, "%s %s: quota= is for a disk with an overlay", word, file);
+		return err_set(e, EINVAL, "%s %s: quota= is for a disk with an overlay", word,
+			       file);
 	if (!said)
-		return err_set(e, EINVAL,
-			       "%s %s: say its format: %s,format=raw or %s,format=qcow2", word,
-			       file, file, file);
+		return err_set(e, EINVAL, "%s %s: say its format: %s,format=raw or %s,format=qcow2",
+			       word, file, file, file);
 	vm->ndisks++;
 	return 0;
 }

@@ -76,7 +76,8 @@ struct launch_vm {
 int launch_disk_option(struct launch_vm *vm, const char *word, char *spec, struct err *e);
 /* --bays N. -EINVAL. */
 int launch_bays_option(uint64_t *bays, const char *text, struct err *e);
-/* Grants a disk's opened files, and what takes its writes, and asks for it: PUT, or PATCH of a bay. */
+/* Grants a disk's opened files, and what takes its writes, and asks for it: PUT, or PATCH of a bay.
+ */
 int launch_put_disk(struct vmproc *p, const char *method, const struct launch_disk *d,
 		    struct disk_files *f, struct err *e);
 /* Opens what it names, grants it, configures and starts the VM. */

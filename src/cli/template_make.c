@@ -150,13 +150,14 @@ int template_make(const struct template_make *m, int cancel_fd, struct err *e)
 
 	if (!k)
 		return err_set(e, ENOMEM, "out of memory");
-	*k = (struct maker){
-		.m = m,
-		.p = { .pidfd = -1, .fdsock = -1 },
-		.ib.initrd_fd = -1,
-		.stage.dir = -1,
-		.vm = { .initrd_fd = -1, .mem_bytes = m->mem_bytes, .vcpus = m->vcpus, .bays = m->bays }
-	};
+	*k = (struct maker){ .m = m,
+			     .p = { .pidfd = -1, .fdsock = -1 },
+			     .ib.initrd_fd = -1,
+			     .stage.dir = -1,
+			     .vm = { .initrd_fd = -1,
+				     .mem_bytes = m->mem_bytes,
+				     .vcpus = m->vcpus,
+				     .bays = m->bays } };
 	vmdir_init(&k->p.dir);
 	r = template_stage_begin(STORE_TEMPLATES, m->name, &k->stage, e);
 	if (!r)

@@ -20,7 +20,7 @@ struct template_make {
 	size_t nwarm;
 	uint64_t mem_bytes;
 	unsigned int vcpus;
-	uint64_t bays; /* of image: empty disks */
+	uint64_t bays;			      /* of image: empty disks */
 	uint64_t boot_ms, warm_ms, settle_ms; /* limits */
 	/* Called when a step begins, for people who wait. */
 	void (*step)(const char *what);

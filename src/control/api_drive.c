@@ -183,5 +183,6 @@ int api_patch_drive(struct api_call *call, json_t **reply, struct err *e)
 		return vm_insert_disk(call->vm, &d.disk, e);
 	if (b.rate_limiter)
 		return vm_set_disk_rate(call->vm, b.drive_id, &d.rate, e);
-	return err_set(e, EINVAL, "path_on_host, size_bytes or rate_limiter: one of them is needed");
+	return err_set(e, EINVAL,
+		       "path_on_host, size_bytes or rate_limiter: one of them is needed");
 }

@@ -72,12 +72,13 @@ static json_t *disks_json(struct vm *vm)
 		json_array_append_new(
 			list,
 			json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
-				  "id", id, "size_bytes", (json_int_t)bytes, "reads", (json_int_t)s.reads, "writes", (json_int_t)s.writes,
-				  "flushes", (json_int_t)s.flushes, "read_bytes",
-				  (json_int_t)s.read_bytes, "written_bytes",
-				  (json_int_t)s.written_bytes, "own_bytes", (json_int_t)s.own_bytes,
-				  "overlay_bytes", (json_int_t)s.overlay_bytes, "layers",
-				  (json_int_t)s.layers, "errors", (json_int_t)s.errors, "no_space",
+				  "id", id, "size_bytes", (json_int_t)bytes, "reads",
+				  (json_int_t)s.reads, "writes", (json_int_t)s.writes, "flushes",
+				  (json_int_t)s.flushes, "read_bytes", (json_int_t)s.read_bytes,
+				  "written_bytes", (json_int_t)s.written_bytes, "own_bytes",
+				  (json_int_t)s.own_bytes, "overlay_bytes",
+				  (json_int_t)s.overlay_bytes, "layers", (json_int_t)s.layers,
+				  "errors", (json_int_t)s.errors, "no_space",
 				  (json_int_t)s.no_space));
 	return list;
 }
@@ -109,13 +110,12 @@ int api_get_events(struct api_call *call, json_t **reply, struct err *e)
 	const struct notice *n;
 
 	for (unsigned int i = 0; list && (n = vm_notice_at(call->vm, i)); i++)
-		json_array_append_new(list,
-				      json_pack("{s:I, s:s, s:s, s:s, s:I, s:I, s:I}", "number",
-						(json_int_t)n->number, "kind", n->kind, "device",
-						n->who, "detail", n->detail, "count",
-						(json_int_t)n->count, "first_ms",
-						(json_int_t)n->first_ms, "last_ms",
-						(json_int_t)n->last_ms));
+		json_array_append_new(list, json_pack("{s:I, s:s, s:s, s:s, s:I, s:I, s:I}",
+						      "number", (json_int_t)n->number, "kind",
+						      n->kind, "device", n->who, "detail",
+						      n->detail, "count", (json_int_t)n->count,
+						      "first_ms", (json_int_t)n->first_ms,
+						      "last_ms", (json_int_t)n->last_ms));
 	*reply = list ? json_pack("{s:o}", "events", list) : NULL;
 	return *reply ? 0 : err_set(e, ENOMEM, "out of memory");
 }

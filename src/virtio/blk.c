@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * virtio-blk (virtio 1.2 section 5.2): config space and the device contract; its requests are in
- * blk_request.c. Main; the driver's reset also comes on a vCPU thread. The device lock is held.
+ * blk_request.c, the disk behind it in blk_medium.c. Main; the driver's reset also comes on a vCPU
+ * thread. The device lock is held.
  *
  * Fork and restore: the contents are kept, as they are at that instant, and so are size and serial
- * (the guest has mounted it by them). Renewed: the file that new writes go to, the ring. Nothing is
- * refused. Nothing is in flight when quiesced, so state holds no request; it holds the number of
- * blocks in the overlay, so that a restore without the layer that belongs to it is refused.
+ * (the guest has mounted it by them). Renewed: the file that new writes go to, the ring. Refused:
+ * a fork of a raw disk that is written in place (vm/disks.c). Nothing is in flight when quiesced,
+ * so state holds no request; it holds the number of blocks in the overlay, so that a restore
+ * without the layer that belongs to it is refused.
  */
 #include <errno.h>
 #include <linux/virtio_blk.h>

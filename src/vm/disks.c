@@ -173,7 +173,8 @@ int vm_add_disk(struct vm *vm, const struct vm_disk *k, struct err *e)
 
 /* ---- while it runs ---- */
 
-/* The disk and its device; the world stands still (unlike a paused VM's, it goes on by end_change). */
+/* The disk and its device; the world stands still (unlike a paused VM's, it goes on by end_change).
+ */
 static int begin_change(struct vm *vm, const char *id, struct disk_cfg **d, struct device **dev,
 			struct err *e)
 {

@@ -82,8 +82,8 @@ int vm_set_disk_rate(struct vm *vm, const char *id, const struct virtio_blk_rate
 /* What follows: of a VM that runs (it stands still for it) or is paused; the guest is told.
  * -ENOENT: there is no such disk; -EINVAL: it does not run. */
 
-/* Puts a disk (its files granted as for vm_add_disk) into an empty bay. -EBUSY: there is one; -EINVAL
- * also for read_only and serial; and what opening it may fail with. */
+/* Puts a disk (its files granted as for vm_add_disk) into an empty bay. -EBUSY: there is one;
+ * -EINVAL also for read_only and serial; and what opening it may fail with. */
 int vm_insert_disk(struct vm *vm, const struct vm_disk *disk, struct err *e);
 /* Takes a disk out, which leaves a bay; what the guest wrote to its overlay is gone, a persistent
  * one is closed cleanly. -ENOTSUP: a read-only one; -ENOENT: it is empty. */
@@ -133,8 +133,8 @@ struct vm_stats {
 	uint64_t fork_depth;
 };
 void vm_stats(struct vm *vm, struct vm_stats *out);
-/* What the owner should know: the last NOTICES_MAX, oldest first, as vm/notices.h has them. i from 0
- * on; NULL: there are no more. Borrowed until something else happens. */
+/* What the owner should know: the last NOTICES_MAX, oldest first, as vm/notices.h has them. i from
+ * 0 on; NULL: there are no more. Borrowed until something else happens. */
 struct notice;
 const struct notice *vm_notice_at(const struct vm *vm, unsigned int i);
 /* Of disk number i: its id, NULL when there are no more; *bytes: its size, 0 of an empty bay. */

@@ -28,7 +28,8 @@ struct disk_cfg {
 	uint8_t read_only;
 	uint8_t last_qcow2, writes; /* writes: enum blk_writes */
 	uint32_t nr_files;
-	uint64_t size_bytes; /* of the file when the disk was first opened; it may grow. 0: an empty bay */
+	uint64_t size_bytes; /* of the file when the disk was first opened; it may grow. 0: an empty
+				bay */
 	uint64_t quota_bytes;
 	char serial[VIRTIO_BLK_SERIAL_MAX];
 };

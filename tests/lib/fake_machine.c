@@ -38,8 +38,8 @@ static void on_notice(struct machine *m, const char *kind, const char *who, cons
 	(void)who;
 	(void)detail;
 	((struct fake_machine *)m)->notices++;
-	snprintf(((struct fake_machine *)m)->notice, sizeof(((struct fake_machine *)m)->notice), "%s",
-		 kind);
+	snprintf(((struct fake_machine *)m)->notice, sizeof(((struct fake_machine *)m)->notice),
+		 "%s", kind);
 }
 
 static void on_event(struct machine *m, enum vm_event ev, const char *detail)

@@ -31,8 +31,8 @@ struct fake_machine {
 	unsigned int nr_devs;
 	gpa_t brk;
 	unsigned int events[4]; /* how often the guest asked for each vm_event */
-	unsigned int notices; /* how often the owner was told something, */
-	char notice[24];      /* and what last */
+	unsigned int notices;	/* how often the owner was told something, */
+	char notice[24];	/* and what last */
 	/* A guest write that the kernel would take by itself (an ioeventfd); NULL: none is. */
 	bool (*taken)(struct fake_machine *fm, uint64_t addr, unsigned int len);
 	/* Did interrupts with this MSI data come since the last call? NULL: nobody can tell. */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A model of the ring (block/uring.h), for tests that include it in one file: operations complete in
- * any order, a write reaches the medium when a sync that was issued after its completion completes.
- * One file is written, world.fd; it and the medium are FILE_MAX long at most. Single thread.
+ * A model of the ring (block/uring.h), for tests that include it in one file: operations complete
+ * in any order, a write reaches the medium when a sync that was issued after its completion
+ * completes. One file is written, world.fd; it and the medium are FILE_MAX long at most. Single
+ * thread.
  */
 #ifndef CLONE_TESTS_LIB_RING_MODEL_H
 #define CLONE_TESTS_LIB_RING_MODEL_H
@@ -48,7 +49,7 @@ static struct {
 	size_t nr_dirt;
 	uint64_t clock, end, synced_end; /* end: of the file, now and when it was last synced */
 	unsigned int fail_syncs, failed; /* so many syncs are to fail; have failed */
-	int efd, ring;	     /* ring: only a descriptor */
+	int efd, ring;			 /* ring: only a descriptor */
 } world;
 
 struct uring {
@@ -171,7 +172,8 @@ void uring_push(struct uring *u, enum uring_op op, int fd, uint64_t off, const s
 	for (unsigned int i = 0; i < OPS; i++) {
 		if (world.op[i].live)
 			continue;
-		world.op[i] = (struct model_op){ op, fd, off, len, ++world.clock, iov, niov, tag, true };
+		world.op[i] =
+			(struct model_op){ op, fd, off, len, ++world.clock, iov, niov, tag, true };
 		if (op != URING_PUNCH && op != URING_SYNC)
 			for (world.op[i].len = 0, len = 0; len < niov; len++)
 				world.op[i].len += iov[len].iov_len;

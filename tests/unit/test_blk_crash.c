@@ -160,8 +160,8 @@ static bool discarded(uint64_t sector, uint64_t from, uint64_t to, const struct 
 
 static void fire(struct blk *b)
 {
-	static const enum blk_op ops[] = { BLK_WRITE, BLK_WRITE, BLK_WRITE,
-					   BLK_WRITE, BLK_ZERO,	 BLK_DISCARD, BLK_FLUSH };
+	static const enum blk_op ops[] = { BLK_WRITE, BLK_WRITE,   BLK_WRITE, BLK_WRITE,
+					   BLK_ZERO,  BLK_DISCARD, BLK_FLUSH };
 	struct shot *s = truth.shot;
 	uint64_t at, n, value;
 

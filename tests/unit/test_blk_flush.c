@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a flush promises of disks that are written in place, on a model of the ring: what was written
- * before it is on the medium, and who asks is told of every failure, once.
+ * What a flush promises of disks that are written in place, on a model of the ring: what was
+ * written before it is on the medium, and who asks is told of every failure, once.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -34,8 +34,8 @@ static void open_qcow2(struct disk *d, const char *dir, const char *size)
 	struct source *s;
 	struct err e;
 
-	sh("qemu-img create -q -f qcow2 -o cluster_size=512 %s/top %s && truncate -s %s %s/all", dir,
-	   size, size, dir);
+	sh("qemu-img create -q -f qcow2 -o cluster_size=512 %s/top %s && truncate -s %s %s/all",
+	   dir, size, size, dir);
 	f = (struct source_file){ open(scratch_path(dir, "top"), O_RDONLY | O_CLOEXEC),
 				  SOURCE_QCOW2 };
 	assert_int_equal(source_open(&f, 1, &s, &e), 0);

@@ -452,7 +452,8 @@ static void test_blk_fork__a_discarded_qcow2_file_is_given_back(void **state)
 		blk_poll(d.blk);
 		most = MAX(most, heap());
 	}
-	/* the map takes 16 MiB; 4096 L2 tables would be as much again, if all were copied at once */
+	/* the map takes 16 MiB; 4096 L2 tables would be as much again, if all were copied at once
+	 */
 	assert_in_range(most - before, 0, MIB(28));
 	disk_close(&d);
 	free(scratch_sh("qemu-img check -q -f qcow2 %s/top", dir));

@@ -62,7 +62,8 @@ static void test_blk_grow__an_overlay(void **state)
 		struct disk d;
 
 		/* ends within a block, whose rest may hold what a freed block left there */
-		disk_open(&d, MIB(1) + 512 * seed, seed % 2 ? MIB(1) + 512 * seed : MIB(1) / 2, seed);
+		disk_open(&d, MIB(1) + 512 * seed, seed % 2 ? MIB(1) + 512 * seed : MIB(1) / 2,
+			  seed);
 		for (unsigned int k = 0; k < 5; k++) {
 			assert_true(storms(&d, 4));
 			assert_int_equal(disk_grow(&d, d.size + 512 * (1 + disk_random(&d, 3000))),
@@ -184,7 +185,8 @@ static void test_blk_grow__what_cannot_is_refused_and_stays(void **state)
 
 	/* and so would clusters behind the end: the header is made to say less than there is */
 	sh("qemu-img create -q -f qcow2 %s/top 2M && qemu-io -c 'write -P 7 1M 64K' %s/top && "
-	   "printf '\\0\\0\\0\\0\\0\\20\\0\\0' | dd of=%s/top bs=1 seek=24 conv=notrunc status=none",
+	   "printf '\\0\\0\\0\\0\\0\\20\\0\\0' | dd of=%s/top bs=1 seek=24 conv=notrunc "
+	   "status=none",
 	   dir, dir, dir);
 	qcow2_top_open(&d, dir, false, 65536, 1);
 	assert_int_equal(d.size, MIB(1));
