@@ -146,7 +146,7 @@ int blk_create(const struct blk_cfg *cfg, struct source *base, int data_fd, stru
 	b->unit = BLK_BLOCK;
 	b->quota = cfg->quota_bytes / BLK_BLOCK;
 	b->base = base;
-	b->reader_fd = -1;
+	b->reader_fd = b->direct_fd = -1;
 	b->ov.cur = NO_LAYER;
 	b->ios = calloc(BLK_IOS, sizeof(*b->ios));
 	if (!b->ios)
@@ -223,6 +223,38 @@ void blk_set_reader(struct blk *b, int reader_fd)
 		record(b->fds, reader_fd, FD_CLOSE, "disk data reader");
 }
 
+static void drop_direct(struct blk *b)
+{
+	if (b->direct_fd < 0)
+		return;
+	if (b->fds)
+		fdtab_del(b->fds, b->direct_fd);
+	close(take_fd(&b->direct_fd));
+}
+
+int blk_set_direct(struct blk *b, int fd, struct err *e)
+{
+	cleanup_close int direct = fd;
+	struct stat st;
+	int fl = fcntl(fd, F_GETFL);
+
+	if (fl < 0 || (fl & (O_ACCMODE | O_DIRECT | O_APPEND)) != (O_RDWR | O_DIRECT) ||
+	    fstat(fd, &st) || b->ov.cur == NO_LAYER || st.st_dev != b->data_dev ||
+	    st.st_ino != b->data_ino)
+		return err_set(e, EINVAL, "direct I/O: not the disk's file, with O_DIRECT");
+	if (b->writes == BLK_OVERLAY)
+		return err_set(e, EINVAL, "direct I/O is for a file that is written in place");
+	if (b->unit < BLK_BLOCK)
+		return err_set(e, ENOTSUP,
+			       "direct I/O: clusters of %llu bytes; pages of the cache are %u",
+			       (unsigned long long)b->unit, BLK_BLOCK);
+	drop_direct(b);
+	b->direct_fd = take_fd(&direct);
+	if (b->fds)
+		record(b->fds, b->direct_fd, FD_CLOSE, "disk data, direct");
+	return 0;
+}
+
 /* The file behind a layer that nobody writes any more. */
 static void use_reader(struct blk *b, unsigned int layer)
 {
@@ -253,6 +285,7 @@ void blk_destroy(struct blk *b)
 	close_ring(b);
 	source_close(b->base, b->fds);
 	drop_reader(b);
+	drop_direct(b);
 	overlay_fini(&b->ov);
 	free(b->ios);
 	free(b);
@@ -298,6 +331,8 @@ static void record_files(struct blk *b)
 		else
 			record(b->fds, b->ov.layers[i].fd, FD_KEEP, "disk layer");
 	}
+	if (b->direct_fd >= 0)
+		record(b->fds, b->direct_fd, FD_CLOSE, "disk data, direct");
 }
 
 /* In a fork's child: lets go of the parent's data file, takes its own (owned). */

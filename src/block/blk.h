@@ -136,6 +136,13 @@ int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, 
  */
 void blk_set_reader(struct blk *b, int reader_fd);
 /*
+ * fd (owned, also on failure) is the file that is written in place, opened once more, read-write
+ * and with O_DIRECT: what the guest reads and writes of it, and is aligned, does not go by the
+ * host's cache. Between create and adopt, or later. -EINVAL: it is not that; -ENOTSUP: a qcow2 file
+ * with clusters that are smaller than the cache's pages.
+ */
+int blk_set_direct(struct blk *b, int fd, struct err *e);
+/*
  * In a parent before fork(2), quiesced: the current data file becomes a layer (FD_KEEP) and
  * data_fd (owned, also on failure) takes what is written from now on. When nothing was written the
  * current file stays and data_fd is closed. To bound descriptors in long lines of descent, beyond

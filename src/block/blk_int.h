@@ -35,6 +35,7 @@ struct blk_io {
 	struct blk_fetch *fetch; /* of a fetch */
 	enum uring_op op;
 	int fd;
+	int cached_fd;	    /* the same file without O_DIRECT, if fd has that */
 	uint64_t off, left; /* what is still to do */
 	struct iovec iov[BLK_IO_SEGS];
 	unsigned int first, n; /* iov[first..n) is still to do */
@@ -68,6 +69,7 @@ struct blk {
 	struct overlay ov;
 	dev_t data_dev; /* the current data file's: a child finds another or none by that number */
 	ino_t data_ino;
+	int direct_fd; /* of a file that is written in place: the same with O_DIRECT; -1: none */
 	int reader_fd; /* the current data file again, read-only: what it is to children; -1: none
 			*/
 

@@ -13,7 +13,7 @@
 
 static void read_next(struct blk *b, struct blk_io *io, const struct source_read *rd)
 {
-	io->fd = rd->fd;
+	io->fd = io->cached_fd = rd->fd;
 	io->off = rd->off;
 	io->left = rd->len;
 	io->iov[0] = (struct iovec){ rd->buf, rd->len };

@@ -56,7 +56,7 @@ static struct blk_io *io_get(struct blk *b, enum uring_op op)
 	io->r = NULL;
 	io->fetch = NULL;
 	io->op = op;
-	io->fd = b->ov.layers[b->ov.cur].fd;
+	io->fd = io->cached_fd = b->ov.layers[b->ov.cur].fd;
 	io->off = 0;
 	io->left = 0;
 	io->first = 0;

@@ -91,7 +91,7 @@ static struct blk_io *io_get(struct blk *b, struct blk_req *r, enum uring_op op,
 	io->r = r;
 	io->fetch = NULL;
 	io->op = op;
-	io->fd = fd;
+	io->fd = io->cached_fd = fd;
 	io->off = off;
 	io->left = 0;
 	io->first = 0;
@@ -106,8 +106,20 @@ void blk_io_push(struct blk *b, struct blk_io *io)
 		   io->left, (uint32_t)(io - b->ios));
 }
 
-/* One operation between a file and at most max bytes of guest memory; advances pos. */
-static enum issue issue_guest(struct blk *b, struct blk_req *r, enum uring_op op, int fd,
+/* What is not so aligned goes by the cache, and so does what the file wants more of (request.c). */
+static bool fits_direct(const struct blk_io *io)
+{
+	bool fits = io->off % BLK_SECTOR == 0;
+
+	for (unsigned int i = 0; i < io->n; i++)
+		fits &= (uintptr_t)io->iov[i].iov_base % BLK_SECTOR == 0 &&
+			io->iov[i].iov_len % BLK_SECTOR == 0;
+	return fits;
+}
+
+/* One operation between a file and at most max bytes of guest memory; advances pos. own: it is the
+ * file that the disk is. */
+static enum issue issue_guest(struct blk *b, struct blk_req *r, enum uring_op op, int fd, bool own,
 			      uint64_t off, uint64_t max)
 {
 	struct blk_io *io = io_get(b, r, op, fd, off);
@@ -121,6 +133,8 @@ static enum issue issue_guest(struct blk *b, struct blk_req *r, enum uring_op op
 		io->left += got;
 		io->n++;
 	}
+	if (own && b->direct_fd >= 0 && fits_direct(io))
+		io->fd = b->direct_fd;
 	r->p.pos += io->left;
 	blk_io_push(b, io);
 	return ISSUED;
@@ -169,13 +183,13 @@ static enum issue read_some(struct blk *b, struct blk_req *r)
 	to = MIN(r->p.end, (block + n) * b->unit);
 	p.len = to - pos;
 	if (ent_is_data(ent))
-		return issue_guest(b, r, URING_READ, b->ov.layers[ent_layer(ent)].fd,
+		return issue_guest(b, r, URING_READ, b->ov.layers[ent_layer(ent)].fd, true,
 				   blk_file_off(b, ent) + pos % b->unit, p.len);
 	is = ent == ENT_BASE ? base_piece(b, r, pos, p.len, &p) : ISSUED;
 	if (is != ISSUED || r->p.result)
 		return is;
 	if (p.kind == SOURCE_FILE)
-		return issue_guest(b, r, URING_READ, p.fd, p.off, p.len);
+		return issue_guest(b, r, URING_READ, p.fd, p.top, p.off, p.len);
 	guest_fill(r, p.kind == SOURCE_MEMORY ? p.at : NULL, p.len);
 	r->p.pos += p.len;
 	return ISSUED;
@@ -262,7 +276,7 @@ static enum issue write_some(struct blk *b, struct blk_req *r)
 			n++;
 	}
 	to = MIN(r->p.end, (block + n) * b->unit);
-	is = issue_guest(b, r, URING_WRITE, b->ov.layers[b->ov.cur].fd,
+	is = issue_guest(b, r, URING_WRITE, b->ov.layers[b->ov.cur].fd, true,
 			 target_off(b, r, ent) + pos % b->unit, to - pos);
 	if (is == ISSUED && !blk_in_current(b, ent))
 		r->p.fresh += r->p.pos == to ? n : r->p.pos / b->unit - block;

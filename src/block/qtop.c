@@ -156,6 +156,7 @@ void blk_qtop_child(struct blk *b)
 	free(b->w);
 	b->w = NULL;
 	b->writes = BLK_OVERLAY;
+	b->direct_fd = -1; /* the parent's, closed here */
 	b->flush = (struct blk_flush){ 0 };
 }
 

@@ -352,6 +352,10 @@ static void io_done(struct blk *b, struct blk_io *io, int res)
 {
 	struct blk_req *q;
 
+	if (res == -EINVAL && io->fd != io->cached_fd) {
+		io->fd = io->cached_fd; /* it wants more to be aligned than we know of */
+		res = -EAGAIN;
+	}
 	if (res == -EINTR || res == -EAGAIN) {
 		blk_io_push(b, io);
 		return;
@@ -362,6 +366,7 @@ static void io_done(struct blk *b, struct blk_io *io, int res)
 			res = -EIO;
 		if (res > 0 && (uint64_t)res < io->left) {
 			io_advance(io, (uint64_t)res);
+			io->fd = io->cached_fd;
 			blk_io_push(b, io);
 			return;
 		}

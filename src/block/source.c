@@ -219,6 +219,7 @@ int source_find(struct source *s, uint64_t off, uint64_t max, struct source_piec
 	if (!s->chunk_bytes) {
 		*p = (struct source_piece){ .kind = SOURCE_FILE,
 					    .fd = s->files[0].fd,
+					    .top = true,
 					    .off = off,
 					    .len = MIN(max, source_bytes(s) - off) };
 		return 1;
@@ -234,6 +235,7 @@ int source_find(struct source *s, uint64_t off, uint64_t max, struct source_piec
 	case X_FILE:
 		p->kind = SOURCE_FILE;
 		p->fd = s->files[x->file].fd;
+		p->top = !x->file;
 		p->off = x->off + in;
 		return 1;
 	case X_PACKED:

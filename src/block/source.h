@@ -63,6 +63,7 @@ struct source_piece {
 	enum source_kind kind;
 	uint64_t len;
 	int fd;		   /* SOURCE_FILE */
+	bool top;	   /* SOURCE_FILE: it is the topmost */
 	uint64_t off;	   /* in that file, which has all of them */
 	const uint8_t *at; /* SOURCE_MEMORY: valid until the next fetch is begun or moved on */
 };

@@ -66,10 +66,14 @@ static int grant_writable(struct vmproc *p, const struct launch_disk *d, struct 
 			  struct err *e)
 {
 	char name[64];
-	int fd = disk_files_writable(f, e);
+	int fd = disk_files_writable(f, e), r;
 
 	snprintf(name, sizeof(name), "disk/%s/data", d->id);
-	return grant(p, name, fd, e);
+	r = grant(p, name, fd, e);
+	if (r || !d->direct)
+		return r;
+	snprintf(name, sizeof(name), "disk/%s/direct", d->id);
+	return grant(p, name, disk_files_direct(f, e), e);
 }
 
 static json_t *per_second(uint64_t n)
@@ -96,12 +100,12 @@ int launch_put_disk(struct vmproc *p, const char *method, const struct launch_di
 	}
 	snprintf(path, sizeof(path), "/drives/%s", d->id);
 	return send(p, method, path,
-		    json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:b, s:b, s:I, s:{s:o*, s:o*}}",
+		    json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:b, s:b, s:b, s:I, s:{s:o*, s:o*}}",
 			      "drive_id", d->id, "path_on_host", d->path, "format",
 			      d->qcow2 ? "qcow2" : "raw", "backing", backing, "serial",
 			      d->serial ? d->serial : "", "is_root_device", d->root, "is_read_only",
-			      d->read_only, "persistent", d->persistent, "quota_bytes",
-			      (json_int_t)d->quota, "rate_limiter", "bandwidth",
+			      d->read_only, "direct", d->direct, "persistent", d->persistent,
+			      "quota_bytes", (json_int_t)d->quota, "rate_limiter", "bandwidth",
 			      per_second(d->bandwidth), "ops", per_second(d->iops)),
 		    e);
 }

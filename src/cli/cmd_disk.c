@@ -124,7 +124,8 @@ int disk_cmd_disk(char *spec, struct launch_disk *d, struct err *e)
 	if (r)
 		return r;
 	*d = vm.disks[0];
-	if (d->read_only || d->persistent || d->serial || d->bandwidth || d->iops || d->quota)
+	if (d->read_only || d->persistent || d->direct || d->serial || d->bandwidth || d->iops ||
+	    d->quota)
 		return err_set(e, EINVAL, "%s: only format= and backing= are for a file", d->path);
 	return 0;
 }

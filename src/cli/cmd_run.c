@@ -43,6 +43,7 @@ const char cmd_run_usage[] =
 	"                    be repeated. Writes go to an overlay that is not kept. Options:\n"
 	"                      readonly     no overlay, and a guest that cannot write\n"
 	"                      persistent   no overlay: writes go to the file itself, and stay\n"
+	"                      direct       of a persistent one: not by the host's cache\n"
 	"                      bandwidth=SIZE, iops=N  at most that a second\n"
 	"                      quota=SIZE   what the overlay may hold\n"
 	"                      serial=TEXT  what the guest sees as its serial number\n"

@@ -230,6 +230,21 @@ int disk_files_writable(struct disk_files *d, struct err *e)
 	return r ? r : take_fd(&fd);
 }
 
+int disk_files_direct(const struct disk_files *d, struct err *e)
+{
+	char again[40];
+	int fd;
+
+	snprintf(again, sizeof(again), "/proc/self/fd/%d", d->file[0].fd);
+	fd = open(again, O_RDWR | O_DIRECT | O_CLOEXEC);
+	if (fd >= 0)
+		return fd;
+	return errno == EINVAL
+		       ? err_set(e, EINVAL, "disk %s: direct: its file system has no direct I/O",
+				 d->file[0].path)
+		       : err_sys(e, errno, "disk %s: open it for direct I/O", d->file[0].path);
+}
+
 int disk_files_open(const char *path, bool qcow2, const char *backing_dir, struct disk_files *out,
 		    struct err *e)
 {

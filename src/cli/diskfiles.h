@@ -36,6 +36,8 @@ int disk_files_open(const char *path, bool qcow2, const char *backing_dir, struc
 /* The topmost file once more, read-write (the caller's), locked: nobody else may use it as a disk
  * from now on. -EBUSY when somebody does. */
 int disk_files_writable(struct disk_files *d, struct err *e);
+/* And once more, read-write with O_DIRECT. -EINVAL: its file system has no such thing. */
+int disk_files_direct(const struct disk_files *d, struct err *e);
 /* Accepts a zeroed one. */
 void disk_files_close(struct disk_files *d);
 

@@ -31,6 +31,8 @@ int launch_disk_option(struct launch_vm *vm, const char *word, char *spec, struc
 			d->read_only = true;
 		} else if (!strcmp(w, "persistent")) {
 			d->persistent = true;
+		} else if (!strcmp(w, "direct")) {
+			d->direct = true;
 		} else if (!strncmp(w, "bandwidth=", 10)) {
 			r = cli_parse_size(w + 10, &d->bandwidth, e);
 		} else if (!strncmp(w, "quota=", 6)) {
@@ -44,7 +46,8 @@ int launch_disk_option(struct launch_vm *vm, const char *word, char *spec, struc
 		} else {
 			return err_set(e, EINVAL,
 				       "%s: '%s' is none of format=raw, format=qcow2, "
-				       "readonly, persistent, serial=TEXT (at most %d characters), "
+				       "readonly, persistent, direct, serial=TEXT (at most %d "
+				       "characters), "
 				       "backing=DIR, bandwidth=SIZE, iops=N, quota=SIZE",
 				       word, w, VIRTIO_BLK_SERIAL_MAX);
 		}
@@ -53,6 +56,8 @@ int launch_disk_option(struct launch_vm *vm, const char *word, char *spec, struc
 	}
 	if (d->read_only && d->persistent)
 		return err_set(e, EINVAL, "%s %s: readonly or persistent, not both", word, file);
+	if (d->direct && !d->persistent)
+		return err_set(e, EINVAL, "%s %s: direct is for a persistent disk", word, file);
 	if (d->quota && (d->read_only || d->persistent))
 		return err_set(e, EINVAL, "%s %s: quota= is for a disk with an overlay", word,
 			       file);

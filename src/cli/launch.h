@@ -51,7 +51,7 @@ struct launch_disk {
 	const char *backing_dir;  /* as for disk_files_open */
 	uint64_t bandwidth, iops; /* a second, at most; 0: no limit */
 	uint64_t quota;		  /* of the overlay, bytes; 0: no limit */
-	bool qcow2, read_only, persistent, root;
+	bool qcow2, read_only, persistent, direct, root;
 };
 
 struct launch_vm {
@@ -69,7 +69,7 @@ struct launch_vm {
 
 /*
  * Adds what the option --disk says:
- * FILE,format=raw|qcow2[,readonly|persistent][,serial=TEXT][,backing=DIR][,bandwidth=SIZE][,iops=N][,quota=SIZE].
+ * FILE,format=raw|qcow2[,readonly|persistent[,direct]][,serial=TEXT][,backing=DIR][,bandwidth=SIZE][,iops=N][,quota=SIZE].
  * The format must be said: a guest can write a header of its choice into a raw disk. Cuts spec,
  * which must outlive vm; errors begin with word. -EINVAL.
  */

@@ -16,7 +16,7 @@ struct drive_body {
 	const char *drive_id, *path_on_host, *format, *serial;
 	json_t *backing, *rate_limiter;
 	uint64_t quota_bytes, size_bytes;
-	bool is_root_device, is_read_only, persistent;
+	bool is_root_device, is_read_only, persistent, direct;
 };
 
 struct bucket_body {
@@ -100,6 +100,7 @@ static int take_backing(const json_t *j, struct vm_disk_file *f, struct err *e)
 		JSON_FIELD(struct drive_body, format, WANT_STRING, false, 1, 8),                   \
 		JSON_FIELD(struct drive_body, backing, WANT_ARRAY, false, 0, SOURCE_FILES - 1),    \
 		JSON_FIELD(struct drive_body, quota_bytes, WANT_UINT, false, 0, BLK_MAX_BYTES),    \
+		JSON_FIELD(struct drive_body, direct, WANT_BOOL, false, 0, 0),                     \
 		JSON_FIELD(struct drive_body, persistent, WANT_BOOL, false, 0, 0),                 \
 		JSON_FIELD(struct drive_body, serial, WANT_STRING, false, 0,                       \
 			   VIRTIO_BLK_SERIAL_MAX)
@@ -124,6 +125,7 @@ static int take_drive(const struct api_call *call, const struct drive_body *b, s
 				    .files = d->files,
 				    .read_only = b->is_read_only,
 				    .persistent = b->persistent,
+				    .direct = b->direct,
 				    .quota_bytes = b->quota_bytes,
 				    .rate = &d->rate };
 	if (b->path_on_host) {

@@ -11,6 +11,7 @@
  *                  file; with cfg.writes the disk's own.
  *                  A seed, which never runs, may do without; a fork's child may not.
  *   disk/ID/data-ro  the same file opened read-only (optional): what children get of it
+ *   disk/ID/direct with cfg.writes (optional): the same file opened read-write and with O_DIRECT
  *   disk/ID/layer  restore only: what virtio_blk_save_layer wrote, opened read-only
  */
 #ifndef CLONE_VIRTIO_BLK_H

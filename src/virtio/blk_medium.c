@@ -73,7 +73,7 @@ int vblk_make_disk(struct vblk *d, struct err *e)
 			       .writes = d->cfg.writes,
 			       .quota_bytes = d->cfg.quota_bytes,
 			       .size_bytes = d->cfg.size_bytes };
-	int data = -1, layer = -1, r;
+	int data = -1, layer = -1, direct, r;
 	struct source *base = NULL;
 	struct blk *b = NULL;
 	struct blk_stats st;
@@ -93,6 +93,11 @@ int vblk_make_disk(struct vblk *d, struct err *e)
 	}
 	if (layer >= 0)
 		r = blk_load_layer(b, layer, e);
+	direct = d->cfg.writes ? take(d, "direct", NULL) : -1;
+	if (!r && direct >= 0)
+		r = blk_set_direct(b, direct, e);
+	else if (direct >= 0)
+		close(direct);
 	blk_stats(b, &st);
 	if (!r && st.overlay_blocks != d->state.overlay_blocks)
 		r = err_set(e, EINVAL, "layer holds %llu blocks, the saved disk had %llu",

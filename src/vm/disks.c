@@ -108,6 +108,7 @@ void vm_finish_disks(struct vm *vm)
 /* What the user asked for, as a disk's cfg, and its files under the names that its device knows. */
 static int take_disk(struct vm *vm, const struct vm_disk *k, struct disk_cfg *d, struct err *e)
 {
+	char direct[DEVICE_ID_MAX + 16];
 	uint64_t bytes = 0;
 	int ret = 0;
 
@@ -119,6 +120,12 @@ static int take_disk(struct vm *vm, const struct vm_disk *k, struct disk_cfg *d,
 			       k->id);
 	if (k->persistent && k->read_only)
 		return err_set(e, EINVAL, "disk '%s': persistent and read-only", k->id);
+	snprintf(direct, sizeof(direct), "disk/%s/direct", k->id);
+	if (k->direct && (!k->persistent || grants_peek(vm->m.grants, direct) < 0))
+		return err_set(e, EINVAL,
+			       "disk '%s': direct I/O is for a persistent disk, granted once more "
+			       "as %s, with O_DIRECT",
+			       k->id, direct);
 	if (!k->nr_files && (k->quota_bytes || k->persistent || k->read_only))
 		return err_set(e, EINVAL, "disk '%s': an empty bay has nothing but a serial",
 			       k->id);

@@ -72,6 +72,7 @@ struct vm_disk {
 	uint64_t quota_bytes;		    /* of its overlay; 0: no limit */
 	bool persistent; /* writes go to files[0] itself, and stay there: block/blk.h, enum
 			    blk_writes */
+	bool direct;	 /* of a persistent one: "disk/ID/direct" was granted, see virtio/blk.h */
 };
 /* Takes the granted files; what takes writes was granted as "disk/ID/data" (not when read_only): an
  * overlay's data file, or of a persistent disk its own file once more, opened read-write. */

@@ -85,7 +85,14 @@ def test_bay__disks_come_grow_and_go(w):
         w.must("disk", "attach", vm, f"{plain},format=raw")
         until_size(w, vm, "vdc", 4 * MIB)
         same(w.sh(vm, "head -c 5 /dev/vdc"), "plain", f"{vm}: what came")
-    w.drop("bay", "bay-kid", "bay-back")
+    # what a restored VM stands on has no writer, and what has a writer no VM is restored on
+    w.drop("bay", "bay-kid")
+    own = ("run", "-d", "--name", "own", "--image", "bb", "--memory", "128M", "--disk", f"{plain},format=raw,persistent")
+    w.refused(*own, says="in use by another VM")
+    w.drop("bay-back")
+    w.must(*own)
+    w.refused("restore", "bay-snap", "--name", "bay-late", says="being written to by another VM")
+    w.drop("own")
     w.must("snapshot", "rm", "bay-snap")
 
 
@@ -189,3 +196,26 @@ def test_bay__readonly_iops_and_new_limits(w):
     check(80 <= count < 400, f"{count} reads are counted")
     w.sh("lim", f"{FRESH}; i=0; while [ $i -lt 10 ]; do {reads}; i=$((i+1)); done", timeout=30)
     w.drop("lim")
+
+
+def has_direct(path):
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_DIRECT))
+        return True
+    except OSError:
+        return False
+
+
+def test_bay__direct_io_or_a_word_about_it(w):
+    disk = sparse(w, "direct.raw", 16)
+    run = ("run", "-d", "--name", "dio", "--image", "bb", "--memory", "128M", "--disk", f"{disk},format=raw,persistent,direct")
+    if not has_direct(disk):  # of memory, as the rig's
+        w.refused(*run, says="direct: its file system has no direct I/O")
+        same([v for v in w.names() if v == "dio"], [], "what is left")
+        return
+    w.must(*run)
+    w.sh("dio", "mkdir -p /mnt; mke2fs /dev/vdb >/dev/null 2>&1; mount -t ext4 /dev/vdb /mnt; echo x > /mnt/x; umount /mnt;"
+         f" {FRESH}; mount -t ext4 /dev/vdb /mnt; cat /mnt/x; umount /mnt")
+    w.must("stop", "dio")
+    w.drop("dio")
+    tool("e2fsck", "-fn", disk)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Writing to qcow2 files that were made to harm: each is one field of a good image changed by hand.
- * Such a file is refused with a reason, or it is served, to its own harm at worst: requests end, with
- * or without an error, nothing outside the file is touched, and it does not grow beyond measure. Run
- * under the address sanitizer. What is read of such files is in test_source.c; the fuzzer goes on
- * from here.
+ * Such a file is refused with a reason, or it is served, to its own harm at worst: requests end,
+ * with or without an error, nothing outside the file is touched, and it does not grow beyond
+ * measure. Run under the address sanitizer. What is read of such files is in test_source.c; the
+ * fuzzer goes on from here.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -181,6 +182,114 @@ static void test_blk_qcow2__a_guest_that_never_flushes_takes_no_more_and_more(vo
 	scratch_remove(dir);
 }
 
+/* A directory on a file system that has direct I/O: this one's, since /tmp may be memory. */
+static char *direct_dir(void)
+{
+	char *dir = strdup("build/direct-XXXXXX");
+
+	assert_non_null(mkdtemp(dir));
+	return dir;
+}
+
+static int open_direct(const char *dir, const char *name)
+{
+	int fd = open(scratch_path(dir, name), O_RDWR | O_DIRECT | O_CLOEXEC);
+
+	if (fd < 0)
+		fail_msg("%s: its file system must have direct I/O for this test", dir);
+	return fd;
+}
+
+/* Requests with aligned memory go past the cache, all others do not, and nobody sees a difference.
+ */
+static bool aligned_storm(struct disk *d, uint8_t *buf)
+{
+	for (unsigned int i = 0; i < 20; i++) {
+		uint64_t n = (1 + disk_random(d, 32)) * 512;
+		uint64_t at = disk_random(d, (d->size - n) / 512) * 512;
+
+		memset(buf, (int)disk_random(d, 255) + 1, n);
+		if (disk_random(d, 2)) {
+			memcpy(d->model + at, buf, n);
+			if (disk_do(d, BLK_WRITE, at, buf, n))
+				return false;
+		} else if (disk_do(d, BLK_READ, at, buf, n) || memcmp(buf, d->model + at, n)) {
+			return false;
+		}
+	}
+	return disk_storm(d, 20) && disk_matches(d);
+}
+
+static unsigned long cached_pages(const char *path)
+{
+	struct stat st;
+	unsigned char *vec;
+	unsigned long n = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	void *at;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+	vec = calloc(1, (size_t)st.st_size / 4096 + 1);
+	assert_true(at != MAP_FAILED && vec);
+	assert_int_equal(mincore(at, (size_t)st.st_size, vec), 0);
+	for (off_t i = 0; i < (st.st_size + 4095) / 4096; i++)
+		n += vec[i] & 1;
+	munmap(at, (size_t)st.st_size);
+	free(vec);
+	close(fd);
+	return n;
+}
+
+static void test_blk_direct__is_as_good_and_leaves_the_cache_alone(void **state)
+{
+	uint8_t *buf = aligned_alloc(4096, MIB(1));
+	char *dir = direct_dir();
+	struct disk d;
+	struct err e;
+
+	(void)state;
+	qcow2_make_raw(dir, "raw", MIB(4) + 512 * 5);
+	disk_open_in(&d, BLK_IN_RAW, NULL, rw(dir, "raw"), scratch_path(dir, "raw"), BLK_BLOCK, 3);
+	assert_int_equal(blk_set_direct(d.blk, open_direct(dir, "raw"), &e), 0);
+	for (unsigned int k = 0; k < 10; k++)
+		assert_true(aligned_storm(&d, buf));
+	assert_int_equal(disk_do(&d, BLK_FLUSH, 0, NULL, 0), 0);
+	sh("sync %s/raw && dd if=%s/raw iflag=nocache count=0 status=none", dir, dir);
+	for (uint64_t at = 0; at < MIB(4); at += MIB(1)) {
+		memset(buf, 0x5a, MIB(1));
+		memset(d.model + at, 0x5a, MIB(1));
+		assert_int_equal(disk_do(&d, BLK_WRITE, at, buf, MIB(1)), 0);
+		assert_int_equal(disk_do(&d, BLK_READ, at, buf, MIB(1)), 0);
+	}
+	assert_in_range(cached_pages(scratch_path(dir, "raw")), 0, 16);
+	assert_true(disk_matches(&d));
+	disk_close(&d);
+
+	for (unsigned int i = 0; i < 2; i++) {
+		sh("qemu-img create -q -f qcow2 -o cluster_size=%u %s/top 4M", i ? 65536 : 4096,
+		   dir);
+		qcow2_scribble(scratch_path(dir, "top"), MIB(4), 6);
+		qcow2_top_open(&d, dir, false, i ? 65536 : 4096, i + 1);
+		assert_int_equal(blk_set_direct(d.blk, open_direct(dir, "top"), &e), 0);
+		for (unsigned int k = 0; k < 10; k++) {
+			assert_true(aligned_storm(&d, buf));
+			if (k == 5)
+				assert_int_equal(blk_rotate(d.blk, -1, &e), 0);
+		}
+		qcow2_top_close(&d, dir);
+	}
+	/* what it is not for */
+	sh("qemu-img create -q -f qcow2 -o cluster_size=512 %s/top 1M", dir);
+	qcow2_top_open(&d, dir, false, 512, 1);
+	assert_int_equal(blk_set_direct(d.blk, open_direct(dir, "top"), &e), -ENOTSUP);
+	assert_int_equal(blk_set_direct(d.blk, open_direct(dir, "raw"), &e), -EINVAL);
+	assert_int_equal(blk_set_direct(d.blk, rw(dir, "top"), &e), -EINVAL);
+	qcow2_top_close(&d, dir);
+	free(buf);
+	scratch_remove(dir);
+}
+
 struct reader {
 	struct blk_req r;
 	struct iovec iov;
@@ -314,6 +423,7 @@ int main(void)
 		cmocka_unit_test(test_blk_qcow2__what_is_written_is_what_qemu_reads),
 		cmocka_unit_test(test_blk_qcow2__much_that_is_not_flushed_is_written_all_the_same),
 		cmocka_unit_test(test_blk_qcow2__another_file_or_size_than_what_is_read_is_refused),
+		cmocka_unit_test(test_blk_direct__is_as_good_and_leaves_the_cache_alone),
 		cmocka_unit_test(test_blk_qcow2__over_smaller_clusters),
 		cmocka_unit_test(test_blk_qcow2__a_guest_that_never_flushes_takes_no_more_and_more),
 		cmocka_unit_test(test_blk_qcow2__map_may_forget_what_is_being_zeroed),

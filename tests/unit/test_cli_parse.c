@@ -210,6 +210,7 @@ static void test_command__a_senseless_command_line_is_one_line_and_exit_2(void *
 		{ cmd_fork, "fork t -n 2 --disk x,format=raw,persistent", "one writer" },
 		{ cmd_fork, "fork t --disk x", "format" },
 		{ cmd_run, "run --kernel k --bays 9", "--bays" },
+		{ cmd_run, "run --kernel k --disk x,format=raw,direct", "persistent" },
 		{ cmd_template, "template create t --from x --bays 1", "--bays" },
 		{ cmd_disk, "disk create", "one file" },
 		{ cmd_disk, "disk create x", "--size" },

@@ -453,11 +453,30 @@ static void test_fds__granted_once_taken_by_name(void **state)
 	   "\"one_time_burst\":5,\"refill_time\":100},\"ops\":{\"size\":0,\"refill_time\":0}}}");
 	refused(w, "PATCH", "/drives/other", "{\"drive_id\":\"other\",\"rate_limiter\":{}}",
 		"there is no disk 'other'");
-	refused(w, "PATCH", "/drives/root", "{\"drive_id\":\"root\"}", "rate_limiter");
+	refused(w, "PATCH", "/drives/root", "{\"drive_id\":\"root\"}", "one of them is needed");
 	refused(w, "PATCH", "/drives/root",
 		"{\"drive_id\":\"root\",\"rate_limiter\":{\"ops\":{\"size\":1,\"refill_time\":"
 		"3600001}}}",
 		"refill_time");
+	/* what a VM that runs can be asked */
+	refused(w, "PATCH", "/drives/root", "{\"drive_id\":\"root\",\"size_bytes\":1048576}",
+		"only of a VM that runs or is paused");
+	refused(w, "PATCH", "/drives/root", "{\"drive_id\":\"root\",\"path_on_host\":\"\"}",
+		"only of a VM that runs or is paused");
+	refused(w, "PATCH", "/drives/root",
+		"{\"drive_id\":\"root\",\"size_bytes\":1048576,\"rate_limiter\":{}}",
+		"nothing else beside it");
+	refused(w, "PATCH", "/drives/root", "{\"drive_id\":\"root\",\"size_bytes\":511}",
+		"size_bytes");
+	refused(w, "PATCH", "/drives/root", "{\"drive_id\":\"root\",\"format\":\"raw\"}",
+		"path_on_host: missing");
+	/* a bay, and what it cannot have */
+	refused(w, "PUT", "/drives/bay", "{\"drive_id\":\"bay\",\"is_read_only\":true}",
+		"an empty bay has nothing but a serial");
+	refused(w, "PUT", "/drives/bay",
+		"{\"drive_id\":\"bay\",\"persistent\":true,\"direct\":true}", "direct I/O");
+	ok(w, "PUT", "/drives/bay", "{\"drive_id\":\"bay\",\"serial\":\"empty-1\"}");
+	refused(w, "PUT", "/drives/bay", "{\"drive_id\":\"bay\"}", "exists already");
 	close(s);
 	for (int i = 0; i < 2; i++)
 		close(fds[i]);
