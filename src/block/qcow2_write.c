@@ -254,7 +254,9 @@ static void write_entries(struct qwriter *w, uint32_t i, uint64_t from, uint64_t
 					 ? w->entry(w->arg, first + k)
 					 : 0;
 
-		if (entry)
+		if (entry == QWRITER_ABSENT)
+			out[k - from] = be64_put(0);
+		else if (entry)
 			out[k - from] = be64_put(entry);
 		else if (w->dirty[i]->old)
 			out[k - from] = w->dirty[i]->old[k];

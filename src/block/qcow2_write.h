@@ -26,7 +26,7 @@ struct qwriter {
 	uint32_t *dirty_list;	    /* those with something to write */
 	uint32_t nr_dirty;
 	/* What the L2 entry of a cluster is to be: of one that changed; after a fork of any in a
-	 * table that did, also beyond the disk's end: 0 is as it was. */
+	 * table that did, also beyond the disk's end: 0 is as it was; QWRITER_ABSENT is none. */
 	uint64_t (*entry)(void *arg, uint64_t cluster);
 	void *arg;
 	bool frozen; /* others read what the file has: qwriter_freeze */
@@ -39,6 +39,7 @@ struct qwriter {
 
 #define QWRITER_COPIED (1ull << 63)
 #define QWRITER_ZERO 1ull
+#define QWRITER_ABSENT 2ull /* no entry of a file's: 0 is to be written */
 
 /*
  * Reads what a writer must know of fd (opened read-write, file_bytes long, head as read from it;

@@ -56,7 +56,10 @@ static uint64_t entry_of(void *arg, uint64_t cluster)
 
 	if (in_own(b, ent))
 		return ent_block(ent) * b->unit | QWRITER_COPIED;
-	return ent == ENT_ZERO ? QWRITER_ZERO : 0;
+	if (ent != ENT_ZERO)
+		return 0;
+	/* version 2 has no zero clusters; what is not there is zero where nothing is behind it */
+	return b->w->head.version < 3 ? QWRITER_ABSENT : QWRITER_ZERO;
 }
 
 int blk_qtop_open(struct blk *b, int data_fd, struct err *e)
@@ -73,9 +76,10 @@ int blk_qtop_open(struct blk *b, int data_fd, struct err *e)
 	r = qcow2_read_head(data_fd, bytes, &head, e);
 	if (r)
 		return r;
-	if (head.version < 3)
+	if (head.version < 3 && head.backing[0])
 		return err_set(e, ENOTSUP,
-			       "qcow2: version 2 cannot be written to; convert it: "
+			       "qcow2: version 2, which has no zero clusters, cannot be written "
+			       "to over a backing file; convert it: "
 			       "qemu-img amend -o compat=1.1 FILE");
 	b->w = calloc(1, sizeof(*b->w));
 	if (!b->w)

@@ -132,6 +132,7 @@ static void test_blk_fork__of_a_qcow2_file_that_is_written(void **state)
 		     { 512, "lazy_refcounts=on", false },
 		     { 4096, "refcount_bits=16", true },
 		     { 4096, "refcount_bits=1", false },
+		     { 512, "compat=0.10", false },
 		     { 65536, "refcount_bits=16", true } };
 	const uint64_t bytes = MIB(3) + 512 * 7;
 	char *dir = scratch_make();

@@ -70,6 +70,8 @@ static void test_blk_qcow2__what_is_written_is_what_qemu_reads(void **state)
 	(void)state;
 	qcow2_make_raw(dir, "below", MIB(3) + 512 * 3);
 	for (unsigned int c = 0; c < ARRAY_SIZE(cluster); c++) {
+		snprintf(options, sizeof(options), "compat=0.10,cluster_size=%u", cluster[c]);
+		live(dir, options, false, cluster[c], MIB(4) + 512 * 7);
 		for (unsigned int below = 0; below < 2; below++) {
 			for (unsigned int i = 0; i < 2; i++) {
 				snprintf(options, sizeof(options), "cluster_size=%u,%s", cluster[c],
@@ -393,6 +395,46 @@ static void test_blk_qcow2__another_file_or_size_than_what_is_read_is_refused(vo
 	scratch_remove(dir);
 }
 
+static void test_blk_qcow2__what_cannot_be_written_is_refused_by_name(void **state)
+{
+	static const struct {
+		const char *make, *says;
+		int error;
+	} bad[] = {
+		{ "qemu-img create -q -f qcow2 top 1M && qemu-img snapshot -c s top",
+		  "has 1 internal snapshots", -ENOTSUP },
+		{ "qemu-img create -q -f qcow2 top 1M && qemu-img bitmap --add top b",
+		  "has dirty bitmaps", -ENOTSUP },
+		{ "qemu-img create -q -f qcow2 -o lazy_refcounts=on top 1M && "
+		  "printf '\\0\\0\\0\\0\\0\\0\\0\\1' | dd of=top bs=1 seek=72 conv=notrunc status=none",
+		  "was not closed cleanly", -EUCLEAN },
+		{ "qemu-img create -q -f qcow2 top 1M && qemu-io -c 'write 0 64k' top >/dev/null && "
+		  "printf '\\0\\2' | dd of=top bs=1 seek=$((0x20000 + 2 * 4)) conv=notrunc status=none",
+		  "L2 table 0 at 262144 is not its own", -EINVAL },
+		{ "truncate -s 1M below && qemu-img create -q -f qcow2 -o compat=0.10 -b below -F raw top 1M",
+		  "version 2", -ENOTSUP },
+	};
+	char *dir = scratch_make();
+
+	(void)state;
+	for (unsigned int i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct source_file files[2] = { { -1, SOURCE_QCOW2 }, { -1, SOURCE_RAW } };
+		struct blk_cfg cfg = { .writes = BLK_IN_QCOW2 };
+		struct source *s = NULL;
+		struct err e = { "" };
+		struct blk *b = NULL;
+
+		sh("cd %s && rm -f top below && %s", dir, bad[i].make);
+		files[0].fd = open(scratch_path(dir, "top"), O_RDONLY | O_CLOEXEC);
+		files[1].fd = open(scratch_path(dir, "below"), O_RDONLY | O_CLOEXEC);
+		assert_int_equal(source_open(files, files[1].fd < 0 ? 1 : 2, &s, &e), 0);
+		assert_int_equal(blk_create(&cfg, s, rw(dir, "top"), &b, &e), bad[i].error);
+		if (!strstr(e.msg, bad[i].says))
+			fail_msg("'%s' does not say '%s'", e.msg, bad[i].says);
+	}
+	scratch_remove(dir);
+}
+
 static void test_blk_raw__is_written_in_place(void **state)
 {
 	char *dir = scratch_make();
@@ -423,6 +465,7 @@ int main(void)
 		cmocka_unit_test(test_blk_qcow2__what_is_written_is_what_qemu_reads),
 		cmocka_unit_test(test_blk_qcow2__much_that_is_not_flushed_is_written_all_the_same),
 		cmocka_unit_test(test_blk_qcow2__another_file_or_size_than_what_is_read_is_refused),
+		cmocka_unit_test(test_blk_qcow2__what_cannot_be_written_is_refused_by_name),
 		cmocka_unit_test(test_blk_direct__is_as_good_and_leaves_the_cache_alone),
 		cmocka_unit_test(test_blk_qcow2__over_smaller_clusters),
 		cmocka_unit_test(test_blk_qcow2__a_guest_that_never_flushes_takes_no_more_and_more),
