@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A disk: its files, its life and its forks. Called by virtio/blk.c and by the fork and snapshot
- * code, on main. Requests are in request.c.
+ * A disk: its files and its life; its forks are in blk_fork.c. Called by virtio/blk.c and by the
+ * fork and snapshot code, on main. Requests are in request.c.
  *
  * Who has which file: the base and all layers are shared by every process of a line of descent and
  * never written (of a qcow2 file that is written: not where they read it); the current data file is
@@ -21,8 +21,6 @@
 #include "block/blk_int.h"
 #include "event/fdtab.h"
 #include "event/loop.h"
-
-#define SMALL_LAYER_BYTES MIB(1)
 
 int blk_check_mode(int fd, int access, const char *what, struct err *e)
 {
@@ -58,7 +56,7 @@ int blk_base_bytes(int fd, uint64_t *size, struct err *e)
 	return 0;
 }
 
-static int check_data_fd(const struct blk *b, int fd, struct err *e)
+int blk_check_data(const struct blk *b, int fd, struct err *e)
 {
 	struct stat st;
 	int r;
@@ -77,13 +75,12 @@ static int check_data_fd(const struct blk *b, int fd, struct err *e)
 	return 0;
 }
 
-/* fd (owned on success only) takes what is written from now on. */
-static int set_data(struct blk *b, int fd, struct err *e)
+int blk_set_data(struct blk *b, int fd, struct err *e)
 {
 	struct stat st;
 	int r;
 
-	r = check_data_fd(b, fd, e);
+	r = blk_check_data(b, fd, e);
 	if (!r && fstat(fd, &st))
 		r = err_sys(e, errno, "data file");
 	if (!r)
@@ -103,7 +100,7 @@ static int check_own(const struct blk *b, int fd, struct err *e)
 		return err_set(e, EINVAL, "a read-only disk is not written to");
 	if (b->writes == BLK_IN_RAW && b->base)
 		return err_set(e, EINVAL, "a raw file that is written to has no base");
-	return check_data_fd(b, fd, e);
+	return blk_check_data(b, fd, e);
 }
 
 static int resolve_size(struct blk *b, const struct blk_cfg *cfg, int fd, struct err *e)
@@ -170,7 +167,7 @@ int blk_create(const struct blk_cfg *cfg, struct source *base, int data_fd, stru
 	if (!r && b->read_only && data >= 0)
 		r = err_set(e, EINVAL, "a read-only disk takes no data file");
 	if (!r && data >= 0)
-		r = set_data(b, data, e);
+		r = blk_set_data(b, data, e);
 	if (r) {
 		blk_destroy(b);
 		return r;
@@ -255,17 +252,6 @@ int blk_set_direct(struct blk *b, int fd, struct err *e)
 	return 0;
 }
 
-/* The file behind a layer that nobody writes any more. */
-static void use_reader(struct blk *b, unsigned int layer)
-{
-	if (layer == NO_LAYER || b->reader_fd < 0)
-		return;
-	if (b->fds)
-		fdtab_del(b->fds, b->ov.layers[layer].fd);
-	close(b->ov.layers[layer].fd);
-	b->ov.layers[layer].fd = take_fd(&b->reader_fd);
-}
-
 int blk_finish(struct blk *b)
 {
 	int r, owed;
@@ -319,7 +305,7 @@ static void on_eventfd(void *arg, int fd, unsigned int events)
 	blk_poll(arg);
 }
 
-static void record_files(struct blk *b)
+void blk_record_files(struct blk *b)
 {
 	if (b->base)
 		source_record(b->base, b->fds);
@@ -333,27 +319,6 @@ static void record_files(struct blk *b)
 	}
 	if (b->direct_fd >= 0)
 		record(b->fds, b->direct_fd, FD_CLOSE, "disk data, direct");
-}
-
-/* In a fork's child: lets go of the parent's data file, takes its own (owned). */
-static int take_child_file(struct blk *b, int data_fd, struct err *e)
-{
-	cleanup_close int data = data_fd;
-	int r;
-
-	if (b->read_only)
-		return data < 0 ? 0 : err_set(e, EINVAL, "a read-only disk takes no data file");
-	if (b->ov.cur != NO_LAYER && b->ov.layers[b->ov.cur].live)
-		return err_set(e, EINVAL,
-			       "%llu blocks are in the parent's data file: it did not rotate "
-			       "before the fork",
-			       (unsigned long long)b->ov.layers[b->ov.cur].live);
-	overlay_forget_current(&b->ov);
-	b->reader_fd = -1;
-	r = set_data(b, data, e);
-	if (!r)
-		take_fd(&data);
-	return r;
 }
 
 int blk_prepare(struct blk *b, struct err *e)
@@ -385,7 +350,7 @@ int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, 
 	}
 	b->prepared = false;
 	if (b->adopted) {
-		r = take_child_file(b, data_fd, e);
+		r = blk_child_file(b, data_fd, e);
 		if (r)
 			return r;
 	} else if (data_fd >= 0) {
@@ -393,7 +358,7 @@ int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, 
 		return err_set(e, EINVAL, "a new disk has its data file already");
 	}
 	b->adopted = true;
-	record_files(b);
+	blk_record_files(b);
 	b->watch = loop_add_io(loop, uring_eventfd(b->ring), LOOP_READ, on_eventfd, b);
 	if (!b->watch) {
 		uring_destroy(b->ring);
@@ -402,83 +367,6 @@ int blk_adopt(struct blk *b, struct loop *loop, struct fdtab *fds, int data_fd, 
 	}
 	fdtab_add(fds, uring_fd(b->ring), FD_CLOSE, "disk ring");
 	fdtab_add(fds, uring_eventfd(b->ring), FD_CLOSE, "disk completions");
-	return 0;
-}
-
-/* Copies what is live in a layer into the current file, which closes the layer. */
-static int absorb(struct blk *b, unsigned int layer)
-{
-	uint64_t left = b->ov.layers[layer].live, block = 0, to;
-	cleanup_free uint8_t *buf = malloc(b->unit);
-
-	if (!buf)
-		return -ENOMEM;
-	while (left) {
-		uint64_t ent, n;
-		int fd, r;
-
-		block = overlay_next(&b->ov, block);
-		BUG_ON(block >= b->ov.nr_blocks);
-		ent = overlay_get(&b->ov, block);
-		if (!ent_is_data(ent) || ent_layer(ent) != layer) {
-			block++;
-			continue;
-		}
-		n = blk_block_bytes(b, block);
-		fd = b->ov.layers[layer].fd;
-		r = overlay_alloc(&b->ov, 1, &to);
-		if (r)
-			return r;
-		r = fd_pread_full(fd, buf, (size_t)n, blk_file_off(b, ent));
-		if (!r)
-			r = fd_pwrite_full(b->ov.layers[b->ov.cur].fd, buf, (size_t)n,
-					   to * b->unit);
-		if (r) {
-			overlay_free(&b->ov, to, 1);
-			return r;
-		}
-		overlay_set(&b->ov, block, ent_make(b->ov.cur, to));
-		block++;
-		left--;
-	}
-	return 0;
-}
-
-int blk_rotate(struct blk *b, int data_fd, struct err *e)
-{
-	cleanup_close int data = data_fd;
-	unsigned int old = b->ov.cur, small;
-	int r;
-
-	BUG_ON(b->nr);
-	if (b->read_only)
-		return data < 0 ? 0 : err_set(e, EINVAL, "a read-only disk takes no data file");
-	if (b->writes == BLK_IN_RAW)
-		return err_set(e, ENOTSUP, "a raw disk that is written in place cannot be forked");
-	if (b->w) {
-		r = blk_qtop_rotate(b, e);
-		if (!r && b->fds)
-			record_files(b);
-		return r;
-	}
-	r = check_data_fd(b, data, e);
-	if (r)
-		return r;
-	if (old != NO_LAYER && !b->ov.layers[old].live)
-		return 0;
-	/* Best effort: without it the disk only stands on one layer more. */
-	while (old != NO_LAYER && b->ov.nr_layers > BLK_SMALL_LAYERS) {
-		small = overlay_smallest(&b->ov);
-		if (b->ov.layers[small].live * b->unit > SMALL_LAYER_BYTES || absorb(b, small))
-			break;
-	}
-	r = set_data(b, data, e);
-	if (r)
-		return r;
-	take_fd(&data);
-	use_reader(b, old);
-	if (b->fds)
-		record_files(b);
 	return 0;
 }
 

@@ -144,6 +144,15 @@ void blk_qtop_zeroed(struct blk *b, uint64_t block, uint64_t n);
 /* The map says what all changed blocks are now: a flush may begin by itself when much is dirty. */
 void blk_qtop_committed(struct blk *b);
 
+/* Between blk.c and blk_fork.c. -EINVAL unless fd is what a disk of this kind can write to. */
+int blk_check_data(const struct blk *b, int fd, struct err *e);
+/* fd (owned on success only) takes what is written from now on. */
+int blk_set_data(struct blk *b, int fd, struct err *e);
+/* All descriptors into the fd table, each with its fate. */
+void blk_record_files(struct blk *b);
+/* In a fork's child: lets go of the parent's data file, takes its own (owned). */
+int blk_child_file(struct blk *b, int data_fd, struct err *e);
+
 /* Takes completions, moves requests on, submits; then the batch callback. */
 void blk_poll(struct blk *b);
 

@@ -62,6 +62,11 @@ struct qrefs {
 	uint64_t reuse_from;  /* none before this one is given out */
 };
 
+static inline uint64_t qrefs_cluster_bytes(const struct qrefs *q)
+{
+	return 1ull << q->cluster_bits;
+}
+
 /* Reads the refcounts of a file. -EINVAL: damaged; -EFBIG: too many clusters. */
 int qrefs_load(struct qrefs *q, int fd, uint64_t file_bytes, const struct qcow2_head *h,
 	       struct err *e);
@@ -93,6 +98,12 @@ void qrefs_write_table(struct qrefs *q, struct qbatch *b);
 
 /* Both batches are complete, and will be written before all later ones. */
 void qrefs_written(struct qrefs *q);
+
+/* Between qcow2_refs.c and qcow2_refs_file.c. Room for the counts of n clusters in all: -ENOMEM,
+ * -EFBIG. */
+int qrefs_room(struct qrefs *q, uint64_t n);
+/* The file is to get this cluster's count; beyond the file's end that is 0. */
+void qrefs_mark(struct qrefs *q, uint64_t cluster);
 
 void qrefs_flushing(struct qrefs *q);
 void qrefs_flushed(struct qrefs *q);

@@ -128,12 +128,9 @@ static void test_blk_fork__of_a_qcow2_file_that_is_written(void **state)
 		unsigned int cluster;
 		const char *more;
 		bool below;
-	} kind[] = { { 512, "refcount_bits=64", true },
-		     { 512, "lazy_refcounts=on", false },
-		     { 4096, "refcount_bits=16", true },
-		     { 4096, "refcount_bits=1", false },
-		     { 512, "compat=0.10", false },
-		     { 65536, "refcount_bits=16", true } };
+	} kind[] = { { 512, "refcount_bits=64", true },	 { 512, "lazy_refcounts=on", false },
+		     { 4096, "refcount_bits=16", true }, { 4096, "refcount_bits=1", false },
+		     { 512, "compat=0.10", false },	 { 65536, "refcount_bits=16", true } };
 	const uint64_t bytes = MIB(3) + 512 * 7;
 	char *dir = scratch_make();
 

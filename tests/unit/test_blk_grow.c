@@ -97,12 +97,9 @@ static void test_blk_grow__a_qcow2_file(void **state)
 		unsigned int cluster;
 		const char *more;
 		bool below;
-	} kind[] = { { 512, "refcount_bits=16", false },
-		     { 512, "lazy_refcounts=on", false },
-		     { 512, "refcount_bits=1", true },
-		     { 4096, "compat=0.10", false },
-		     { 4096, "refcount_bits=64", true },
-		     { 65536, "lazy_refcounts=on", false } };
+	} kind[] = { { 512, "refcount_bits=16", false }, { 512, "lazy_refcounts=on", false },
+		     { 512, "refcount_bits=1", true },	 { 4096, "compat=0.10", false },
+		     { 4096, "refcount_bits=64", true }, { 65536, "lazy_refcounts=on", false } };
 	char *dir = scratch_make();
 
 	(void)state;

@@ -406,12 +406,16 @@ static void test_blk_qcow2__what_cannot_be_written_is_refused_by_name(void **sta
 		{ "qemu-img create -q -f qcow2 top 1M && qemu-img bitmap --add top b",
 		  "has dirty bitmaps", -ENOTSUP },
 		{ "qemu-img create -q -f qcow2 -o lazy_refcounts=on top 1M && "
-		  "printf '\\0\\0\\0\\0\\0\\0\\0\\1' | dd of=top bs=1 seek=72 conv=notrunc status=none",
+		  "printf '\\0\\0\\0\\0\\0\\0\\0\\1' | dd of=top bs=1 seek=72 conv=notrunc "
+		  "status=none",
 		  "was not closed cleanly", -EUCLEAN },
-		{ "qemu-img create -q -f qcow2 top 1M && qemu-io -c 'write 0 64k' top >/dev/null && "
-		  "printf '\\0\\2' | dd of=top bs=1 seek=$((0x20000 + 2 * 4)) conv=notrunc status=none",
+		{ "qemu-img create -q -f qcow2 top 1M && qemu-io -c 'write 0 64k' top >/dev/null "
+		  "&& "
+		  "printf '\\0\\2' | dd of=top bs=1 seek=$((0x20000 + 2 * 4)) conv=notrunc "
+		  "status=none",
 		  "L2 table 0 at 262144 is not its own", -EINVAL },
-		{ "truncate -s 1M below && qemu-img create -q -f qcow2 -o compat=0.10 -b below -F raw top 1M",
+		{ "truncate -s 1M below && qemu-img create -q -f qcow2 -o compat=0.10 -b below -F "
+		  "raw top 1M",
 		  "version 2", -ENOTSUP },
 	};
 	char *dir = scratch_make();
