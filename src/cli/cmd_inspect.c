@@ -17,8 +17,9 @@
 const char cmd_inspect_usage[] =
 	"VM...\n"
 	"\n"
-	"What the VM was made from, its identity, sockets, counters, clocks and host memory. The\n"
-	"output is JSON: an object for one VM, an array for more.\n";
+	"What the VM was made from, its identity, sockets, counters, clocks, events (a disk that is\n"
+	"full, for one) and host memory. The output is JSON: an object for one VM, an array for\n"
+	"more.\n";
 
 static void add_request(json_t *v, struct client *c, const char *key, const char *path)
 {

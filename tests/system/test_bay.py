@@ -76,11 +76,15 @@ def test_bay__disks_come_grow_and_go(w):
     # a bay is saved and forked, full or empty
     w.must("disk", "detach", "bay", "disk1")
     w.sh("bay", "printf mine | dd of=/dev/vdb conv=notrunc,fsync 2>/dev/null")
+    w.must("disk", "resize", "bay", "disk0", "6M")
+    until_size(w, "bay", "vdb", 6 * MIB)
+    w.sh("bay", f"printf tail | dd of=/dev/vdb bs=1 seek={6 * MIB - 4} conv=notrunc,fsync 2>/dev/null")
     w.must("snapshot", "bay", "bay-snap")
     w.must("fork", "bay", "--name", "bay-kid")
     w.must("restore", "bay-snap", "--name", "bay-back")
     for vm in "bay", "bay-kid", "bay-back":
-        same(w.sh(vm, f"{FRESH}; head -c 5 /dev/vdb"), "minen", f"{vm}: its disk")
+        same(w.sh(vm, f"{FRESH}; head -c 5 /dev/vdb; tail -c 4 /dev/vdb"), "minentail", f"{vm}: its disk")
+        same(w.sh(vm, f"dd if=/dev/vdb bs=1k skip=4096 count=2044 2>/dev/null | tr -d '\\0' | wc -c"), "0", f"{vm}: new parts")
         same(disks(w, vm)["disk1"]["size_bytes"], 0, f"{vm}: its bay")
         w.must("disk", "attach", vm, f"{plain},format=raw")
         until_size(w, vm, "vdc", 4 * MIB)
