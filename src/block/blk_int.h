@@ -53,7 +53,7 @@ struct blk_flush {
 	size_t at;	      /* writes of the batch that were issued */
 	unsigned int pending; /* in the kernel */
 	int result;
-	int owed; /* of a flush that nobody waited for: the next one's who is asked for */
+	int owed; /* of a flush that nobody asked for: who asks next is told */
 };
 
 struct blk {

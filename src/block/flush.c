@@ -16,20 +16,19 @@
 static void end(struct blk *b)
 {
 	struct blk_flush *f = &b->flush;
+	int owed = f->owed ? f->owed : f->result;
 	struct blk_req *r;
-	bool told = false;
 
 	f->busy = false;
-	if (!f->owed)
-		f->owed = f->result;
+	f->owed = owed;
 	while ((r = f->running)) {
 		f->running = r->p.fnext;
-		r->p.result = f->owed;
-		told = true;
+		/* what only waits for tables to be clean may not be listened to when it fails */
+		r->p.result = r->op == BLK_FLUSH ? owed : f->result;
+		if (r->op == BLK_FLUSH)
+			f->owed = 0;
 		blk_io_ended(b, r);
 	}
-	if (told)
-		f->owed = 0;
 	if (f->waiting)
 		blk_flush_start(b);
 }

@@ -126,6 +126,7 @@ static int load_table(struct qrefs *q, int fd, uint64_t file_bytes, struct err *
 	uint64_t bytes = (uint64_t)q->table_clusters << q->cluster_bits;
 	cleanup_free uint8_t *raw = NULL;
 	cleanup_free be64 *table = NULL;
+	uint64_t named = 0;
 	int r = 0;
 
 	if (!bytes || bytes > TABLE_MAX_BYTES || q->table_off % qrefs_cluster_bytes(q) ||
@@ -144,8 +145,13 @@ static int load_table(struct qrefs *q, int fd, uint64_t file_bytes, struct err *
 		return err_set(e, EIO, "qcow2: the refcount table cannot be read");
 	for (uint64_t i = 0; i < q->nr_blocks && !r; i++) {
 		q->block[i].off = be64_get(table[i]);
-		if (q->block[i].off)
-			r = load_block(q, fd, i, file_bytes, raw, e);
+		if (!q->block[i].off)
+			continue;
+		/* each is a cluster of the file: a small file may name one a million times */
+		r = ++named > q->nr ? err_set(e, EINVAL,
+					      "qcow2: more refcount blocks than clusters; repair "
+					      "it: qemu-img check -r all FILE")
+				    : load_block(q, fd, i, file_bytes, raw, e);
 	}
 	return r;
 }

@@ -133,11 +133,16 @@ static int longer_tables(struct qwriter *w, uint32_t entries)
 	return 0;
 }
 
+static uint64_t l1_clusters(const struct qwriter *w, uint64_t entries)
+{
+	return (entries * sizeof(*w->l1) + qcow2_cluster_bytes(&w->head) - 1) >>
+	       w->head.cluster_bits;
+}
+
 /* Another place for the L1 table, durable before the header knows of it. */
 static int move_l1(struct qwriter *w, int fd, uint32_t entries, uint64_t *start)
 {
-	uint64_t bytes = (uint64_t)entries * sizeof(*w->l1);
-	uint64_t n = (bytes + qcow2_cluster_bytes(&w->head) - 1) >> w->head.cluster_bits;
+	uint64_t n = l1_clusters(w, entries);
 	cleanup_free be64 *l1 = calloc(n, qcow2_cluster_bytes(&w->head));
 	int r = l1 ? qrefs_alloc(&w->refs, n, start) : -ENOMEM;
 
@@ -175,11 +180,13 @@ static int write_size(struct qwriter *w, int fd, const struct qcow2_head *h)
 int qwriter_grow(struct qwriter *w, int fd, uint64_t bytes, struct err *e)
 {
 	uint64_t per = qcow2_l2_entries(&w->head) << w->head.cluster_bits;
-	uint64_t entries = (bytes + per - 1) / per, start;
+	uint64_t entries = (bytes + per - 1) / per, start = 0;
 	struct qcow2_head h = w->head;
 	int r;
 
-	BUG_ON(bytes < w->head.size_bytes || w->step != Q_IDLE);
+	if (bytes < w->head.size_bytes)
+		return err_set(e, EINVAL, "qcow2: the file is of a disk of %llu bytes already",
+			       (unsigned long long)w->head.size_bytes);
 	if (entries * sizeof(*w->l1) > QCOW2_L1_MAX_BYTES)
 		return err_set(e, EFBIG,
 			       "qcow2: with clusters of %llu bytes a disk has at most %llu bytes",
@@ -200,15 +207,14 @@ int qwriter_grow(struct qwriter *w, int fd, uint64_t bytes, struct err *e)
 		h.l1_entries = (uint32_t)entries;
 	}
 	r = write_size(w, fd, &h);
+	if (r && !w->lost && h.l1_off != w->head.l1_off)
+		qrefs_release(&w->refs, start, l1_clusters(w, h.l1_entries));
 	if (r)
 		return err_sys(e, -r, "qcow2: write the header");
-	if (h.l1_off != w->head.l1_off) {
-		uint64_t old = (uint64_t)w->head.l1_entries * sizeof(*w->l1);
-
-		/* nobody reads it: who has the file open has it in memory */
+	/* nobody reads the old one: who has the file open has it in memory */
+	if (h.l1_off != w->head.l1_off)
 		qrefs_release(&w->refs, w->head.l1_off >> h.cluster_bits,
-			      (old + qcow2_cluster_bytes(&h) - 1) >> h.cluster_bits);
-	}
+			      l1_clusters(w, w->head.l1_entries));
 	w->head.size_bytes = bytes;
 	w->head.l1_off = h.l1_off;
 	w->head.l1_entries = h.l1_entries;

@@ -80,7 +80,8 @@ void qwriter_flush_next(struct qwriter *w);
  * that what was freed is counted so, and the file is marked clean. */
 int qwriter_sync(struct qwriter *w, int fd, bool last);
 /*
- * Makes the disk `bytes` long (not less than it is), waiting, with no flush under way. What is new
+ * Makes the disk `bytes` long (not less than it is), waiting; one that was under way has ended, and
+ * if it failed it is done first. What is new
  * reads as zeroes, if nothing that the file stands on is longer than the disk was, and if its last
  * cluster, when the disk ends within it, has zeroes there: both are the caller's to see to. -EFBIG:
  * more than its clusters allow; -EINVAL: there is something there already; -EIO and the like: the

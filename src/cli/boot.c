@@ -81,6 +81,15 @@ static json_t *per_second(uint64_t n)
 	return n ? json_pack("{s:I, s:i}", "size", (json_int_t)n, "refill_time", 1000) : NULL;
 }
 
+/* NULL: none were said. */
+static json_t *limits(const struct launch_disk *d)
+{
+	return d->bandwidth || d->iops
+		       ? json_pack("{s:o*, s:o*}", "bandwidth", per_second(d->bandwidth), "ops",
+				   per_second(d->iops))
+		       : NULL;
+}
+
 int launch_put_disk(struct vmproc *p, const char *method, const struct launch_disk *d,
 		    struct disk_files *f, struct err *e)
 {
@@ -100,13 +109,12 @@ int launch_put_disk(struct vmproc *p, const char *method, const struct launch_di
 	}
 	snprintf(path, sizeof(path), "/drives/%s", d->id);
 	return send(p, method, path,
-		    json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:b, s:b, s:b, s:I, s:{s:o*, s:o*}}",
+		    json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:b, s:b, s:b, s:I, s:o*}",
 			      "drive_id", d->id, "path_on_host", d->path, "format",
 			      d->qcow2 ? "qcow2" : "raw", "backing", backing, "serial",
 			      d->serial ? d->serial : "", "is_root_device", d->root, "is_read_only",
 			      d->read_only, "direct", d->direct, "persistent", d->persistent,
-			      "quota_bytes", (json_int_t)d->quota, "rate_limiter", "bandwidth",
-			      per_second(d->bandwidth), "ops", per_second(d->iops)),
+			      "quota_bytes", (json_int_t)d->quota, "rate_limiter", limits(d)),
 		    e);
 }
 

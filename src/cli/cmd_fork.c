@@ -249,43 +249,68 @@ static int run_command(struct fork_args *a, const struct fork_child_info *c)
 	return r;
 }
 
-/* Disks for a fork that stands still, which then runs; with wait until it knows who it is. */
-static int give_disks(const struct fork_args *a, const char *name, struct err *e)
+/* Disks for a fork that stands still, which then runs. */
+static int give_disks(const struct fork_args *a, struct vmproc *p, struct err *e)
 {
 	cleanup_json json_t *run = json_pack("{s:s}", "state", "Resumed");
-	struct vmproc p;
-	int r = vmproc_attach(name, -1, &p, e);
+	int r = 0;
 
-	if (r)
-		return r;
 	for (size_t i = 0; i < a->disks.ndisks && !r; i++) {
 		struct launch_disk d = a->disks.disks[i];
 
-		r = disk_live_attach(&p, &d, e);
+		r = disk_live_attach(p, &d, e);
 	}
 	if (!r && !a->paused)
-		r = vmproc_request(&p, "PATCH", "/vm", run, LAUNCH_MS, NULL, e);
-	if (!r && !a->paused && !a->no_wait)
-		r = launch_wait_agent(&p, a->timeout_ms, e);
-	vmproc_close(&p);
+		r = vmproc_request(p, "PATCH", "/vm", run, LAUNCH_MS, NULL, e);
 	return r;
+}
+
+/* Until it knows who it is, if there is an agent to tell it. */
+static int wait_reconciled(const struct fork_args *a, struct vmproc *p, struct err *e)
+{
+	cleanup_json json_t *id = NULL;
+	int r = vmproc_request(p, "GET", "/identity", NULL, LAUNCH_MS, &id, e);
+
+	if (!r && json_is_true(json_object_get(id, "present")))
+		r = launch_wait_agent(p, a->timeout_ms, e);
+	return r;
+}
+
+/* step 0: disks, step 1: waiting. One that fails is undone. */
+static bool step_all(const struct fork_args *a, struct fork_child_info *c, int step)
+{
+	bool failed = false;
+	struct vmproc p;
+	struct err e;
+
+	for (uint64_t i = 0; i < a->n; i++) {
+		int r;
+
+		if (!c[i].ok) {
+			failed = true;
+			continue;
+		}
+		r = vmproc_attach(c[i].name, -1, &p, &e);
+		if (!r) {
+			r = step ? wait_reconciled(a, &p, &e) : give_disks(a, &p, &e);
+			vmproc_close(&p);
+		}
+		if (!r)
+			continue;
+		failed = true;
+		snprintf(c[i].why, sizeof(c[i].why), "%s", e.msg);
+		fork_child_undo(&c[i]);
+	}
+	return failed;
 }
 
 /* One that does not get its disks has failed, with --all all have. */
 static void give_all_disks(const struct fork_args *a, struct fork_child_info *c)
 {
-	bool failed = false;
-	struct err e;
+	bool failed = step_all(a, c, 0);
 
-	for (uint64_t i = 0; i < a->n; i++) {
-		if (!c[i].ok || (failed && a->all)) {
-			failed = true;
-		} else if (give_disks(a, c[i].name, &e)) {
-			failed = true;
-			snprintf(c[i].why, sizeof(c[i].why), "%s", e.msg);
-			fork_child_undo(&c[i]);
-		}
-	}
+	if (!a->paused && !a->no_wait && !(failed && a->all))
+		failed |= step_all(a, c, 1);
 	for (uint64_t i = 0; i < a->n && failed && a->all; i++) {
 		if (!c[i].ok)
 			continue;

@@ -17,7 +17,8 @@
 const char cmd_inspect_usage[] =
 	"VM...\n"
 	"\n"
-	"What the VM was made from, its identity, sockets, counters, clocks, events (a disk that is\n"
+	"What the VM was made from, its identity, sockets, counters, clocks, events (a disk that "
+	"is\n"
 	"full, for one) and host memory. The output is JSON: an object for one VM, an array for\n"
 	"more.\n";
 

@@ -100,8 +100,26 @@ static int patch(struct vmproc *p, const char *id, json_t *body, struct err *e)
 	return vmproc_request(p, "PATCH", path, body, LAUNCH_MS, NULL, e);
 }
 
+/* Whether the VM says that this disk is a bay. */
+static bool is_out(struct vmproc *p, const char *id)
+{
+	cleanup_json json_t *stats = NULL;
+	const json_t *disk;
+	size_t i;
+
+	if (vmproc_request(p, "GET", "/stats", NULL, LAUNCH_MS, &stats, NULL))
+		return false;
+	json_array_foreach(json_object_get(stats, "disks"), i, disk)
+	{
+		if (!strcmp(json_string_value(json_object_get(disk, "id")) ?: "", id))
+			return !json_integer_value(json_object_get(disk, "size_bytes"));
+	}
+	return false;
+}
+
 int disk_live_detach(struct vmproc *p, const char *id, struct err *e)
 {
+	struct err ignored;
 	int r;
 
 	if (flock(p->dir.fd, LOCK_EX))
@@ -109,6 +127,8 @@ int disk_live_detach(struct vmproc *p, const char *id, struct err *e)
 	r = patch(p, id, json_pack("{s:s, s:s}", "drive_id", id, "path_on_host", ""), e);
 	if (!r)
 		r = rewrite(&p->dir, id, NULL, e);
+	else if (is_out(p, id))
+		rewrite(&p->dir, id, NULL, &ignored); /* though not as it should be */
 	flock(p->dir.fd, LOCK_UN);
 	return r;
 }

@@ -127,7 +127,7 @@ static int take_drive(const struct api_call *call, const struct drive_body *b, s
 				    .persistent = b->persistent,
 				    .direct = b->direct,
 				    .quota_bytes = b->quota_bytes,
-				    .rate = &d->rate };
+				    .rate = b->rate_limiter ? &d->rate : NULL };
 	if (b->path_on_host) {
 		d->files[0].path = b->path_on_host;
 		r = take_format(b->format ? b->format : "raw", &d->files[0].qcow2, e);
@@ -175,8 +175,10 @@ int api_patch_drive(struct api_call *call, json_t **reply, struct err *e)
 		r = take_drive(call, &b, &d, e);
 	if (r)
 		return r;
-	if (b.size_bytes && (b.path_on_host || b.rate_limiter))
-		return err_set(e, EINVAL, "size_bytes: say nothing else beside it");
+	if ((b.size_bytes || (b.path_on_host && !b.path_on_host[0])) &&
+	    json_object_size(call->body) > 2)
+		return err_set(e, EINVAL, "%s: say nothing else beside it",
+			       b.size_bytes ? "size_bytes" : "an empty path_on_host");
 	if (b.size_bytes)
 		return vm_grow_disk(call->vm, b.drive_id, b.size_bytes, e);
 	if (b.path_on_host && !b.path_on_host[0])

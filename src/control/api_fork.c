@@ -26,10 +26,11 @@ int api_get_identity(struct api_call *call, json_t **reply, struct err *e)
 	char gen[33];
 
 	to_hex(id->generation, sizeof(id->generation), gen);
-	*reply = json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:s, s:s}", "name", id->name, "hostname",
-			   id->hostname, "machine_id", id->machine_id, "generation", gen,
-			   "reconciled", agent && agent_reconciled(agent), "agent", agent != NULL,
-			   "error", agent ? agent_identity_error(agent) : "", "state",
+	*reply = json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:s, s:s}", "name", id->name,
+			   "hostname", id->hostname, "machine_id", id->machine_id, "generation",
+			   gen, "reconciled", agent && agent_reconciled(agent), "agent",
+			   agent != NULL, "present", agent && agent_present(agent), "error",
+			   agent ? agent_identity_error(agent) : "", "state",
 			   api_state_text(call->vm));
 	return *reply ? 0 : err_set(e, ENOMEM, "out of memory");
 }

@@ -221,6 +221,7 @@ static int become(struct vm *vm, struct err *e)
 	vm->id.renew = true;
 	vm_random_identity(&vm->id);
 	ret = vm_adopt_all(vm, &vm->id, e);
+	grants_drop(vm->m.grants, "disk/"); /* for a bay that is empty here, perhaps */
 	workset_record(vm);
 	if (!ret)
 		ret = vm->hooks->child_serve(vm->hooks_arg, e);

@@ -176,6 +176,7 @@ int vm_load(struct vm *vm, const struct vm_files *files, size_t n, const struct 
 	}
 	if (!ret)
 		ret = vm_adopt_all(vm, &vm->id, e);
+	grants_drop(vm->m.grants, "disk/"); /* for a bay that is empty here, perhaps */
 	if (ret) {
 		vm_unbuild(vm);
 		if (vm->seed_ram_fd >= 0) {

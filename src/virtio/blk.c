@@ -116,10 +116,9 @@ static void vblk_stopped(struct virtio_dev *v)
 {
 	struct vblk *d = (struct vblk *)v;
 
-	if (!d->blk)
-		return;
 	d->dropping = true;
-	blk_quiesce(d->blk);
+	if (d->blk)
+		blk_quiesce(d->blk);
 	d->dropping = false;
 	d->stalled = 0;
 	d->touched = 0;

@@ -55,7 +55,8 @@ int virtio_blk_set_rate(struct device *d, const struct virtio_blk_rate *rate, st
  * looked at. -EBUSY; -EINVAL also for read_only; what adopt may fail with. */
 int virtio_blk_insert(struct device *d, const struct virtio_blk_cfg *cfg, struct err *e);
 /* Takes the disk out, written and closed cleanly where it is written in place; what is in flight
- * ends first. Any disk can go: its place is a bay then. -ENOENT. */
+ * ends first. Any disk can go: its place is a bay then, without limits. -ENOENT: there is none;
+ * -EIO: it is out, but its file was not closed cleanly. */
 int virtio_blk_eject(struct device *d, struct err *e);
 /* Waits for what is in flight. -ENOENT; as blk_grow. */
 int virtio_blk_grow(struct device *d, uint64_t bytes, struct err *e);

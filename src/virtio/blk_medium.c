@@ -167,10 +167,11 @@ int virtio_blk_insert(struct device *dev, const struct virtio_blk_cfg *cfg, stru
 int virtio_blk_eject(struct device *dev, struct err *e)
 {
 	struct vblk *d = (struct vblk *)dev;
+	int r;
 
 	if (!d->blk)
 		return err_set(e, ENOENT, "%s: there is no disk in it", dev->id);
-	blk_quiesce(d->blk); /* the guest gets its answers */
+	r = blk_finish(d->blk); /* and the guest gets its answers */
 	blk_destroy(d->blk);
 	d->blk = NULL;
 	d->writable = false;
@@ -178,8 +179,15 @@ int virtio_blk_eject(struct device *dev, struct err *e)
 	d->cfg.size_bytes = d->cfg.quota_bytes = 0;
 	d->cfg.nr_files = 0;
 	d->cfg.last_qcow2 = d->cfg.writes = 0;
+	memset(&d->state.bytes, 0, sizeof(d->state.bytes));
+	memset(&d->state.ops, 0, sizeof(d->state.ops));
 	virtio_config_changed(&d->v);
-	return 0;
+	return r ? err_set(e, EIO,
+			   "%s: it is out, but its file could not be closed cleanly (%s): see "
+			   "clone "
+			   "disk check",
+			   dev->id, strerrordesc_np(-r))
+		 : 0;
 }
 
 int virtio_blk_grow(struct device *dev, uint64_t bytes, struct err *e)

@@ -95,7 +95,7 @@ static void on_done(struct blk_req *r, int result)
 		BUG_ON(blk_submit(d->blk, &q->r)); /* in the place of the one that ended */
 		return;
 	}
-	if (result)
+	if (result && result != -EOPNOTSUPP)
 		tell_owner(d, r, result);
 	complete(d, q,
 		 result == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP

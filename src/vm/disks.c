@@ -244,7 +244,8 @@ int vm_eject_disk(struct vm *vm, const char *id, struct err *e)
 				     "cannot be made of it",
 				     id)
 			   : virtio_blk_eject(dev, e);
-	if (!ret) {
+	if (!ret || ret == -EIO) {
+		vm->rate[d - vm->cfg.disks] = (struct virtio_blk_rate){ 0 };
 		d->nr_files = 0;
 		d->last_qcow2 = d->writes = 0;
 		d->size_bytes = d->quota_bytes = 0;

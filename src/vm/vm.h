@@ -87,7 +87,8 @@ int vm_set_disk_rate(struct vm *vm, const char *id, const struct virtio_blk_rate
  * -EINVAL also for read_only and serial; and what opening it may fail with. */
 int vm_insert_disk(struct vm *vm, const struct vm_disk *disk, struct err *e);
 /* Takes a disk out, which leaves a bay; what the guest wrote to its overlay is gone, a persistent
- * one is closed cleanly. -ENOTSUP: a read-only one; -ENOENT: it is empty. */
+ * one is closed cleanly; its limits go with it. -ENOTSUP: a read-only one; -ENOENT: it is empty;
+ * -EIO: it is out, but its file was not closed cleanly. */
 int vm_eject_disk(struct vm *vm, const char *id, struct err *e);
 /* As blk_grow. */
 int vm_grow_disk(struct vm *vm, const char *id, uint64_t bytes, struct err *e);

@@ -89,6 +89,19 @@ def test_bay__disks_come_grow_and_go(w):
         w.must("disk", "attach", vm, f"{plain},format=raw")
         until_size(w, vm, "vdc", 4 * MIB)
         same(w.sh(vm, "head -c 5 /dev/vdc"), "plain", f"{vm}: what came")
+    # a fork between the two steps of an attach is granted files for a bay that is empty: no harm
+    w.must("disk", "detach", "bay", "disk1")
+    path = f"{w.run_dir}/vms/bay/vm.json"
+    with open(path, encoding="utf-8") as f:
+        info = json.load(f)
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(info | {"disks": info["disks"] + [{"id": "disk1", "path": plain, "read_only": False,
+                                                      "files": [{"path": plain, "format": "raw"}]}]}, f)
+    w.must("fork", "bay", "--name", "bay-odd")
+    same(disks(w, "bay-odd")["disk1"]["size_bytes"], 0, "a bay in a fork")
+    w.must("disk", "attach", "bay-odd", f"{plain},format=raw")
+    until_size(w, "bay-odd", "vdc", 4 * MIB)
+    w.drop("bay-odd")
     # what a restored VM stands on has no writer, and what has a writer no VM is restored on
     w.drop("bay", "bay-kid")
     own = ("run", "-d", "--name", "own", "--image", "bb", "--memory", "128M", "--disk", f"{plain},format=raw,persistent")

@@ -128,11 +128,74 @@ static void test_flush__without_memory_fails_once_and_the_next_does_it(void **st
 	scratch_remove(dir);
 }
 
+/* A flush that failed is gone on with by whatever comes next, growing too. */
+static void test_flush__that_failed_is_no_harm_to_growing(void **state)
+{
+	static uint8_t buf[512] = { 9 };
+	char *dir = scratch_make();
+	struct disk d;
+
+	(void)state;
+	open_qcow2(&d, dir, "1M");
+	assert_int_equal(disk_do(&d, BLK_WRITE, 512, buf, 512), 0);
+	memcpy(d.model + 512, buf, 512);
+	world.fail_syncs = 1;
+	assert_int_equal(disk_do(&d, BLK_FLUSH, 0, NULL, 0), -EIO);
+	assert_int_equal(disk_grow(&d, MIB(4)), 0);
+	assert_int_equal(disk_do(&d, BLK_WRITE, MIB(3), buf, 512), 0);
+	memcpy(d.model + MIB(3), buf, 512);
+	assert_true(disk_matches(&d));
+	assert_int_equal(disk_do(&d, BLK_FLUSH, 0, NULL, 0), 0);
+	qcow2_top_close(&d, dir);
+	model_end();
+	scratch_remove(dir);
+}
+
+/* A discard that waits for a flush is not who asked for one. */
+static void test_flush__whose_failure_met_a_discard_is_told_of(void **state)
+{
+	static uint8_t buf[512] = { 9 };
+	char *dir = scratch_make();
+	struct disk d;
+	struct err e;
+
+	(void)state;
+	open_qcow2(&d, dir, "20M");
+	for (uint64_t at = 0; at < d.size; at += 32768) /* tables that a fork reads */
+		assert_int_equal(disk_do(&d, BLK_WRITE, at, buf, 512), 0);
+	assert_int_equal(blk_finish(d.blk), 0);
+	disk_close(&d);
+	model_end();
+	sh("qemu-img convert -f qcow2 -O raw %s/top %s/all", dir, dir);
+	model_begin();
+	world.fd = rw(dir, "top");
+	{
+		struct source_file f = { open(scratch_path(dir, "top"), O_RDONLY | O_CLOEXEC),
+					 SOURCE_QCOW2 };
+		struct source *s;
+
+		assert_int_equal(source_open(&f, 1, &s, &e), 0);
+		disk_open_in(&d, BLK_IN_QCOW2, s, world.fd, scratch_path(dir, "all"), 512, 1);
+	}
+	model_settled();
+	assert_int_equal(blk_rotate(d.blk, -1, &e), 0);
+	world.fail_syncs = 1;
+	assert_int_equal(disk_do(&d, BLK_DISCARD, 0, NULL, d.size), -EIO);
+	assert_int_equal(world.failed, 1);
+	assert_int_equal(disk_do(&d, BLK_FLUSH, 0, NULL, 0), -EIO);
+	assert_int_equal(disk_do(&d, BLK_FLUSH, 0, NULL, 0), 0);
+	disk_close(&d);
+	model_end();
+	scratch_remove(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_flush__puts_a_raw_disk_on_the_medium),
 		cmocka_unit_test(test_flush__that_began_by_itself_and_failed_is_told_of),
+		cmocka_unit_test(test_flush__that_failed_is_no_harm_to_growing),
+		cmocka_unit_test(test_flush__whose_failure_met_a_discard_is_told_of),
 		cmocka_unit_test(test_flush__without_memory_fails_once_and_the_next_does_it),
 	};
 

@@ -241,6 +241,32 @@ static void test_hostile__files_are_refused_or_served_within_bounds(void **state
 	scratch_remove(dir);
 }
 
+/* 8 MiB that name one refcount block a million times: refused at once, not after a look at each. */
+static void test_hostile__a_table_of_one_block_is_not_read_for_hours(void **state)
+{
+	char *dir = scratch_make();
+	struct err e = { "" };
+	be64 *table = calloc(1 << 20, sizeof(*table));
+	int fd;
+
+	(void)state;
+	assert_non_null(table);
+	sh("qemu-img create -q -f qcow2 -o cluster_size=2M %s/bad 64M", dir);
+	fd = open(scratch_path(dir, "bad"), O_RDWR | O_CLOEXEC);
+	for (unsigned int i = 0; i < 1 << 20; i++)
+		table[i] = be64_put(MIB(4)); /* the block that QEMU made */
+	assert_int_equal(fd_pwrite_full(fd, table, MIB(8), MIB(16)), 0);
+	free(table);
+	close(fd);
+	patch(scratch_path(dir, "bad"), &(struct field){ 48, 8, MIB(16) });
+	patch(scratch_path(dir, "bad"), &(struct field){ 56, 4, 4 });
+	alarm(60);
+	assert_int_equal(serve(scratch_path(dir, "bad"), &e), -EINVAL);
+	alarm(0);
+	assert_non_null(strstr(e.msg, "more refcount blocks than clusters"));
+	scratch_remove(dir);
+}
+
 static void test_hostile__the_corpus_is_of_the_image_that_it_says(void **state)
 {
 	char *dir = scratch_make(), *map;
@@ -267,6 +293,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_hostile__the_corpus_is_of_the_image_that_it_says),
+		cmocka_unit_test(test_hostile__a_table_of_one_block_is_not_read_for_hours),
 		cmocka_unit_test(test_hostile__files_are_refused_or_served_within_bounds),
 	};
 
