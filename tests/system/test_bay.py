@@ -156,13 +156,14 @@ def test_bay__forks_bring_their_own(w):
 
 @contextlib.contextmanager
 def small_file_system(w, mib):
-    where = f"{w.base}/small"
+    where = f"{w.base}/small-disk"
     os.makedirs(where, exist_ok=True)
     tool("mount", "-t", "tmpfs", "-o", f"size={mib}M", "small", where)
     try:
         yield where
     finally:
         subprocess.run(["umount", "-l", where], check=False)
+        os.rmdir(where)
 
 
 def test_bay__a_full_host_is_an_error_and_an_event_and_no_harm(w):
