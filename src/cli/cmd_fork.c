@@ -265,7 +265,7 @@ static int give_disks(const struct fork_args *a, struct vmproc *p, struct err *e
 	return r;
 }
 
-/* Until it knows who it is, if there is an agent to tell it. */
+/* Until it knows who it is, if there is an agent to tell it, and has seen its disks. */
 static int wait_reconciled(const struct fork_args *a, struct vmproc *p, struct err *e)
 {
 	cleanup_json json_t *id = NULL;
@@ -273,6 +273,8 @@ static int wait_reconciled(const struct fork_args *a, struct vmproc *p, struct e
 
 	if (!r && json_is_true(json_object_get(id, "present")))
 		r = launch_wait_agent(p, a->timeout_ms, e);
+	if (!r)
+		disk_live_until_seen(p);
 	return r;
 }
 

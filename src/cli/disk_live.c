@@ -9,10 +9,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "cli/imageboot.h"
 #include "control/json.h"
+
+#define SEEN_MS 5000 /* for a guest that takes its time, or does not care */
+#define SEEN_POLL_MS 5
 
 static int empty_bay(struct vmproc *p, char *id, size_t n, struct err *e)
 {
@@ -137,4 +141,34 @@ int disk_live_resize(struct vmproc *p, const char *id, uint64_t bytes, struct er
 {
 	return patch(p, id,
 		     json_pack("{s:s, s:I}", "drive_id", id, "size_bytes", (json_int_t)bytes), e);
+}
+
+static bool all_seen(struct vmproc *p)
+{
+	cleanup_json json_t *stats = NULL;
+	const json_t *disk;
+	size_t i;
+
+	if (vmproc_request(p, "GET", "/stats", NULL, LAUNCH_MS, &stats, NULL))
+		return true; /* it has ended, which others say */
+	json_array_foreach(json_object_get(stats, "disks"), i, disk)
+	{
+		if (json_is_false(json_object_get(disk, "seen")))
+			return false;
+	}
+	return true;
+}
+
+void disk_live_until_seen(struct vmproc *p)
+{
+	cleanup_json json_t *vm = NULL;
+	const char *state;
+
+	if (vmproc_request(p, "GET", "/", NULL, LAUNCH_MS, &vm, NULL))
+		return;
+	state = json_string_value(json_object_get(vm, "state"));
+	if (!state || strcmp(state, "Running") != 0)
+		return;
+	for (unsigned int i = 0; i < SEEN_MS / SEEN_POLL_MS && !all_seen(p); i++)
+		usleep(SEEN_POLL_MS * 1000);
 }

@@ -17,5 +17,8 @@ int disk_live_attach(struct vmproc *p, struct launch_disk *d, struct err *e);
 /* A disk that is not persistent loses what was written to it. -ENOENT and the VM's own refusals. */
 int disk_live_detach(struct vmproc *p, const char *id, struct err *e);
 int disk_live_resize(struct vmproc *p, const char *id, uint64_t bytes, struct err *e);
+/* After these, of a VM that runs: returns when the guest has looked at its disks, so that what is
+ * run in it next finds them as they are; or after some seconds. */
+void disk_live_until_seen(struct vmproc *p);
 
 #endif

@@ -94,6 +94,7 @@ int disk_cmd_resize(int argc, char **argv)
 		r = with_vm(argv[optind], &p, &e);
 		if (!r) {
 			r = disk_live_resize(&p, argv[optind + 1], bytes, &e);
+			disk_live_until_seen(&p);
 			vmproc_close(&p);
 		}
 	} else if (!r) {
@@ -118,6 +119,7 @@ int disk_cmd_attach(int argc, char **argv)
 	if (r)
 		return cli_fail(&e);
 	r = disk_live_attach(&p, &vm.disks[0], &e);
+	disk_live_until_seen(&p);
 	vmproc_close(&p);
 	if (r)
 		return cli_fail(&e);
@@ -137,6 +139,7 @@ int disk_cmd_detach(int argc, char **argv)
 	r = with_vm(argv[optind], &p, &e);
 	if (!r) {
 		r = disk_live_detach(&p, argv[optind + 1], &e);
+		disk_live_until_seen(&p);
 		vmproc_close(&p);
 	}
 	return r ? cli_fail(&e) : CLI_OK;

@@ -64,22 +64,22 @@ int api_patch_vm(struct api_call *call, json_t **reply, struct err *e)
 static json_t *disks_json(struct vm *vm)
 {
 	json_t *list = json_array();
+	struct vm_disk_view v;
 	struct blk_stats s;
-	uint64_t bytes;
-	const char *id;
 
-	for (unsigned int i = 0; list && (id = vm_disk_stats(vm, i, &bytes, &s)); i++)
+	for (unsigned int i = 0; list && vm_disk_stats(vm, i, &v, &s); i++)
 		json_array_append_new(
 			list,
-			json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
-				  "id", id, "size_bytes", (json_int_t)bytes, "reads",
-				  (json_int_t)s.reads, "writes", (json_int_t)s.writes, "flushes",
-				  (json_int_t)s.flushes, "read_bytes", (json_int_t)s.read_bytes,
-				  "written_bytes", (json_int_t)s.written_bytes, "own_bytes",
-				  (json_int_t)s.own_bytes, "overlay_bytes",
-				  (json_int_t)s.overlay_bytes, "layers", (json_int_t)s.layers,
-				  "errors", (json_int_t)s.errors, "no_space",
-				  (json_int_t)s.no_space));
+			json_pack(
+				"{s:s, s:I, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+				"id", v.id, "size_bytes", (json_int_t)v.bytes, "seen", v.seen,
+				"reads", (json_int_t)s.reads, "writes", (json_int_t)s.writes,
+				"flushes", (json_int_t)s.flushes, "read_bytes",
+				(json_int_t)s.read_bytes, "written_bytes",
+				(json_int_t)s.written_bytes, "own_bytes", (json_int_t)s.own_bytes,
+				"overlay_bytes", (json_int_t)s.overlay_bytes, "layers",
+				(json_int_t)s.layers, "errors", (json_int_t)s.errors, "no_space",
+				(json_int_t)s.no_space));
 	return list;
 }
 

@@ -66,7 +66,7 @@ static uint64_t vblk_features(struct virtio_dev *v)
 /* struct virtio_blk_config, virtio 1.2 section 5.2.4. */
 static void vblk_config_read(struct virtio_dev *v, unsigned int off, void *buf, unsigned int len)
 {
-	const struct vblk *d = (const struct vblk *)v;
+	struct vblk *d = (struct vblk *)v;
 	uint8_t raw[CONFIG_BYTES] = { 0 };
 	le64 capacity = le64_put(d->cfg.size_bytes / BLK_SECTOR);
 	le32 size_max = le32_put(SIZE_MAX_BYTES), seg_max = le32_put(SEG_MAX),
@@ -92,6 +92,8 @@ static void vblk_config_read(struct virtio_dev *v, unsigned int off, void *buf, 
 		memcpy(raw + 52, &one, sizeof(one));	 /* max_write_zeroes_seg */
 		raw[56] = 1;				 /* write_zeroes_may_unmap */
 	}
+	if (off < sizeof(capacity))
+		d->unseen = false;
 	memset(buf, 0, len);
 	if (off < sizeof(raw))
 		memcpy(buf, raw + off, MIN(len, (unsigned int)sizeof(raw) - off));

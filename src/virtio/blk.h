@@ -71,6 +71,8 @@ void virtio_blk_set_reader(struct device *d, int reader_fd);
 int virtio_blk_save_layer(struct device *d, int fd, struct err *e);
 /* The VM has ended: a file that is written in place is closed cleanly. */
 void virtio_blk_finish(struct device *d);
+/* Has the driver, if there is one, looked at the size since it changed last? */
+bool virtio_blk_seen(const struct device *d);
 void virtio_blk_stats(const struct device *d, struct blk_stats *out);
 
 #endif

@@ -39,6 +39,7 @@ struct vblk {
 	/* host side */
 	struct blk *blk;	      /* NULL before the first adopt */
 	bool writable;		      /* has a data file */
+	bool unseen;		      /* its size changed, and a driver has not looked since */
 	bool dropping;		      /* the driver reset the device: completions are forgotten */
 	uint64_t stalled;	      /* queues in which chains may wait for a free vreq */
 	uint64_t touched;	      /* queues with completions that the driver was not told of */

@@ -134,6 +134,12 @@ int vblk_renew_disk(struct vblk *d, struct err *e)
 
 /* ---- bays ---- */
 
+static void size_changed(struct vblk *d)
+{
+	d->unseen = virtio_live(&d->v);
+	virtio_config_changed(&d->v);
+}
+
 int virtio_blk_insert(struct device *dev, const struct virtio_blk_cfg *cfg, struct err *e)
 {
 	struct vblk *d = (struct vblk *)dev;
@@ -160,7 +166,7 @@ int virtio_blk_insert(struct device *dev, const struct virtio_blk_cfg *cfg, stru
 		d->cfg = was;
 		return err_wrap(e, r, "%s", dev->id);
 	}
-	virtio_config_changed(&d->v);
+	size_changed(d);
 	return 0;
 }
 
@@ -181,7 +187,7 @@ int virtio_blk_eject(struct device *dev, struct err *e)
 	d->cfg.last_qcow2 = d->cfg.writes = 0;
 	memset(&d->state.bytes, 0, sizeof(d->state.bytes));
 	memset(&d->state.ops, 0, sizeof(d->state.ops));
-	virtio_config_changed(&d->v);
+	size_changed(d);
 	return r ? err_set(e, EIO,
 			   "%s: it is out, but its file could not be closed cleanly (%s): see "
 			   "clone "
@@ -199,7 +205,7 @@ int virtio_blk_grow(struct device *dev, uint64_t bytes, struct err *e)
 		return err_wrap(e, r, "%s", dev->id);
 	if (bytes != d->cfg.size_bytes) {
 		d->cfg.size_bytes = bytes;
-		virtio_config_changed(&d->v);
+		size_changed(d);
 	}
 	return 0;
 }
@@ -286,4 +292,9 @@ void virtio_blk_stats(const struct device *dev, struct blk_stats *out)
 	memset(out, 0, sizeof(*out));
 	if (d->blk)
 		blk_stats(d->blk, out);
+}
+
+bool virtio_blk_seen(const struct device *dev)
+{
+	return !((const struct vblk *)dev)->unseen;
 }

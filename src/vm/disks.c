@@ -269,18 +269,20 @@ int vm_grow_disk(struct vm *vm, const char *id, uint64_t bytes, struct err *e)
 	return ret;
 }
 
-const char *vm_disk_stats(struct vm *vm, unsigned int i, uint64_t *bytes, struct blk_stats *out)
+bool vm_disk_stats(struct vm *vm, unsigned int i, struct vm_disk_view *view, struct blk_stats *out)
 {
 	struct device *d;
 
 	if (i >= vm->cfg.nr_disks)
-		return NULL;
+		return false;
 	memset(out, 0, sizeof(*out));
-	*bytes = vm->cfg.disks[i].size_bytes;
 	d = vm_find_device(vm, "virtio-blk", vm->cfg.disks[i].id);
+	*view = (struct vm_disk_view){ .id = vm->cfg.disks[i].id,
+				       .bytes = vm->cfg.disks[i].size_bytes,
+				       .seen = !d || virtio_blk_seen(d) };
 	if (d)
 		virtio_blk_stats(d, out);
-	return vm->cfg.disks[i].id;
+	return true;
 }
 
 int vm_set_disk_rate(struct vm *vm, const char *id, const struct virtio_blk_rate *rate,

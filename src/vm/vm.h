@@ -139,9 +139,15 @@ void vm_stats(struct vm *vm, struct vm_stats *out);
  * 0 on; NULL: there are no more. Borrowed until something else happens. */
 struct notice;
 const struct notice *vm_notice_at(const struct vm *vm, unsigned int i);
-/* Of disk number i: its id, NULL when there are no more; *bytes: its size, 0 of an empty bay. */
+/* Of disk number i; false when there are no more. bytes: its size, 0 of an empty bay; seen: the
+ * guest knows of it. Borrowed: id. */
 struct blk_stats; /* block/blk.h */
-const char *vm_disk_stats(struct vm *vm, unsigned int i, uint64_t *bytes, struct blk_stats *out);
+struct vm_disk_view {
+	const char *id;
+	uint64_t bytes;
+	bool seen;
+};
+bool vm_disk_stats(struct vm *vm, unsigned int i, struct vm_disk_view *view, struct blk_stats *out);
 
 /* How a snapshot ended (fork/frozen.h). */
 struct vm_snapshot_result {
