@@ -87,7 +87,9 @@ static void test_bay__a_disk_goes_and_another_comes(void **state)
 		kvm_model_deliver(g->fm.m.kvm);
 		eject(g);
 		told(g, &generation);
+		assert_false(virtio_blk_seen(g->dev));
 		assert_int_equal(capacity(g), 0);
+		assert_true(virtio_blk_seen(g->dev));
 		vblk_fill(g, 0, 0, 16);
 		for (unsigned int op = 0; op < 5; op++) {
 			static const uint32_t type[] = { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
