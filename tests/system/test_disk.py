@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 
-from harness import IMAGES, check, kill_pid, same
+from harness import IMAGES, check, kill_pid, same, until
 
 MIB = 1 << 20
 
@@ -250,6 +250,39 @@ def test_disk__limits_hold_in_forks_too(w):
         took = w.must("exec", vm, "--", "/bin/sh", "-c", write).took
         check(took >= 2.9, f"{vm} wrote 4 MiB in {took:.2f} s at 1 MiB a second")
     w.drop("slow", "slow-kid")
+
+
+def space_used(w):
+    """By what VMs write. In the rig all files, and files without a name, are memory."""
+    if os.environ.get("RIG"):
+        with open("/proc/meminfo", encoding="utf-8") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("Shmem:"))
+    fs = os.statvfs(w.state)
+    return (fs.f_blocks - fs.f_bfree) * fs.f_frsize
+
+
+def test_disk__forks_share_space_and_give_it_back(w):
+    disk = f"{w.base}/space.raw"
+    tool("truncate", "-s", "64M", disk)
+    w.must("run", "-d", "--name", "space", "--image", "bb", "--memory", "128M", "--disk", f"{disk},format=raw")
+    before = space_used(w)
+    w.sh("space", "dd if=/dev/urandom of=/dev/vdb bs=64k count=768 conv=fsync 2>/dev/null")  # 48 MiB
+    w.must("fork", "space", "-n", "3", "--name", "sp", timeout=300)
+    w.must("fork", "sp-1", "--name", "sp-kid")
+    forks = ["sp-1", "sp-2", "sp-3", "sp-kid"]
+    once = space_used(w) - before
+    check(40 * MIB < once < 80 * MIB, f"48 MiB, written once and shared by five, take {once / MIB:.0f} MiB")
+    kill_pid(w.pid("space"))
+    for vm in forks[:3]:
+        kill_pid(w.pid(vm))
+    until(lambda: all(w.names()[vm]["state"] == "exited" for vm in ["space"] + forks[:3]), "the end of killed VMs")
+    left = space_used(w) - before
+    check(left > 40 * MIB, f"{left / MIB:.0f} MiB are left for the one that lives")
+    same(w.sh("sp-kid", "dd if=/dev/vdb bs=64k count=768 2>/dev/null | wc -c"), str(48 * MIB), "what it reads")
+    w.sh("sp-kid", "blkdiscard /dev/vdb 2>/dev/null || true")
+    kill_pid(w.pid("sp-kid"))
+    until(lambda: space_used(w) - before < 12 * MIB, "the space given back")
+    w.drop("space", *forks)
 
 
 def test_disk__tools_and_qemu_agree(w):
