@@ -13,9 +13,8 @@
 #include "base/fd.h"
 #include "base/util.h"
 
-#define HEADER_SIZE                                                                                \
-	24u /* offset: the disk's size, 4 bytes of encryption, the L1 table's entries, its place   \
-	     */
+/* Offset: the disk's size, 4 bytes of encryption, the L1 table's entries and its place. */
+#define HEADER_SIZE 24u
 
 static int write_batch(const struct qbatch *b, int fd)
 {

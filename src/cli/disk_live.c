@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * See disk_live.h. vm.json is written before a disk is put in and after one is taken out: a fork or
- * snapshot in between grants a file too many, which is dropped, never one too few.
+ * snapshot that reads it in between grants a file too many, which is dropped. One that had read it
+ * before an attach grants one too few: the VM refuses it, says which, and goes on.
  */
 #include "cli/disk_live.h"
 
@@ -46,7 +47,7 @@ static int empty_bay(struct vmproc *p, char *id, size_t n, struct err *e)
 /* vm.json without the disk `id`, and with `add` (given away) if that is not NULL. */
 static int rewrite(const struct vmdir *d, const char *id, json_t *add, struct err *e)
 {
-	cleanup_json json_t *info = NULL, *new = add;
+	cleanup_json json_t *info = NULL, *added = add;
 	int r = vmdir_info(d, &info, e);
 	json_t *disks, *disk;
 	size_t i;
@@ -59,7 +60,7 @@ static int rewrite(const struct vmdir *d, const char *id, json_t *add, struct er
 		if (!strcmp(json_string_value(json_object_get(disk, "id")) ?: "", id))
 			json_array_remove(disks, i);
 	}
-	if (new &&json_array_append(disks, new))
+	if (added && json_array_append(disks, added))
 		return err_set(e, ENOMEM, "out of memory");
 	return vmdir_rewrite(d, info, e);
 }
