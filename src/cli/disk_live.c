@@ -32,7 +32,8 @@ static int empty_bay(struct vmproc *p, char *id, size_t n, struct err *e)
 	{
 		const char *name = json_string_value(json_object_get(disk, "id"));
 
-		if (!name || strlen(name) >= n ||
+		/* it becomes part of files' names, and a VM is not to be believed */
+		if (!name || !json_id_ok(name, n - 1) ||
 		    json_integer_value(json_object_get(disk, "size_bytes")))
 			continue;
 		snprintf(id, n, "%s", name);
