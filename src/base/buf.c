@@ -70,6 +70,14 @@ uint64_t rbuf_u64(struct rbuf *r)
 	return le64_get(v);
 }
 
+uint16_t rbuf_be16(struct rbuf *r)
+{
+	be16 v;
+
+	rbuf_bytes(r, &v, sizeof(v));
+	return be16_get(v);
+}
+
 uint32_t rbuf_be32(struct rbuf *r)
 {
 	be32 v;
@@ -89,6 +97,12 @@ uint64_t rbuf_be64(struct rbuf *r)
 void wbuf_init(struct wbuf *w, size_t limit)
 {
 	*w = (struct wbuf){ .limit = limit };
+}
+
+/* Capacity and limit are one, so that a write that needs more is refused before it would grow. */
+void wbuf_init_over(struct wbuf *w, void *data, size_t cap)
+{
+	*w = (struct wbuf){ .data = data, .cap = cap, .limit = cap };
 }
 
 void wbuf_fini(struct wbuf *w)
@@ -156,14 +170,40 @@ void wbuf_u64(struct wbuf *w, uint64_t v)
 	wbuf_bytes(w, &b, sizeof(b));
 }
 
+void wbuf_be16(struct wbuf *w, uint16_t v)
+{
+	be16 b = be16_put(v);
+
+	wbuf_bytes(w, &b, sizeof(b));
+}
+
+void wbuf_be32(struct wbuf *w, uint32_t v)
+{
+	be32 b = be32_put(v);
+
+	wbuf_bytes(w, &b, sizeof(b));
+}
+
+static void patch(struct wbuf *w, size_t at, const void *p, size_t n)
+{
+	if (w->bad)
+		return;
+	BUG_ON(!range_ok(at, n, w->len));
+	memcpy(w->data + at, p, n);
+}
+
 void wbuf_patch_u32(struct wbuf *w, size_t at, uint32_t v)
 {
 	le32 b = le32_put(v);
 
-	if (w->bad)
-		return;
-	BUG_ON(!range_ok(at, sizeof(b), w->len));
-	memcpy(w->data + at, &b, sizeof(b));
+	patch(w, at, &b, sizeof(b));
+}
+
+void wbuf_patch_be16(struct wbuf *w, size_t at, uint16_t v)
+{
+	be16 b = be16_put(v);
+
+	patch(w, at, &b, sizeof(b));
 }
 
 /* Bit by bit with a byte table built on the stack would cost more than the data; 16 nibbles do. */

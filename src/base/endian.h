@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Integers of wire formats as struct types, so that their bytes cannot be used as numbers by
- * accident: little-endian ones, and the big-endian ones of qcow2. Alignment 1: they may be laid
- * over any byte.
+ * accident: little-endian ones, and the big-endian ones of qcow2 and networks. Alignment 1: they
+ * may be laid over any byte.
  */
 #ifndef CLONE_BASE_ENDIAN_H
 #define CLONE_BASE_ENDIAN_H
@@ -73,12 +73,33 @@ static inline le64 le64_put(uint64_t v)
 }
 
 typedef struct {
+	uint8_t b[2];
+} be16;
+
+typedef struct {
 	uint8_t b[4];
 } be32;
 
 typedef struct {
 	uint8_t b[8];
 } be64;
+
+static inline uint16_t be16_get(be16 v)
+{
+	uint16_t r;
+
+	memcpy(&r, v.b, sizeof(r));
+	return be16toh(r);
+}
+
+static inline be16 be16_put(uint16_t v)
+{
+	be16 r;
+
+	v = htobe16(v);
+	memcpy(r.b, &v, sizeof(v));
+	return r;
+}
 
 static inline uint32_t be32_get(be32 v)
 {
