@@ -29,6 +29,8 @@ struct agent {
 	struct execs execs;
 	void (*changed)(void *arg);
 	void *changed_arg;
+	void (*acknowledged)(void *arg);
+	void *acknowledged_arg;
 
 	/* The identity given last, kept to be given again. */
 	bool wanted, set_clock, fresh; /* fresh: `entropy` has not been used */
@@ -110,6 +112,8 @@ static void give_answered(void *arg, const struct agent_reply *answer)
 	if (r.ret)
 		err_wrap(&r.e, r.ret, "identity");
 	a->reconciled = !r.ret;
+	if (a->reconciled && a->acknowledged)
+		a->acknowledged(a->acknowledged_arg);
 	if (a->reconciled)
 		tell_change(a);
 	give_end(a, &r);
@@ -338,6 +342,12 @@ void agent_on_change(struct agent *a, void (*fn)(void *arg), void *arg)
 {
 	a->changed = fn;
 	a->changed_arg = arg;
+}
+
+void agent_on_reconciled(struct agent *a, void (*fn)(void *arg), void *arg)
+{
+	a->acknowledged = fn;
+	a->acknowledged_arg = arg;
 }
 
 bool agent_present(const struct agent *a)

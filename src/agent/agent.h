@@ -59,6 +59,8 @@ int agent_adopt(struct agent *a, struct err *e);
 
 /* Called after agent_present or agent_reconciled may have changed. One listener; NULL: nobody. */
 void agent_on_change(struct agent *a, void (*fn)(void *arg), void *arg);
+/* Called each time the guest has acknowledged who it is. One listener; it outlives a fork. */
+void agent_on_reconciled(struct agent *a, void (*fn)(void *arg), void *arg);
 /* The agent has said hello since the guest's driver started (it survives snapshot and fork). */
 bool agent_present(const struct agent *a);
 /* The guest has acknowledged the identity that was given last, and its agent has not restarted

@@ -48,7 +48,7 @@ void api_refuse(struct http_request *rq, const struct err *e);
 const char *api_state_text(const struct vm *vm);
 
 api_fn api_get_root, api_get_version, api_get_machine, api_put_machine, api_put_boot, api_put_drive,
-	api_patch_drive, api_put_vsock, api_put_entropy;
+	api_patch_drive, api_put_nic, api_patch_nic, api_put_vsock, api_put_entropy;
 api_fn api_put_actions, api_patch_vm, api_get_stats, api_get_events;
 api_fn api_get_snapshot, api_put_snapshot_create, api_put_snapshot_cancel, api_put_snapshot_load,
 	api_put_snapshot_flatten;

@@ -8,6 +8,7 @@
 
 #include "block/source.h"
 #include "control/api.h"
+#include "control/rate.h"
 #include "event/grants.h"
 #include "virtio/blk.h"
 #include "vm/vm.h"
@@ -18,49 +19,6 @@ struct drive_body {
 	uint64_t quota_bytes, size_bytes;
 	bool is_root_device, is_read_only, persistent, direct;
 };
-
-struct bucket_body {
-	uint64_t size, one_time_burst, refill_time;
-};
-
-/* Firecracker's words: refill_time in milliseconds. */
-static int take_bucket(const json_t *j, struct rate_bucket *out, struct err *e)
-{
-	static const struct json_field tab[] = {
-		JSON_FIELD(struct bucket_body, size, WANT_UINT, true, 0, RATE_SIZE_MAX),
-		JSON_FIELD(struct bucket_body, one_time_burst, WANT_UINT, false, 0, RATE_SIZE_MAX),
-		JSON_FIELD(struct bucket_body, refill_time, WANT_UINT, true, 0, RATE_REFILL_MAX_MS),
-	};
-	struct bucket_body b = { 0 };
-	int r = json_fields(j, tab, ARRAY_SIZE(tab), &b, e);
-
-	if (r || !b.size || !b.refill_time)
-		return r; /* as there: no limit */
-	*out = (struct rate_bucket){ .size = b.size,
-				     .refill_ms = b.refill_time,
-				     .burst = b.one_time_burst };
-	return 0;
-}
-
-struct rate_body {
-	json_t *bandwidth, *ops;
-};
-
-static int take_rate(const json_t *j, struct virtio_blk_rate *out, struct err *e)
-{
-	static const struct json_field tab[] = {
-		JSON_FIELD(struct rate_body, bandwidth, WANT_OBJECT, false, 0, 0),
-		JSON_FIELD(struct rate_body, ops, WANT_OBJECT, false, 0, 0),
-	};
-	struct rate_body b = { 0 };
-	int r = json_fields(j, tab, ARRAY_SIZE(tab), &b, e);
-
-	if (!r && b.bandwidth)
-		r = take_bucket(b.bandwidth, &out->bytes, e);
-	if (!r && b.ops)
-		r = take_bucket(b.ops, &out->ops, e);
-	return r ? err_wrap(e, r, "rate_limiter") : 0;
-}
 
 struct backing_body {
 	const char *path_on_host, *format;
@@ -140,8 +98,11 @@ static int take_drive(const struct api_call *call, const struct drive_body *b, s
 		if (r)
 			err_wrap(e, r, "backing[%u]", i - 1);
 	}
-	if (!r && b->rate_limiter)
-		r = take_rate(b->rate_limiter, &d->rate, e);
+	if (!r && b->rate_limiter) {
+		r = rate_from_json(b->rate_limiter, &d->rate.bytes, &d->rate.ops, e);
+		if (r)
+			err_wrap(e, r, "rate_limiter");
+	}
 	return r;
 }
 

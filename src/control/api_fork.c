@@ -10,6 +10,7 @@
 
 #include "agent/agent.h"
 #include "control/api.h"
+#include "control/nic_json.h"
 #include "fork/fork.h"
 #include "vm/vm.h"
 
@@ -92,6 +93,7 @@ int api_put_identity(struct api_call *call, json_t **reply, struct err *e)
 
 struct child_body {
 	const char *name, *hostname, *machine_id;
+	json_t *networks;
 	uint64_t uid, gid;
 	bool paused;
 };
@@ -105,6 +107,7 @@ static int child_spec(const json_t *j, struct vm_child_spec *spec, struct err *e
 		JSON_FIELD(struct child_body, uid, WANT_UINT, false, 0, UINT32_MAX - 1),
 		JSON_FIELD(struct child_body, gid, WANT_UINT, false, 0, UINT32_MAX - 1),
 		JSON_FIELD(struct child_body, paused, WANT_BOOL, false, 0, 0),
+		JSON_FIELD(struct child_body, networks, WANT_ARRAY, false, 0, NICS_MAX),
 	};
 	struct child_body b = { 0 };
 	int r = json_fields(j, tab, ARRAY_SIZE(tab), &b, e);
@@ -121,6 +124,9 @@ static int child_spec(const json_t *j, struct vm_child_spec *spec, struct err *e
 	spec->uid = (uint32_t)b.uid;
 	spec->gid = (uint32_t)b.gid;
 	spec->paused = b.paused;
+	r = nics_from_json(b.networks, spec->id.nics, &spec->id.nr_nics, e);
+	if (r)
+		return r;
 	return set_names(&spec->id, b.hostname, b.machine_id, e);
 }
 

@@ -8,7 +8,9 @@
 
 #include "block/blk.h"
 #include "control/api.h"
+#include "control/nic_json.h"
 #include "vm/notices.h"
+#include "virtio/net.h"
 #include "vm/vm.h"
 
 struct action_body {
@@ -83,6 +85,25 @@ static json_t *disks_json(struct vm *vm)
 	return list;
 }
 
+static json_t *nics_json(struct vm *vm)
+{
+	json_t *list = json_array();
+	struct virtio_net_view v;
+	char mac[MAC_TEXT];
+	const char *id;
+
+	for (unsigned int i = 0; list && vm_nic_view(vm, i, &id, &v); i++) {
+		mac_to_text(v.mac, mac);
+		json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:b, s:b, s:I, s:I, s:I}",
+						      "id", id, "backend", v.backend, "mac", mac,
+						      "network", v.network, "link", v.link,
+						      "rx_packets", (json_int_t)v.rx_packets,
+						      "tx_packets", (json_int_t)v.tx_packets,
+						      "dropped", (json_int_t)v.dropped));
+	}
+	return list;
+}
+
 int api_get_stats(struct api_call *call, json_t **reply, struct err *e)
 {
 	struct vm_stats s;
@@ -95,11 +116,12 @@ int api_get_stats(struct api_call *call, json_t **reply, struct err *e)
 		      "forks", (json_int_t)s.forks, "last_pause_ns", (json_int_t)s.last_pause_ns,
 		      "last_forks", (json_int_t)s.last_forks, "last_fork_ns",
 		      (json_int_t)s.last_fork_ns, "fork_depth", (json_int_t)s.fork_depth);
-	*reply = j ? json_pack("{s:o, s:o, s:{s:I, s:I, s:I, s:I, s:I}}", "vm", j, "disks",
-			       disks_json(call->vm), "clocks", "forked_ns", (json_int_t)s.forked_ns,
-			       "adopted_ns", (json_int_t)s.adopted_ns, "entered_ns",
-			       (json_int_t)s.entered_ns, "first_exit_ns",
-			       (json_int_t)s.first_exit_ns, "ready_ns", (json_int_t)s.ready_ns)
+	*reply = j ? json_pack("{s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I, s:I}}", "vm", j, "disks",
+			       disks_json(call->vm), "networks", nics_json(call->vm), "clocks",
+			       "forked_ns", (json_int_t)s.forked_ns, "adopted_ns",
+			       (json_int_t)s.adopted_ns, "entered_ns", (json_int_t)s.entered_ns,
+			       "first_exit_ns", (json_int_t)s.first_exit_ns, "ready_ns",
+			       (json_int_t)s.ready_ns)
 		   : NULL;
 	return *reply ? 0 : err_set(e, ENOMEM, "out of memory");
 }

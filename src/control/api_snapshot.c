@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "control/api.h"
+#include "control/nic_json.h"
 #include "event/grants.h"
 #include "fork/frozen.h"
 #include "snapshot/ram.h"
@@ -156,7 +157,7 @@ int api_get_snapshot(struct api_call *call, json_t **reply, struct err *e)
 
 struct load_body {
 	const char *snapshot_path;
-	json_t *mem_backend, *parents;
+	json_t *mem_backend, *parents, *networks;
 	bool resume_vm, seed, huge_pages, working_set, wait;
 	uint64_t spares, timeout_ms;
 };
@@ -194,12 +195,15 @@ int api_put_snapshot_load(struct api_call *call, json_t **reply, struct err *e)
 		JSON_FIELD(struct load_body, huge_pages, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct load_body, working_set, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct load_body, spares, WANT_UINT, false, 0, VM_SPARES_MAX),
+		JSON_FIELD(struct load_body, networks, WANT_ARRAY, false, 0, NICS_MAX),
 		JSON_FIELD(struct load_body, wait, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct load_body, timeout_ms, WANT_UINT, false, 1, API_TIMEOUT_MAX_MS),
 	};
 	struct vm_files chain[RAM_LAYERS_MAX];
 	struct load_body b = { .timeout_ms = 30000 };
+	struct nic_identity nics[NICS_MAX];
 	struct vm_seed seed;
+	uint32_t nr_nics = 0;
 	size_t n = 0;
 	int r = json_fields(call->body, tab, ARRAY_SIZE(tab), &b, e);
 
@@ -208,6 +212,10 @@ int api_put_snapshot_load(struct api_call *call, json_t **reply, struct err *e)
 		r = read_chain(b.parents, chain, &n, e);
 	if (!r)
 		r = read_backend(&b, &chain[n], e);
+	if (!r)
+		r = nics_from_json(b.networks, nics, &nr_nics, e);
+	if (!r)
+		r = vm_set_nics(call->vm, nics, nr_nics, e);
 	if (r)
 		return r;
 	if (b.seed && b.resume_vm)

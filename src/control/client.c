@@ -189,9 +189,9 @@ int client_request(struct client *c, const char *method, const char *path, const
 
 	if (!json)
 		return err_set(e, ENOMEM, "out of memory");
-	if (strlen(json) > HTTP_BODY_MAX)
-		return err_set(e, E2BIG, "the request of %zu bytes exceeds the limit of %u",
-			       strlen(json), HTTP_BODY_MAX);
+	if (strlen(json) > http_body_max(method, path))
+		return err_set(e, E2BIG, "the request of %zu bytes exceeds the limit of %zu",
+			       strlen(json), http_body_max(method, path));
 	n = asprintf(&text, "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n%s",
 		     method, path, strlen(json), json);
 	if (n < 0) {

@@ -35,6 +35,8 @@ static const struct resource resources[] = {
 	{ HTTP_PUT, "/boot-source", api_put_boot },
 	{ HTTP_PUT, "/drives/{id}", api_put_drive },
 	{ HTTP_PATCH, "/drives/{id}", api_patch_drive },
+	{ HTTP_PUT, "/network-interfaces/{id}", api_put_nic },
+	{ HTTP_PATCH, "/network-interfaces/{id}", api_patch_nic },
 	{ HTTP_PUT, "/vsock", api_put_vsock },
 	{ HTTP_PUT, "/entropy", api_put_entropy },
 	{ HTTP_PUT, "/actions", api_put_actions },

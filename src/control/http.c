@@ -26,7 +26,8 @@ struct http_conn {
 	int fd;
 	struct loop_io *io;
 	struct loop_timer *timer;
-	char *in; /* IN_MAX bytes */
+	char *in; /* in_cap bytes: IN_MAX, or more for a request that may be bigger */
+	size_t in_cap;
 	size_t in_bytes;
 	char *out; /* the answer being sent */
 	size_t out_bytes, out_pos;
@@ -172,6 +173,26 @@ static void conn_dispatch(struct http_conn *c, const struct http_head *head)
 	h->fn(h->arg, rq);
 }
 
+/* For the request that begins in the buffer. 1, or -errno. */
+static int make_room(struct http_conn *c, const struct http_head *h, struct err *e)
+{
+	size_t most = http_body_max(h->method == HTTP_PUT ? "PUT" : "", h->path);
+	size_t need = h->head_bytes + (size_t)MIN(h->body_bytes, most);
+	char *in;
+
+	if (h->body_bytes > most)
+		return err_set(e, EBADMSG, "the body of %llu bytes exceeds the limit of %zu",
+			       (unsigned long long)h->body_bytes, most);
+	if (need <= c->in_cap)
+		return 1;
+	in = realloc(c->in, need);
+	if (!in)
+		return err_set(e, ENOMEM, "out of memory");
+	c->in = in;
+	c->in_cap = need;
+	return 1;
+}
+
 /* One request off the buffer if a whole one is there. false: need more bytes. */
 static bool conn_parse(struct http_conn *c)
 {
@@ -182,9 +203,8 @@ static bool conn_parse(struct http_conn *c)
 	if (!c->in_bytes)
 		return false;
 	r = http_parse_request(c->in, c->in_bytes, &head, &e);
-	if (r == 1 && head.body_bytes > HTTP_BODY_MAX)
-		r = err_set(&e, EBADMSG, "the body of %llu bytes exceeds the limit of %u",
-			    (unsigned long long)head.body_bytes, HTTP_BODY_MAX);
+	if (r == 1)
+		r = make_room(c, &head, &e);
 	if (r < 0) {
 		conn_refuse(c, &e);
 		return true;
@@ -223,7 +243,7 @@ static void conn_run(struct http_conn *c)
 	}
 	if (c->out)
 		want |= LOOP_WRITE;
-	if (!c->eof && c->in_bytes < IN_MAX && !c->out)
+	if (!c->eof && c->in_bytes < c->in_cap && !c->out)
 		want |= LOOP_READ;
 	loop_set_io(c->io, want);
 }
@@ -231,7 +251,7 @@ static void conn_run(struct http_conn *c)
 static void conn_read(struct http_conn *c)
 {
 	bool fresh = !c->in_bytes;
-	ssize_t r = recv(c->fd, c->in + c->in_bytes, IN_MAX - c->in_bytes, MSG_DONTWAIT);
+	ssize_t r = recv(c->fd, c->in + c->in_bytes, c->in_cap - c->in_bytes, MSG_DONTWAIT);
 
 	if (r < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
 		return;
@@ -279,6 +299,7 @@ static void http_add(struct http *h, int fd)
 	h->conns = c;
 	h->nconns++;
 	c->in = malloc(IN_MAX);
+	c->in_cap = IN_MAX;
 	c->timer = loop_add_timer(h->loop, conn_timeout, c);
 	c->io = loop_add_io(h->loop, fd, LOOP_READ, conn_io, c);
 	if (!c->in || !c->timer || !c->io) {

@@ -186,3 +186,8 @@ int http_parse_response(const char *buf, size_t n, struct http_head *h, struct e
 {
 	return parse_head(buf, n, h, e, status_line);
 }
+
+size_t http_body_max(const char *method, const char *path)
+{
+	return strcmp(method, "PUT") || strcmp(path, "/fork") ? HTTP_BODY_MAX : HTTP_FORK_BODY_MAX;
+}

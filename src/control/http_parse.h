@@ -14,8 +14,9 @@
 
 #include "base/err.h"
 
-#define HTTP_BODY_MAX 51200u /* of a request */
-#define HTTP_HEAD_MAX 8192u  /* first line and all headers */
+#define HTTP_BODY_MAX 51200u	   /* of a request, */
+#define HTTP_FORK_BODY_MAX 262144u /* of PUT /fork, which may name 256 children and their NICs */
+#define HTTP_HEAD_MAX 8192u	   /* first line and all headers */
 #define HTTP_HEADERS_MAX 64u
 #define HTTP_PATH_MAX 256u
 
@@ -36,6 +37,8 @@ struct http_head {
  * length is the caller's to judge.
  */
 int http_parse_request(const char *buf, size_t n, struct http_head *h, struct err *e);
+/* How long the body of a request may be. */
+size_t http_body_max(const char *method, const char *path);
 int http_parse_response(const char *buf, size_t n, struct http_head *h, struct err *e);
 
 #endif

@@ -27,6 +27,7 @@
 
 #include "base/err.h"
 #include "device/field.h"
+#include "net/address.h"
 
 struct barrier;
 struct bus;
@@ -42,6 +43,16 @@ struct pci_bus;
 #define DEVICE_ID_MAX 32
 #define VM_NAME_MAX 64
 
+#define NICS_MAX 4
+
+/* One NIC's part of who a VM is. */
+struct nic_identity {
+	char id[DEVICE_ID_MAX];	     /* of the device */
+	uint8_t driver_mac[NIC_MAC]; /* what the guest's driver read when it started: names it there
+				      */
+	struct nic_address addr;
+};
+
 /* Who a VM is. Everything here is new in a fork's child; a plain restart keeps it. */
 struct identity {
 	bool renew;		    /* false: same machine goes on (boot, restore of the same VM) */
@@ -50,6 +61,8 @@ struct identity {
 	char machine_id[33];	/* 32 lower-case hex digits */
 	uint8_t generation[16]; /* VMGENID and the agent's generation; never all zero */
 	uint8_t entropy[64];	/* for the guest's RNG; wiped after use */
+	uint32_t nr_nics;	/* those that have a network */
+	struct nic_identity nics[NICS_MAX];
 };
 
 enum vm_event {

@@ -222,6 +222,7 @@ static int become(struct vm *vm, struct err *e)
 	vm_random_identity(&vm->id);
 	ret = vm_adopt_all(vm, &vm->id, e);
 	grants_drop(vm->m.grants, "disk/"); /* for a bay that is empty here, perhaps */
+	grants_drop(vm->m.grants, "net/");  /* for NICs that this machine has not */
 	workset_record(vm);
 	if (!ret)
 		ret = vm->hooks->child_serve(vm->hooks_arg, e);

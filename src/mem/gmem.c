@@ -245,6 +245,11 @@ void gmem_mark_dirty(struct gmem *gm, uint64_t offset, uint64_t n)
 		__atomic_or_fetch(&bits[page / 64], 1ull << (page % 64), __ATOMIC_RELAXED);
 }
 
+bool gmem_dirty_tracked(const struct gmem *gm)
+{
+	return __atomic_load_n(&gm->dirty, __ATOMIC_ACQUIRE) != NULL;
+}
+
 bool gmem_dirty_test(struct gmem *gm, uint64_t offset)
 {
 	uint64_t page = offset / GMEM_PAGE, bit = 1ull << (page % 64);

@@ -124,6 +124,8 @@ void *gmem_fill(struct gmem *gm, uint64_t offset, size_t n);
 int gmem_dirty_start(struct gmem *gm, struct err *e);
 void gmem_dirty_stop(struct gmem *gm);
 bool gmem_dirty_test(struct gmem *gm, uint64_t offset);
+/* Is it on? Then whoever writes into RAM past us (vhost) must not. */
+bool gmem_dirty_tracked(const struct gmem *gm);
 
 /* Gives pages back: they read as zero (anonymous) or as the template's page again. */
 int gmem_discard(struct gmem *gm, gpa_t gpa, uint64_t n);

@@ -12,6 +12,12 @@
 
 #define NIC_MAC 6
 #define NIC_DNS_MAX 4
+/* The host's side of every TAP: a fork, which is on another TAP than its parent, finds its gateway
+ * under the MAC that it knows. */
+#define NIC_GATEWAY_MAC                                                                            \
+	{                                                                                          \
+		0x02, 0xc1, 0x00, 0x00, 0x00, 0x01                                                 \
+	}
 #define NIC_MTU_MIN 576u
 #define NIC_MTU_MAX 65521u
 

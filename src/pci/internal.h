@@ -27,5 +27,13 @@ void msix_write(struct pci_dev *p, uint64_t off, const uint8_t *data, unsigned i
 void msix_ctrl_written(struct pci_dev *p);
 void msix_reset(struct pci_dev *p);
 int msix_check(const struct pci_dev *p, const struct pci_state *st, struct err *e);
+/* Would the vector interrupt the guest now? */
+bool msix_open(const struct pci_dev *p, unsigned int v);
+
+/* irqfd.c */
+/* The guest changed vector vec, or what masks it: the route follows. Is it, or was it, lent? */
+bool irqfd_changed(struct pci_dev *p, unsigned int vec);
+void irqfd_forget(struct pci_dev *p); /* in a fork's child */
+void irqfd_fini(struct pci_dev *p);
 
 #endif

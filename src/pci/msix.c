@@ -5,9 +5,8 @@
  * Our devices live in this process, so a vector is delivered by one system call that carries its
  * message (KVM_SIGNAL_MSI), as cheap as writing an irqfd's eventfd. There is then nothing on the
  * host side: nothing to make at a fork, no route to update when a driver programs or moves an
- * interrupt, and the message that goes out is the one that the table holds at that instant. A
- * device in the kernel (vhost, VFIO) will need an irqfd and a route for its vectors; kvm.h has
- * both.
+ * interrupt, and the message that goes out is the one that the table holds at that instant. What
+ * is raised in the kernel (vhost) needs an irqfd and a route: irqfd.c.
  *
  * PCI Local Bus 3.0 section 6.8.2. Device lock held.
  */
@@ -44,6 +43,11 @@ static bool vec_open(const struct pci_dev *p, const struct pci_state *st, unsign
 static bool vec_is_interrupt(const struct pci_msix_entry *t)
 {
 	return !t->addr_hi && t->addr_lo >> 20 == 0xfee;
+}
+
+bool msix_open(const struct pci_dev *p, unsigned int v)
+{
+	return vec_open(p, p->st, v) && vec_is_interrupt(&p->st->msix[v]);
 }
 
 static bool pending(const struct pci_state *st, unsigned int v)
@@ -88,7 +92,9 @@ void pci_msix_notify(struct pci_dev *p, unsigned int vec)
 /* The guest changed vector v, or the masks above it. */
 static void vec_changed(struct pci_dev *p, unsigned int v)
 {
-	if (pending(p->st, v) && vec_open(p, p->st, v))
+	bool lent = irqfd_changed(p, v);
+
+	if ((lent || pending(p->st, v)) && vec_open(p, p->st, v))
 		deliver(p, v);
 }
 

@@ -305,6 +305,7 @@ void pci_commit(struct pci_dev *p)
 
 void pci_adopt(struct pci_dev *p)
 {
+	irqfd_forget(p);
 	for (unsigned int i = 0; i < PCI_BARS; i++)
 		if (p->bar_base[i])
 			p->bar_ops[i]->mapped(p, i, p->bar_base[i], true);
@@ -315,6 +316,7 @@ void pci_fini(struct pci_dev *p)
 	if (!p->bus)
 		return;
 	bars_unmap(p, true);
+	irqfd_fini(p);
 	p->bus->dev[p->slot] = NULL;
 	p->bus = NULL;
 }

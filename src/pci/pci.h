@@ -78,6 +78,7 @@ struct pci_dev {
 	unsigned int msix_cap, msix_bar, msix_off, pba_off, nr_vectors;
 	unsigned int cfg_off, cfg_len;
 	const struct pci_cfg_ops *cfg_ops;
+	struct pci_irq *irqs; /* of each vector, once one was lent */
 	struct log_limit log;
 };
 
@@ -121,6 +122,13 @@ int pci_add_msix(struct pci_dev *p, unsigned int nr, unsigned int bar, unsigned 
  */
 void pci_msix_notify(struct pci_dev *p, unsigned int vec);
 bool pci_msix_enabled(const struct pci_dev *p);
+/*
+ * An eventfd that raises the vector when it is signalled, for whoever does so in the kernel: masks
+ * and messages are obeyed as the guest changes them. It stays ours, and as it is until the device
+ * is adopted by a child or goes. *fd is -1 when there is no such vector. -errno: none could be
+ * made.
+ */
+int pci_msix_lend(struct pci_dev *p, unsigned int vec, int *fd, struct err *e);
 
 /* Contract helpers for the embedding device's own operations. */
 void pci_reset(struct pci_dev *p);

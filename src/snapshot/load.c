@@ -53,6 +53,13 @@ static int check_machine(const struct machine_cfg *c, struct err *e)
 		return err_set(e, EINVAL, "state: %u vCPUs", c->vcpus);
 	if (c->has_vsock > 1 || c->has_entropy > 1 || (c->has_vsock && c->guest_cid < 3))
 		return err_set(e, EINVAL, "state: damaged machine record");
+	for (uint32_t i = 0; i < c->nr_nics; i++) {
+		if (!id_ok(c->nics[i].id))
+			return err_set(e, EINVAL, "state: damaged NIC record %u", i);
+		for (uint32_t j = 0; j < i; j++)
+			if (!strcmp(c->nics[i].id, c->nics[j].id))
+				return err_set(e, EINVAL, "state: NIC '%s' twice", c->nics[i].id);
+	}
 	for (uint32_t i = 0; i < c->nr_disks; i++) {
 		const struct disk_cfg *k = &c->disks[i];
 		bool bay = !k->size_bytes && !k->nr_files && !k->read_only && !k->quota_bytes;

@@ -186,7 +186,7 @@ static void on_kick(void *arg, int fd, unsigned int events)
 	(void)r; /* only empties the counter */
 	(void)events;
 	/* while paused, nothing: resume looks at every queue */
-	if (h->v->resumed && queue_live(h->v, h->q))
+	if (h->v->resumed && queue_live(h->v, h->q) && !h->lent)
 		h->v->type->kick(h->v, h->q);
 }
 
@@ -233,11 +233,33 @@ static int make_kick(struct vq_host *h, struct err *e)
 	return 0;
 }
 
+/* A kick that came to us of a queue that is somebody else's. */
+static void forward_kick(struct vq_host *h)
+{
+	const uint64_t one = 1;
+	ssize_t r = write(h->kick_fd, &one, sizeof(one));
+
+	(void)r; /* a counter that is full is signalled */
+}
+
 static void kick_queues(struct virtio_dev *v, uint64_t mask)
 {
-	for (unsigned int q = 0; q < v->st->nr_queues; q++)
-		if ((mask & BIT64(q)) && queue_live(v, q))
+	for (unsigned int q = 0; q < v->st->nr_queues; q++) {
+		if (!(mask & BIT64(q)) || !queue_live(v, q))
+			continue;
+		if (v->q[q].lent)
+			forward_kick(&v->q[q]);
+		else
 			v->type->kick(v, q);
+	}
+}
+
+/* Main: eventfds of queues that were lent or returned are watched by the right one. */
+static void watch_kicks(struct virtio_dev *v)
+{
+	for (unsigned int q = 0; q < v->st->nr_queues; q++)
+		if (v->q[q].kick_fd >= 0)
+			loop_set_io(v->q[q].kick_io, v->q[q].lent ? 0 : LOOP_READ);
 }
 
 static void bind_kicks(struct virtio_dev *v)
@@ -261,6 +283,7 @@ static void on_main(void *arg)
 		if ((mask & BIT64(q)) && queue_live(v, q) && make_kick(&v->q[q], &e))
 			log_guest(&v->log, "%s: %s", v->dev.id, e.msg);
 	bind_kicks(v);
+	watch_kicks(v);
 	kick_queues(v, mask);
 }
 
@@ -283,6 +306,40 @@ void virtio_notify_area(struct virtio_dev *v, uint64_t base)
 	v->notify_base = base;
 	if (v->resumed) /* otherwise adopt or resume binds */
 		post_main(v);
+}
+
+/* ---- queues that the kernel serves ---- */
+
+int virtio_queue_lend(struct virtio_dev *v, unsigned int q, int *kick_fd, int *call_fd,
+		      struct err *e)
+{
+	struct vq_host *h = &v->q[q];
+	int ret = make_kick(h, e);
+
+	BUG_ON(h->lent || h->in_flight || !queue_live(v, q));
+	if (!ret)
+		ret = pci_msix_lend(&v->pci, v->st->vq[q].vector, call_fd, e);
+	if (ret)
+		return err_wrap(e, ret, "queue %u", q);
+	h->lent = true;
+	loop_set_io(h->kick_io, 0);
+	bind_kick(h);
+	*kick_fd = h->kick_fd;
+	return 0;
+}
+
+void virtio_queue_return(struct virtio_dev *v, unsigned int q, uint16_t last_avail)
+{
+	struct vq_state *s = &v->st->vq[q];
+
+	BUG_ON(!v->q[q].lent);
+	v->q[q].lent = false;
+	s->last_avail = last_avail;
+	/* A driver that wrote there itself has only misled itself. */
+	(void)gmem_load16(v->dev.m->mem, s->used + 2, &s->used_idx);
+	s->signalled_valid = 0; /* nobody knows */
+	s->signalled_used = 0;
+	post_main(v); /* who watches the eventfd */
 }
 
 /* ---- contract parts ---- */
@@ -430,6 +487,7 @@ void virtio_resume(struct virtio_dev *v)
 	v->resumed = true;
 	v->slow_kicks = 0;
 	bind_kicks(v);
+	watch_kicks(v);
 	if (v->adopted)
 		interrupt_again(v);
 	v->adopted = false;

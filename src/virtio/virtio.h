@@ -90,6 +90,7 @@ struct vq_host {
 	struct loop_io *kick_io;
 	uint64_t bound;	    /* KVM signals kick_fd for writes at this address; 0: not bound */
 	uint16_t in_flight; /* chains popped and not pushed: 0 when quiesced */
+	bool lent;	    /* served by the kernel: virtio_queue_lend */
 };
 
 struct virtio_dev {
@@ -127,6 +128,24 @@ void virtio_adopt(struct virtio_dev *v);
 void virtio_quiesce(struct virtio_dev *v);
 /* Serves kicks again; kicks every live queue once. After the device's own host side is up. */
 void virtio_resume(struct virtio_dev *v);
+
+/*
+ * The queue is served by somebody in the kernel (vhost) from now on: *kick_fd is signalled by the
+ * driver's kicks and not looked at here, *call_fd interrupts the driver (-1: it has no vector).
+ * Both stay ours. Until the return nobody may pop from it or push to it. Main, resumed.
+ */
+int virtio_queue_lend(struct virtio_dev *v, unsigned int q, int *kick_fd, int *call_fd,
+		      struct err *e);
+/* Ours again; last_avail is how far the other one came (what it used is read from the ring). Also
+ * on a vCPU thread: the driver's reset. */
+void virtio_queue_return(struct virtio_dev *v, unsigned int q, uint16_t last_avail);
+/* Where a ring lies in this process, for the kernel, checked and pinned; -EFAULT. size: its state's
+ * own, s->size. */
+struct vq_mapped {
+	void *desc, *avail, *used;
+};
+int vq_map(struct virtio_dev *v, unsigned int q, struct vq_mapped *out, struct err *e);
+void vq_unmap(struct virtio_dev *v, unsigned int q);
 
 bool virtio_has(const struct virtio_dev *v, unsigned int feature_bit); /* negotiated */
 bool virtio_live(const struct virtio_dev *v); /* DRIVER_OK and not NEEDS_RESET */

@@ -83,6 +83,46 @@ int vq_ring_ok(const struct virtio_dev *v, const struct vq_state *s, struct err 
 	return ret;
 }
 
+static gpa_t part(const struct vq_state *s, int i, size_t *len)
+{
+	*len = i == 0 ? 16u * s->size : i == 1 ? 6u + 2u * s->size : 6u + 8u * s->size;
+	return i == 0 ? s->desc : i == 1 ? s->avail : s->used;
+}
+
+int vq_map(struct virtio_dev *v, unsigned int q, struct vq_mapped *out, struct err *e)
+{
+	const struct vq_state *s = &v->st->vq[q];
+	void *at[3];
+	size_t len;
+
+	for (int i = 0; i < 3; i++) {
+		gpa_t gpa = part(s, i, &len);
+
+		at[i] = gmem_pin(v->dev.m->mem, gpa, len, i == 2);
+		if (at[i])
+			continue;
+		while (i-- > 0) {
+			gpa = part(s, i, &len);
+			gmem_unpin(v->dev.m->mem, gpa, len, i == 2);
+		}
+		return err_set(e, EFAULT, "queue %u: a ring is not RAM", q);
+	}
+	*out = (struct vq_mapped){ .desc = at[0], .avail = at[1], .used = at[2] };
+	return 0;
+}
+
+void vq_unmap(struct virtio_dev *v, unsigned int q)
+{
+	const struct vq_state *s = &v->st->vq[q];
+
+	for (int i = 0; i < 3; i++) {
+		size_t len;
+		gpa_t gpa = part(s, i, &len);
+
+		gmem_unpin(v->dev.m->mem, gpa, len, i == 2);
+	}
+}
+
 /* ---- popping ---- */
 
 static int broken(struct virtio_dev *v, unsigned int q, const char *what, uint64_t n)

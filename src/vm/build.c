@@ -20,6 +20,7 @@
 #include "mem/gmem.h"
 #include "pci/pci.h"
 #include "virtio/blk.h"
+#include "virtio/net.h"
 #include "virtio/rng.h"
 #include "virtio/vsock.h"
 #include "vm/vm_private.h"
@@ -89,10 +90,28 @@ static int add_disks(struct vm *vm, struct err *e)
 	return 0;
 }
 
+static int add_nics(struct vm *vm, struct err *e)
+{
+	for (uint32_t i = 0; i < vm->cfg.nr_nics; i++) {
+		struct nic_cfg *n = &vm->cfg.nics[i];
+		struct virtio_net_cfg cfg = { .queue_pairs = n->queue_pairs, .mtu = n->mtu };
+		struct device *dev = NULL;
+		int ret = add(vm, &virtio_net_class, n->id, &cfg, &dev, e);
+
+		if (!ret)
+			ret = virtio_net_set_rate(dev, &vm->nic_rate[i], e);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
 static int add_virtio(struct vm *vm, struct err *e)
 {
 	int ret = add_disks(vm, e);
 
+	if (!ret)
+		ret = add_nics(vm, e);
 	if (!ret && vm->cfg.has_entropy) {
 		struct virtio_rng_cfg rng = { 0 };
 
@@ -104,6 +123,8 @@ static int add_virtio(struct vm *vm, struct err *e)
 		ret = add(vm, &virtio_vsock_class, "vsock", &vsock, &vm->vsock_dev, e);
 		if (!ret)
 			ret = agent_create(&vm->m, vm->vsock_dev, &vm->agent, e);
+		if (!ret)
+			agent_on_reconciled(vm->agent, vm_connect_nics, vm);
 	}
 	return ret;
 }

@@ -68,6 +68,7 @@ int vm_go(struct vm *vm, struct err *e)
 		d->cls->resume(d);
 	vm->started_ns = time_mono_ns();
 	vm->state = VM_RUNNING;
+	vm_connect_if_alone(vm);
 	return 0;
 }
 
@@ -127,6 +128,7 @@ int vm_give_identity(struct vm *vm, uint32_t timeout_ms, agent_done_fn done, str
 	ssize_t n = read_userdata(vm, userdata, e);
 	int ret = (int)MIN(n, 0);
 
+	vm_name_nics(vm);
 	if (n > 0 && !vm->agent)
 		ret = err_set(e, EOPNOTSUPP, "user data: this machine has no vsock to give it by");
 	else if (n >= 0 && vm->agent)
@@ -165,6 +167,7 @@ int vm_resume(struct vm *vm, struct err *e)
 		vm_start_world(vm);
 		__atomic_store_n(&vm->starting, false, __ATOMIC_RELEASE);
 		vm->state = VM_RUNNING;
+		vm_connect_if_alone(vm);
 		return 0;
 	}
 	/* the threads park at once, so that none has run if one of them cannot be made */

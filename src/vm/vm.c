@@ -30,10 +30,17 @@ static const struct field disk_cfg_fields[] = {
 	F_U8(struct disk_cfg, writes),	    F_U64(struct disk_cfg, quota_bytes),
 };
 
+static const struct field nic_cfg_fields[] = {
+	F_BYTES(struct nic_cfg, id),
+	F_U32(struct nic_cfg, queue_pairs),
+	F_U16(struct nic_cfg, mtu),
+};
+
 static const struct field machine_cfg_fields[] = {
 	F_U32(struct machine_cfg, vcpus),
 	F_U64(struct machine_cfg, mem_bytes),
 	F_STRUCTS_N(struct machine_cfg, disks, nr_disks, disk_cfg_fields),
+	F_STRUCTS_N(struct machine_cfg, nics, nr_nics, nic_cfg_fields),
 	F_U8(struct machine_cfg, has_vsock),
 	F_U8(struct machine_cfg, has_entropy),
 	F_U32(struct machine_cfg, guest_cid),

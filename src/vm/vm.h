@@ -92,6 +92,24 @@ int vm_insert_disk(struct vm *vm, const struct vm_disk *disk, struct err *e);
 int vm_eject_disk(struct vm *vm, const char *id, struct err *e);
 /* As blk_grow. */
 int vm_grow_disk(struct vm *vm, const char *id, uint64_t bytes, struct err *e);
+struct virtio_net_rate; /* virtio/net.h */
+struct virtio_net_view;
+struct vm_nic {
+	const char *id;
+	unsigned int queue_pairs;
+	uint16_t mtu;			    /* 0: unsaid */
+	const struct virtio_net_rate *rate; /* NULL: no limits */
+	const struct nic_address *addr;	    /* NULL: no network is behind it */
+};
+/* Its descriptors are granted as virtio/net.h says. -EEXIST, -EINVAL. */
+int vm_add_nic(struct vm *vm, const struct vm_nic *nic, struct err *e);
+/* Addresses of the NICs of a machine that is about to be loaded; driver_mac is not looked at. */
+int vm_set_nics(struct vm *vm, const struct nic_identity *nics, size_t n, struct err *e);
+/* Other limits of a NIC, also of a running VM. -ENOENT; -EINVAL. */
+int vm_set_nic_rate(struct vm *vm, const char *id, const struct virtio_net_rate *rate,
+		    struct err *e);
+/* Of NIC number i; false when there are no more. Borrowed: id. */
+bool vm_nic_view(struct vm *vm, unsigned int i, const char **id, struct virtio_net_view *out);
 int vm_set_vsock(struct vm *vm, uint32_t guest_cid, struct err *e);
 int vm_set_entropy(struct vm *vm, struct err *e);
 /* hostname, machine-id and so on of this machine at its first boot. Default: from the name. */

@@ -12,6 +12,7 @@
 #include "device/device.h"
 #include "event/barrier.h"
 #include "virtio/blk.h"
+#include "virtio/net.h"
 #include "vm/notices.h"
 #include "vm/vm.h"
 
@@ -34,16 +35,24 @@ struct disk_cfg {
 	char serial[VIRTIO_BLK_SERIAL_MAX];
 };
 
+struct nic_cfg {
+	char id[DEVICE_ID_MAX];
+	uint32_t queue_pairs;
+	uint16_t mtu;
+};
+
 /* What a machine is built from: the "machine" record of a snapshot. */
 struct machine_cfg {
 	uint32_t vcpus;
 	uint64_t mem_bytes;
 	uint32_t nr_disks;
 	struct disk_cfg disks[VM_MAX_DISKS];
+	uint32_t nr_nics;
+	struct nic_cfg nics[NICS_MAX];
 	uint8_t has_vsock, has_entropy;
 	uint32_t guest_cid;
 };
-#define MACHINE_CFG_VERSION 2u
+#define MACHINE_CFG_VERSION 3u
 extern const struct field_table machine_cfg_table;
 /* ---- vm/disks.c ---- */
 
@@ -53,6 +62,15 @@ int vm_disks_can_fork(const struct vm *vm, struct err *e);
 /* -ENOTSUP when a disk is, or before the fork was, written in place: the file will change, or be
  * gone. */
 int vm_disks_can_be_saved(const struct vm *vm, struct err *e);
+
+/* ---- vm/nics.c ---- */
+
+/* Before the guest is told who it is: what its drivers know the NICs by. */
+void vm_name_nics(struct vm *vm);
+/* The guest has acknowledged who it is: links come up. arg: the vm. */
+void vm_connect_nics(void *arg);
+/* The same of a guest without an agent, which nobody will tell anything. */
+void vm_connect_if_alone(struct vm *vm);
 
 /* One vCPU thread. */
 struct vcpu_thread {
@@ -124,6 +142,7 @@ struct vm {
 	struct identity id;
 	struct machine_cfg cfg;
 	struct virtio_blk_rate rate[VM_MAX_DISKS]; /* what disks begin with, by cfg.disks */
+	struct virtio_net_rate nic_rate[NICS_MAX]; /* NICs, by cfg.nics */
 	int kvm_fd, kernel_fd, initrd_fd;
 	int seed_ram_fd; /* a seed's, while huge pages are made of it; else -1 */
 	char cmdline[VM_CMDLINE_MAX];

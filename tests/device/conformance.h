@@ -25,6 +25,7 @@ struct conf_row {
 	const char *id;
 	const void *cfg;
 	uint16_t virtio_id; /* 0: not virtio; else boot has probed c->d before */
+	uint64_t features;  /* negotiated besides those of the rings */
 	bool one_life; /* the kernel's: reset is for a VM that ends, what follows it is a new one */
 	bool reset_keeps; /* has contents that a reset of the machine does not change */
 	/* All but progress may be NULL. */
@@ -76,7 +77,7 @@ int conf_listener(void);
 
 /* rows.c, row_*.c */
 extern const struct conf_row conf_row_pci_host, conf_row_rng, conf_row_power, conf_row_serial,
-	conf_row_rtc, conf_row_vmgenid, conf_row_blk, conf_row_blk_ro, conf_row_vsock;
+	conf_row_rtc, conf_row_vmgenid, conf_row_blk, conf_row_blk_ro, conf_row_vsock, conf_row_net;
 /* row_kernel.c: not with kvm_model.h */
 extern const struct conf_row conf_row_vcpu, conf_row_irqchip, conf_row_clock;
 
