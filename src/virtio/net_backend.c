@@ -291,13 +291,13 @@ int vnet_backend_adopt(struct vnet *d, struct err *e)
 		d->keep[d->nr_keep++] = fd;
 	}
 	fd = ret ? -1 : take(d, "packet", 0);
-	if (fd >= 0 && d->addr.respond)
+	if (fd < 0)
+		return ret;
+	fdtab_del(m->fds, fd);
+	if (d->addr.respond)
 		return responder_create(m->loop, m->fds, fd, &d->addr, "responder", &d->responder,
 					e);
-	if (fd >= 0) {
-		fdtab_del(m->fds, fd);
-		close(fd);
-	}
+	close(fd);
 	return ret;
 }
 
@@ -316,8 +316,6 @@ void vnet_backend_fini(struct vnet *d)
 	for (unsigned int i = 0; i < d->cfg.queue_pairs; i++) {
 		struct vnet_pair *p = &d->pair[i];
 
-		if (!p->d)
-			continue;
 		loop_del_io(p->tap_io);
 		loop_del_io(p->err_io);
 		drop_fd(d, &p->tap_fd);
