@@ -31,7 +31,14 @@
  *             (PROTO_IDENTITY_*), u32 timeout_ms (how long the host will wait; 0: unsaid), b16
  * entropy (at most PROTO_MAX_ENTROPY), s16 name (of the machine, as the host calls it; at most
  * PROTO_MAX_NAME; may be empty), s16 hostname (at most PROTO_MAX_HOSTNAME; empty: leave), s16
- * machine_id (32 lower-case hex digits; empty: leave), b16 userdata (at most PROTO_MAX_USERDATA)
+ * machine_id (32 lower-case hex digits; empty: leave), b16 userdata (at most PROTO_MAX_USERDATA),
+ * u8 count of NICs (at most PROTO_MAX_NICS), each
+ *                 6 bytes driver_mac (the one that the guest's driver read when it started), 6
+ *                 bytes mac (the one to have; both unicast and not zero), u16 mtu (0: leave),
+ *                 u8 prefix4 (at most 32; 0: no IPv4 address is given), 4 bytes ip4, 4 bytes gw4
+ *                 (zero: no way out), u8 prefix6 (at most 128; 0: none), 16 bytes ip6, 16 bytes
+ *                 gw6, u8 count of name servers (at most PROTO_MAX_DNS), each u8 family (4 or 6)
+ *                 and 16 bytes (of family 4 the first 4 count); addresses in network byte order
  *   SETTLE    u32 flags (PROTO_SETTLE_*), u32 timeout_ms (how long to wait for an idle guest)
  *   SHUTDOWN  u8 mode (PROTO_SHUTDOWN_*), u32 grace_ms: after it the agent forces it
  *             (0: 10 s, or 60 s if the distribution's own poweroff or reboot succeeded)
@@ -98,7 +105,7 @@
  * again: while one is in progress, and after one has failed, every EXEC is refused.
  *
  * IDENTITY invalidates the generation, then: credits the entropy and reseeds the kernel's
- * generator, sets the clock, the host name (and /etc/hostname), /etc/machine-id (and
+ * generator, sets the clock, the network, the host name (and /etc/hostname), /etc/machine-id (and
  * /var/lib/dbus/machine-id if that is a file of its own), /run/clone/userdata; runs the executables
  * in /etc/clone/fork.d in lexical order, each at most PROTO_HOOK_MS, or all of them at most three
  * quarters of timeout_ms, so that the host hears which one was late, with CLONE_REASON ("boot", or
@@ -111,6 +118,17 @@
  * generation invalid (ACK then shows zero). A file that cannot be written on a read-only root is a
  * remark in ACK, not an error, if the running system has the new value. A second IDENTITY replaces
  * one in progress (that is answered ERROR ECANCELED); losing the connection cancels it.
+ *
+ * The network, when there are NICs in the list. With PROTO_IDENTITY_FORK first every TCP connection
+ * that is not of the loopback's addresses ends with an error for its program: the other end belongs
+ * to the parent. Then for each NIC, its interface being the one whose permanent address is
+ * driver_mac (or, where the kernel knows no permanent one, whose address is): the MAC and the MTU
+ * are set; with PROTO_IDENTITY_FORK all its addresses are removed (but one that follows from the
+ * new MAC), otherwise those of a family of which another is given; where an address is given, it is
+ * added, the interface comes up, and the default route leads to the gateway. Without one somebody
+ * else (a DHCP client) is to ask for it. Name servers go into /etc/resolv.conf, whose other lines
+ * stay. lo comes up. No such interface, a resolv.conf that is a link or cannot be written, and a
+ * kernel that cannot end connections or has no IPv6 are remarks in ACK.
  *
  * SETTLE makes a guest ready to become a template; see PROTO_SETTLE_* for the steps, done in that
  * order. A guest that does not get idle in time is not an error: PROTO_SETTLE_IDLE is then missing
@@ -126,7 +144,7 @@
 
 #include "proto_wire.h"
 
-#define PROTO_VERSION 2u
+#define PROTO_VERSION 3u
 #define PROTO_AGENT_PORT 1024u /* the agent listens here */
 /* The agent tells the host at READY_PORT that it is there, from a port that the guest's kernel
  * keeps for root: ROOT_PORT_MAX at most. */
@@ -138,6 +156,9 @@
 #define PROTO_MAX_HOSTNAME 64u
 #define PROTO_MAX_USERDATA 16384u
 #define PROTO_MACHINE_ID 32u
+#define PROTO_MAX_NICS 4u
+#define PROTO_MAX_DNS 4u
+#define PROTO_MAX_NIC (57u + 17u * PROTO_MAX_DNS) /* bytes of one in IDENTITY */
 #define PROTO_MAX_TEXT 4096u
 #define PROTO_MAX_CONNS 256u
 #define PROTO_STDIN_WINDOW 131072u
@@ -269,6 +290,17 @@ static inline bool proto_get_exec(struct proto_rd r, struct proto_exec *x)
 	return true;
 }
 
+struct proto_nic { /* one of IDENTITY's, both ways */
+	uint8_t driver_mac[6], mac[6];
+	uint16_t mtu;
+	uint8_t prefix4, ip4[4], gw4[4];
+	uint8_t prefix6, ip6[16], gw6[16];
+	uint8_t ndns;
+	struct proto_dns {
+		uint8_t family, addr[16];
+	} dns[PROTO_MAX_DNS];
+};
+
 struct proto_identity_args { /* IDENTITY as its sender has it */
 	const uint8_t *gen;
 	uint64_t realtime_ns;
@@ -279,6 +311,8 @@ struct proto_identity_args { /* IDENTITY as its sender has it */
 	const char *hostname, *machine_id; /* NULL: leave */
 	const void *userdata;
 	size_t userdata_len;
+	const struct proto_nic *nics;
+	size_t nnics;
 };
 
 struct proto_identity { /* IDENTITY as received */
@@ -286,7 +320,78 @@ struct proto_identity { /* IDENTITY as received */
 	uint64_t realtime_ns;
 	uint32_t flags, timeout_ms;
 	struct proto_slice entropy, name, hostname, machine_id, userdata;
+	uint8_t nnics;
+	struct proto_nic nics[PROTO_MAX_NICS];
 };
+
+static inline bool proto_mac_ok(const uint8_t mac[6])
+{
+	static const uint8_t zero[6];
+
+	return !(mac[0] & 1) && memcmp(mac, zero, 6) != 0;
+}
+
+static inline bool proto_nic_ok(const struct proto_nic *c)
+{
+	if (!proto_mac_ok(c->driver_mac) || !proto_mac_ok(c->mac) || c->prefix4 > 32 ||
+	    c->prefix6 > 128 || c->ndns > PROTO_MAX_DNS)
+		return false;
+	for (size_t i = 0; i < c->ndns; i++)
+		if (c->dns[i].family != 4 && c->dns[i].family != 6)
+			return false;
+	return true;
+}
+
+static inline void proto_put_nic(struct proto_wr *w, const struct proto_nic *c)
+{
+	if (!proto_nic_ok(c)) {
+		w->bad = true;
+		return;
+	}
+	proto_put(w, c->driver_mac, sizeof(c->driver_mac));
+	proto_put(w, c->mac, sizeof(c->mac));
+	proto_put_u16(w, c->mtu);
+	proto_put_u8(w, c->prefix4);
+	proto_put(w, c->ip4, sizeof(c->ip4));
+	proto_put(w, c->gw4, sizeof(c->gw4));
+	proto_put_u8(w, c->prefix6);
+	proto_put(w, c->ip6, sizeof(c->ip6));
+	proto_put(w, c->gw6, sizeof(c->gw6));
+	proto_put_u8(w, c->ndns);
+	for (size_t i = 0; i < c->ndns; i++) {
+		proto_put_u8(w, c->dns[i].family);
+		proto_put(w, c->dns[i].addr, sizeof(c->dns[i].addr));
+	}
+}
+
+/* n bytes copied; zeros when they are not there. */
+static inline void proto_get_bytes(struct proto_rd *r, void *to, size_t n)
+{
+	struct proto_slice s = proto_get(r, n);
+
+	memset(to, 0, n);
+	memcpy(to, s.p, s.len);
+}
+
+static inline bool proto_get_nic(struct proto_rd *r, struct proto_nic *c)
+{
+	memset(c, 0, sizeof(*c));
+	proto_get_bytes(r, c->driver_mac, sizeof(c->driver_mac));
+	proto_get_bytes(r, c->mac, sizeof(c->mac));
+	c->mtu = proto_get_u16(r);
+	c->prefix4 = proto_get_u8(r);
+	proto_get_bytes(r, c->ip4, sizeof(c->ip4));
+	proto_get_bytes(r, c->gw4, sizeof(c->gw4));
+	c->prefix6 = proto_get_u8(r);
+	proto_get_bytes(r, c->ip6, sizeof(c->ip6));
+	proto_get_bytes(r, c->gw6, sizeof(c->gw6));
+	c->ndns = proto_get_u8(r);
+	for (size_t i = 0; i < c->ndns && i < PROTO_MAX_DNS; i++) {
+		c->dns[i].family = proto_get_u8(r);
+		proto_get_bytes(r, c->dns[i].addr, sizeof(c->dns[i].addr));
+	}
+	return !r->bad && proto_nic_ok(c);
+}
 
 static inline bool proto_gen_is_zero(const void *gen)
 {
@@ -299,7 +404,8 @@ static inline size_t proto_put_identity(void *buf, size_t cap, const struct prot
 {
 	struct proto_wr w;
 
-	if (a->entropy_len > PROTO_MAX_ENTROPY || a->userdata_len > PROTO_MAX_USERDATA)
+	if (a->entropy_len > PROTO_MAX_ENTROPY || a->userdata_len > PROTO_MAX_USERDATA ||
+	    a->nnics > PROTO_MAX_NICS)
 		return 0;
 	proto_begin(&w, buf, cap, PROTO_IDENTITY);
 	proto_put(&w, a->gen, PROTO_GEN);
@@ -311,6 +417,9 @@ static inline size_t proto_put_identity(void *buf, size_t cap, const struct prot
 	proto_put_s16(&w, a->hostname);
 	proto_put_s16(&w, a->machine_id);
 	proto_put_b16(&w, a->userdata, a->userdata_len);
+	proto_put_u8(&w, (uint8_t)a->nnics);
+	for (size_t i = 0; i < a->nnics; i++)
+		proto_put_nic(&w, &a->nics[i]);
 	return proto_end(&w);
 }
 
@@ -334,6 +443,12 @@ static inline bool proto_get_identity(struct proto_rd r, struct proto_identity *
 	x->hostname = proto_get_s16(&r, PROTO_MAX_HOSTNAME);
 	x->machine_id = proto_get_s16(&r, PROTO_MACHINE_ID);
 	x->userdata = proto_get_b16(&r, PROTO_MAX_USERDATA);
+	x->nnics = proto_get_u8(&r);
+	if (x->nnics > PROTO_MAX_NICS)
+		return false;
+	for (size_t i = 0; i < x->nnics; i++)
+		if (!proto_get_nic(&r, &x->nics[i]))
+			return false;
 	if (!proto_done(&r) || (x->flags & ~PROTO_IDENTITY_ALL) || proto_gen_is_zero(x->gen.p) ||
 	    x->realtime_ns > INT64_MAX)
 		return false;
@@ -368,10 +483,7 @@ static inline size_t proto_put_ack(void *buf, size_t cap, const struct proto_ack
 
 static inline void proto_get_gen(struct proto_rd *r, uint8_t gen[PROTO_GEN])
 {
-	struct proto_slice s = proto_get(r, PROTO_GEN);
-
-	memset(gen, 0, PROTO_GEN);
-	memcpy(gen, s.p, s.len);
+	proto_get_bytes(r, gen, PROTO_GEN);
 }
 
 static inline bool proto_get_ack(struct proto_rd r, struct proto_ack *a)

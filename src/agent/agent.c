@@ -20,7 +20,9 @@
 #include "event/loop.h"
 #include "virtio/vsock.h"
 
-#define IDENTITY_MAX (PROTO_HEADER + 384u + PROTO_MAX_ENTROPY + PROTO_MAX_USERDATA)
+#define IDENTITY_MAX                                                                               \
+	(PROTO_HEADER + 384u + PROTO_MAX_ENTROPY + PROTO_MAX_USERDATA +                            \
+	 PROTO_MAX_NICS * PROTO_MAX_NIC)
 
 struct agent {
 	struct machine *m;
@@ -42,6 +44,8 @@ struct agent {
 	char machine_id[sizeof(((struct identity *)0)->machine_id)];
 	void *userdata;
 	size_t userdata_len;
+	struct proto_nic nics[PROTO_MAX_NICS];
+	size_t nnics;
 
 	/* Giving it. */
 	bool giving;	    /* until acknowledged, failed or timed out */
@@ -140,6 +144,8 @@ static int give(struct agent *a, struct err *e)
 		.machine_id = a->machine_id,
 		.userdata = a->userdata,
 		.userdata_len = a->userdata_len,
+		.nics = a->nics,
+		.nnics = a->nnics,
 	};
 	cleanup_free uint8_t *frame = NULL;
 	size_t n;
@@ -201,10 +207,44 @@ static bool text_ok(const char *s, size_t cap)
 	return strnlen(s, cap) < cap;
 }
 
+/* What the guest is told of its NICs; false: the list is not one that can be sent. */
+static bool nics_copy(struct proto_nic *to, const struct identity *id)
+{
+	_Static_assert(NICS_MAX <= PROTO_MAX_NICS && NIC_DNS_MAX <= PROTO_MAX_DNS, "fits");
+	if (id->nr_nics > NICS_MAX)
+		return false;
+	memset(to, 0, PROTO_MAX_NICS * sizeof(*to));
+	for (size_t i = 0; i < id->nr_nics; i++) {
+		const struct nic_address *n = &id->nics[i].addr;
+		struct proto_nic *c = &to[i];
+
+		if (n->nr_dns > NIC_DNS_MAX)
+			return false;
+		memcpy(c->driver_mac, id->nics[i].driver_mac, sizeof(c->driver_mac));
+		memcpy(c->mac, n->mac, sizeof(c->mac));
+		c->mtu = n->mtu;
+		c->prefix4 = n->prefix4;
+		memcpy(c->ip4, n->ip4, sizeof(c->ip4));
+		memcpy(c->gw4, n->gw4, sizeof(c->gw4));
+		c->prefix6 = n->prefix6;
+		memcpy(c->ip6, n->ip6, sizeof(c->ip6));
+		memcpy(c->gw6, n->gw6, sizeof(c->gw6));
+		c->ndns = n->nr_dns;
+		for (size_t k = 0; k < n->nr_dns; k++) {
+			c->dns[k].family = n->dns[k].family;
+			memcpy(c->dns[k].addr, n->dns[k].addr, sizeof(c->dns[k].addr));
+		}
+		if (!proto_nic_ok(c))
+			return false;
+	}
+	return true;
+}
+
 int agent_set_identity(struct agent *a, const struct identity *id, bool set_clock,
 		       const void *userdata, size_t userdata_len, unsigned int timeout_ms,
 		       agent_done_fn done, void *arg, struct err *e)
 {
+	struct proto_nic nics[PROTO_MAX_NICS];
 	void *copy = NULL;
 	int ret;
 
@@ -218,6 +258,8 @@ int agent_set_identity(struct agent *a, const struct identity *id, bool set_cloc
 	    !text_ok(id->name, sizeof(id->name)) || !timeout_ms)
 		return err_set(e, EINVAL,
 			       "identity: name, host name, machine id or time-out is bad");
+	if (!nics_copy(nics, id))
+		return err_set(e, EINVAL, "identity: the addresses of a NIC are bad");
 	if (userdata_len) {
 		copy = malloc(userdata_len);
 		if (!copy)
@@ -233,6 +275,8 @@ int agent_set_identity(struct agent *a, const struct identity *id, bool set_cloc
 	free(a->userdata);
 	a->userdata = copy;
 	a->userdata_len = userdata_len;
+	memcpy(a->nics, nics, sizeof(a->nics));
+	a->nnics = id->nr_nics;
 	memcpy(a->gen, id->generation, sizeof(a->gen));
 	memcpy(a->entropy, id->entropy, sizeof(a->entropy));
 	strcpy(a->name, id->name);
@@ -306,6 +350,7 @@ static void forget_identity(struct agent *a)
 	free(a->userdata);
 	a->userdata = NULL;
 	a->userdata_len = 0;
+	a->nnics = 0;
 	a->wanted = a->giving = a->reconciled = false;
 	a->give_done = NULL;
 	a->giver = NULL;

@@ -42,7 +42,6 @@ struct pci_bus;
 
 #define DEVICE_ID_MAX 32
 #define VM_NAME_MAX 64
-
 #define NICS_MAX 4
 
 /* One NIC's part of who a VM is. */

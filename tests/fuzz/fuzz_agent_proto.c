@@ -38,6 +38,9 @@ static void decode(struct proto_rd r)
 		touch(ex.user), touch_list(ex.argv), touch_list(ex.env);
 	if (proto_get_identity(r, &id))
 		touch(id.gen), touch(id.userdata), touch(id.hostname);
+	for (size_t i = 0; proto_get_identity(r, &id) && i < id.nnics; i++)
+		if (!proto_nic_ok(&id.nics[i]))
+			abort();
 	if (proto_get_ack(r, &a))
 		touch(a.text);
 	if (proto_get_error(r, &e))

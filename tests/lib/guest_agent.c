@@ -75,7 +75,8 @@ static void on_init_signal(int sig)
 
 /* Process 1 of the namespace: writes down the signal that tells an init to shut down. */
 __attribute__((noreturn)) static void ns_init(const struct guest *g, bool shutdown,
-					      const char *poweroff, const char *binary)
+					      const char *poweroff, void (*prepare)(void),
+					      const char *binary)
 {
 	const struct sigaction act = { .sa_handler = on_init_signal }; /* and waitpid returns */
 	char listen[128], note[128];
@@ -91,6 +92,8 @@ __attribute__((noreturn)) static void ns_init(const struct guest *g, bool shutdo
 	sigaction(SIGUSR2, &act, NULL);
 	sigaction(SIGTERM, &act, NULL);
 	snprintf(listen, sizeof(listen), "unix:%s", g->sock);
+	if (prepare)
+		prepare();
 	agent = fork();
 	if (!agent) {
 		snprintf(note, sizeof(note), "%s/log", g->dir);
@@ -130,7 +133,7 @@ static bool try_connect(const char *path, int *fd)
 	return false;
 }
 
-void guest_start(struct guest *g, bool shutdown, const char *poweroff)
+void guest_start_with(struct guest *g, bool shutdown, const char *poweroff, void (*prepare)(void))
 {
 	const char *binary = getenv("CLONE_AGENT");
 	char full[4096];
@@ -144,11 +147,12 @@ void guest_start(struct guest *g, bool shutdown, const char *poweroff)
 	assert_int_equal(mkdir(g->root, 0755), 0);
 	assert_non_null(realpath(binary ? binary : "build/guest/clone-agent", full));
 	/* fork(2), whose child is process 1 of its namespaces; libc has no other way to say so. */
-	g->ns = (pid_t)syscall(SYS_clone, SIGCHLD | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS, 0, 0,
-			       0, 0);
+	g->ns = (pid_t)syscall(SYS_clone,
+			       SIGCHLD | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWNET,
+			       0, 0, 0, 0);
 	assert_true(g->ns >= 0);
 	if (!g->ns)
-		ns_init(g, shutdown, poweroff, full);
+		ns_init(g, shutdown, poweroff, prepare, full);
 	for (int i = 0; !try_connect(g->sock, &fd); i++) {
 		if (waitpid(g->ns, &status, WNOHANG) == g->ns)
 			fail_msg("the agent's namespace did not come up: status %x", status);
@@ -156,6 +160,11 @@ void guest_start(struct guest *g, bool shutdown, const char *poweroff)
 		nap();
 	}
 	close(fd);
+}
+
+void guest_start(struct guest *g, bool shutdown, const char *poweroff)
+{
+	guest_start_with(g, shutdown, poweroff, NULL);
 }
 
 int guest_wait(struct guest *g)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The built clone-agent on the build host, for tests: it runs in namespaces of its own (PID, mount,
- * UTS), without the rights to set the clock or to reboot, and listens on a unix socket in a
- * temporary directory, which is also the root of the files that IDENTITY touches. Needs root. The
+ * UTS, network), without the rights to set the clock or to reboot, and listens on a unix socket in
+ * a temporary directory, which is also the root of the files that IDENTITY touches. Needs root. The
  * calls here fail the test themselves when something takes longer than a minute.
  */
 #ifndef CLONE_TESTS_GUEST_AGENT_H
@@ -25,6 +25,8 @@ struct guest {
  * is then /sbin/poweroff. CLONE_AGENT names the binary, else build/guest/clone-agent.
  */
 void guest_start(struct guest *g, bool shutdown, const char *poweroff);
+/* The same; `prepare` is called in the namespaces, in the process that the agent is forked from. */
+void guest_start_with(struct guest *g, bool shutdown, const char *poweroff, void (*prepare)(void));
 /* Kills everything in the namespaces and removes the directory. */
 void guest_stop(struct guest *g);
 /* Waits for the end of process 1; returns its wait status. guest_stop is still needed. */

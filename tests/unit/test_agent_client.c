@@ -30,6 +30,18 @@ static const struct identity me = {
 	.machine_id = "0123456789abcdef0123456789abcdef",
 	.generation = { 7, 7, 7 },
 	.entropy = { 1, 2, 3 },
+	.nr_nics = 1,
+	.nics = { { .driver_mac = { 2, 1 },
+		    .addr = { .mac = { 2, 2 },
+			      .mtu = 1400,
+			      .prefix4 = 24,
+			      .ip4 = { 10, 1, 0, 2 },
+			      .gw4 = { 10, 1, 0, 1 },
+			      .prefix6 = 64,
+			      .ip6 = { 0xfd, [15] = 2 },
+			      .gw6 = { 0xfe, 0x80, [15] = 1 },
+			      .nr_dns = 1,
+			      .dns = { { 4, { 10, 1, 0, 1 } } } } } },
 };
 static const uint8_t none[PROTO_GEN], no_entropy[64];
 
@@ -222,6 +234,27 @@ static void test_agent__hello_makes_it_present(void **state)
 	assert_int_equal(r->changes, 1);
 }
 
+/* What the guest is told of its only NIC. */
+static void assert_my_nic(const struct proto_identity *id)
+{
+	const struct nic_address *n = &me.nics[0].addr;
+	const struct proto_nic *c = &id->nics[0];
+
+	assert_int_equal(id->nnics, 1);
+	assert_memory_equal(c->driver_mac, me.nics[0].driver_mac, 6);
+	assert_memory_equal(c->mac, n->mac, 6);
+	assert_int_equal(c->mtu, n->mtu);
+	assert_int_equal(c->prefix4, n->prefix4);
+	assert_memory_equal(c->ip4, n->ip4, 4);
+	assert_memory_equal(c->gw4, n->gw4, 4);
+	assert_int_equal(c->prefix6, n->prefix6);
+	assert_memory_equal(c->ip6, n->ip6, 16);
+	assert_memory_equal(c->gw6, n->gw6, 16);
+	assert_int_equal(c->ndns, 1);
+	assert_int_equal(c->dns[0].family, 4);
+	assert_memory_equal(c->dns[0].addr, n->dns[0].addr, 16);
+}
+
 static void test_agent__acknowledged_identity_opens_the_gate(void **state)
 {
 	struct rig *r = *state;
@@ -246,6 +279,7 @@ static void test_agent__acknowledged_identity_opens_the_gate(void **state)
 	assert_memory_equal(id.hostname.p, me.hostname, strlen(me.hostname));
 	assert_memory_equal(id.machine_id.p, me.machine_id, 32);
 	assert_memory_equal(id.userdata.p, "ud", 2);
+	assert_my_nic(&id);
 	assert_false(gate_open(r, PROTO_AGENT_PORT)); /* given is not acknowledged */
 	assert_int_equal(r->done, 0);
 	ack(r, me.generation);
@@ -378,6 +412,15 @@ static void test_agent__a_new_identity_replaces_the_one_under_way(void **state)
 	memset(other.generation, 0, sizeof(other.generation));
 	assert_int_equal(agent_set_identity(r->a, &other, false, NULL, 0, 60000, on_done, r, &e),
 			 -EINVAL);
+	other = me;
+	other.nics[0].addr.mac[0] = 1;
+	assert_int_equal(agent_set_identity(r->a, &other, false, NULL, 0, 60000, on_done, r, &e),
+			 -EINVAL);
+	assert_string_equal(e.msg, "identity: the addresses of a NIC are bad");
+	other.nics[0].addr.mac[0] = 2;
+	other.nr_nics = NICS_MAX + 1;
+	assert_int_equal(agent_set_identity(r->a, &other, false, NULL, 0, 60000, on_done, r, &e),
+			 -EINVAL);
 	assert_true(agent_reconciled(r->a)); /* a bad call changed nothing */
 }
 
@@ -401,6 +444,7 @@ static void test_agent__one_that_restarts_is_told_again(void **state)
 	assert_memory_equal(id.gen.p, me.generation, PROTO_GEN);
 	assert_memory_not_equal(id.entropy.p, me.entropy, sizeof(me.entropy));
 	assert_memory_not_equal(id.entropy.p, no_entropy, sizeof(no_entropy));
+	assert_my_nic(&id);
 	ack(r, me.generation);
 	assert_true(agent_reconciled(r->a));
 	assert_int_equal(r->done, 1);
@@ -543,6 +587,8 @@ static int fork_child(struct rig *r)
 	expect(r, VSOCK_OP_RST);
 	if (accept_frame(r, &p) != PROTO_IDENTITY || !proto_get_identity(p, &got))
 		return 4;
+	if (got.nnics || got.flags != PROTO_IDENTITY_FORK)
+		return 7; /* nothing of the parent's */
 	if (got.realtime_ns < before)
 		return 6; /* the clock of when the guest could hear it */
 	ack(r, id.generation);

@@ -499,6 +499,12 @@ static void assert_malformed(struct guest *g, const uint8_t *p, size_t n)
 
 static size_t sample(unsigned int i, uint8_t *frame, size_t cap)
 {
+	static const struct proto_nic nic = { .driver_mac = { 2, 1 },
+					      .mac = { 2, 2 },
+					      .prefix4 = 24,
+					      .ip4 = { 10, 0, 0, 2 },
+					      .ndns = 1,
+					      .dns = { { .family = 4 } } };
 	struct proto_exec_args x = { .gen = gen_a,
 				     .user = "root",
 				     .cwd = "/",
@@ -510,7 +516,9 @@ static size_t sample(unsigned int i, uint8_t *frame, size_t cap)
 					 .entropy = "ee",
 					 .entropy_len = 2,
 					 .userdata = "u",
-					 .userdata_len = 1 };
+					 .userdata_len = 1,
+					 .nics = &nic,
+					 .nnics = 1 };
 
 	switch (i) {
 	case 0:
