@@ -116,10 +116,14 @@ static void give_answered(void *arg, const struct agent_reply *answer)
 	if (r.ret)
 		err_wrap(&r.e, r.ret, "identity");
 	a->reconciled = !r.ret;
-	if (a->reconciled && a->acknowledged)
-		a->acknowledged(a->acknowledged_arg);
-	if (a->reconciled)
+	if (a->reconciled) {
+		/* From here on the guest is this one: when its agent restarts and is told again,
+		 * nothing is left in it that is another's, and its connections are its own. */
+		a->renew = false;
+		if (a->acknowledged)
+			a->acknowledged(a->acknowledged_arg);
 		tell_change(a);
+	}
 	give_end(a, &r);
 }
 

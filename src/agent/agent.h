@@ -79,7 +79,8 @@ const uint8_t *agent_generation(const struct agent *a);
  * -ECANCELED).
  *
  * The identity stays: an agent that restarts in the guest is not reconciled any more, and is given
- * it again (with fresh entropy) when it says hello. -EINVAL, -ENOMEM.
+ * it again (with fresh entropy, and once it was acknowledged no more as a fork's) when it says
+ * hello. -EINVAL, -ENOMEM.
  */
 int agent_set_identity(struct agent *a, const struct identity *id, bool set_clock,
 		       const void *userdata, size_t userdata_len, unsigned int timeout_ms,

@@ -445,6 +445,7 @@ static void test_agent__one_that_restarts_is_told_again(void **state)
 	assert_memory_not_equal(id.entropy.p, me.entropy, sizeof(me.entropy));
 	assert_memory_not_equal(id.entropy.p, no_entropy, sizeof(no_entropy));
 	assert_my_nic(&id);
+	assert_int_equal(id.flags, 0); /* what is in the guest now is its own */
 	ack(r, me.generation);
 	assert_true(agent_reconciled(r->a));
 	assert_int_equal(r->done, 1);
