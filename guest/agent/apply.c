@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The steps of IDENTITY that are done at once: entropy, clock, names, user data. Entropy and clock
- * come first: nothing that follows may draw random numbers its siblings draw too. Agent's thread.
+ * The steps of IDENTITY that are done at once: entropy, clock, network, names, user data. Entropy
+ * and clock come first: nothing that follows may draw random numbers its siblings draw too. Agent's
+ * thread.
  */
 #include "identity.h"
 
@@ -18,6 +19,8 @@
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "net.h"
 
 #define MACHINE_ID "/etc/machine-id"
 #define OWN_MACHINE_ID "/run/clone/machine-id"
@@ -85,7 +88,7 @@ static int set_clock(uint64_t realtime_ns)
  * is allocated and a crash leaves the old or the new one. (A new file and rename would make ext4
  * start writing at once.) `flags` is added to open's.
  */
-static int write_file(const char *path, const void *data, size_t n, int flags, mode_t mode)
+int identity_write(const char *path, const void *data, size_t n, int flags, mode_t mode)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | flags, mode), r = 0;
 	struct stat st;
@@ -116,7 +119,7 @@ static int set_hostname(struct identity *id)
 		return -errno;
 	n = snprintf(line, sizeof(line), "%s\n", id->hostname);
 	identity_path(id->agent, path, "/etc/hostname");
-	r = write_file(path, line, (size_t)n, O_CREAT, 0644);
+	r = identity_write(path, line, (size_t)n, O_CREAT, 0644);
 	if (r)
 		identity_remark(id, "/etc/hostname: %s", strerror(-r));
 	return 0;
@@ -137,7 +140,7 @@ static int bind_machine_id(struct identity *id, const char *line, size_t n)
 	int r;
 
 	run_dir(id->agent);
-	r = write_file(identity_path(id->agent, own, OWN_MACHINE_ID), line, n, O_CREAT, 0444);
+	r = identity_write(identity_path(id->agent, own, OWN_MACHINE_ID), line, n, O_CREAT, 0444);
 	if (r)
 		return r;
 	if (mount(own, identity_path(id->agent, path, MACHINE_ID), NULL, MS_BIND, NULL))
@@ -156,7 +159,7 @@ static int set_machine_id(struct identity *id)
 		return 0;
 	snprintf(line, sizeof(line), "%s\n", id->machine_id);
 	identity_path(id->agent, path, MACHINE_ID);
-	r = write_file(path, line, sizeof(line) - 1, O_CREAT, 0444);
+	r = identity_write(path, line, sizeof(line) - 1, O_CREAT, 0444);
 	if (r && !stat(path, &st)) {
 		r = bind_machine_id(id, line, sizeof(line) - 1);
 		if (r)
@@ -169,7 +172,7 @@ static int set_machine_id(struct identity *id)
 	identity_path(id->agent, path, "/var/lib/dbus/machine-id");
 	if (lstat(path, &st) || !S_ISREG(st.st_mode))
 		return 0;
-	r = write_file(path, line, sizeof(line) - 1, O_NOFOLLOW, 0);
+	r = identity_write(path, line, sizeof(line) - 1, O_NOFOLLOW, 0);
 	if (r)
 		identity_remark(id, "/var/lib/dbus/machine-id: %s", strerror(-r));
 	return 0;
@@ -184,7 +187,7 @@ static int set_userdata(struct identity *id, struct proto_slice data)
 	identity_path(id->agent, path, "/run/clone/userdata");
 	if (!data.len)
 		return unlink(path) && errno != ENOENT ? -errno : 0;
-	return write_file(path, data.p, data.len, O_CREAT | O_NOFOLLOW, 0600);
+	return identity_write(path, data.p, data.len, O_CREAT | O_NOFOLLOW, 0600);
 }
 
 /* For the hooks: what they may find in files of the guest's and have to replace. */
@@ -215,6 +218,10 @@ int identity_apply(struct identity *id, const struct proto_identity *x, const ch
 		return r;
 	*step = "clock";
 	r = set_clock(x->realtime_ns);
+	if (r)
+		return r;
+	*step = id->step;
+	r = net_apply(id, x);
 	if (r)
 		return r;
 	remember(id);

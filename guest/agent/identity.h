@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The state of an IDENTITY in progress, shared by identity.c (the order of things), apply.c (what
- * is done at once) and hooks.c (what takes time).
+ * The state of an IDENTITY in progress, shared by identity.c (the order of things), apply.c and
+ * net.c (what is done at once) and hooks.c (what takes time).
  */
 #ifndef CLONE_AGENT_IDENTITY_H
 #define CLONE_AGENT_IDENTITY_H
@@ -22,6 +22,7 @@ struct identity {
 	char hostname[PROTO_MAX_HOSTNAME + 1], machine_id[PROTO_MACHINE_ID + 1];
 	char old_hostname[PROTO_MAX_HOSTNAME + 1], old_machine_id[PROTO_MACHINE_ID + 1];
 	char remarks[512];
+	char step[64]; /* of the network, for people */
 	/* hooks.c */
 	char *hooks[HOOKS_MAX];
 	size_t nhooks, at;
@@ -40,6 +41,9 @@ char *identity_path(const struct agent *a, char *buf, const char *path);
 
 /* apply.c: the steps up to the hooks. Returns 0, or -errno with the step's name in `*step`. */
 int identity_apply(struct identity *id, const struct proto_identity *x, const char **step);
+/* Writes a whole small file of n bytes in place; `flags` is added to open's. Returns 0 or -errno.
+ */
+int identity_write(const char *path, const void *data, size_t n, int flags, mode_t mode);
 /* Adds a line for ACK. */
 void identity_remark(struct identity *id, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
