@@ -30,11 +30,14 @@ static const char *const needed[] = {
 
 /*
  * What is used when the kernel has it: for network and balloon no module tree is needed in the
- * guest; vmgenid tells it that it was forked; button and evdev carry the power button. virtiofs is
- * as large as all of these, and left to who shares a directory (initrd_cfg.wanted).
+ * guest; with tcp_diag the agent ends a fork's inherited connections, and it is not to be looked
+ * for while one waits; af_packet is for DHCP clients; vmgenid tells it that it was forked; button
+ * and evdev carry the power button. virtiofs is as large as all of these, and left to who shares a
+ * directory (initrd_cfg.wanted).
  */
 static const char *const useful[] = {
-	"virtio_net", "virtio_balloon", "vmgenid", "button", "evdev", "rtc_cmos",
+	"virtio_net", "af_packet", "tcp_diag", "virtio_balloon",
+	"vmgenid",    "button",	   "evdev",    "rtc_cmos",
 };
 
 static const char *const fstypes[] = { "ext4", "xfs", "btrfs" };

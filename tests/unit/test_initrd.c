@@ -40,7 +40,9 @@ static void write_bzimage(const char *dir, const char *name, unsigned at, const 
 
 static const char *const modules[] = { "virtio",     "virtio_pci", "virtio_blk",
 				       "virtio-rng", "vsock",	   "vmw_vsock_virtio_transport",
-				       "overlay",    "evdev",	   "extra" };
+				       "overlay",    "evdev",	   "extra",
+				       "virtio_net", "inet_diag",  "tcp_diag",
+				       "af_packet" };
 
 static void write_modules(const char *dir, const char *builtin)
 {
@@ -49,10 +51,15 @@ static void write_modules(const char *dir, const char *builtin)
 	size_t used = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(modules); i++) {
-		bool base = !strcmp(modules[i], "virtio") || !strcmp(modules[i], "vsock");
+		bool diag = !strcmp(modules[i], "tcp_diag"),
+		     base = !strcmp(modules[i], "virtio") || !strcmp(modules[i], "vsock") ||
+			    !strcmp(modules[i], "inet_diag") || !strcmp(modules[i], "af_packet");
 
 		used += (size_t)snprintf(text + used, sizeof(text) - used, "kernel/%s.ko:%s\n",
-					 modules[i], base ? "" : " kernel/virtio.ko");
+					 modules[i],
+					 diag	? " kernel/inet_diag.ko"
+					 : base ? ""
+						: " kernel/virtio.ko");
 		snprintf(path, sizeof(path), "lib/modules/" VERSION "/kernel/%s.ko", modules[i]);
 		elf[64] = (uint8_t)i;
 		scratch_write(dir, path, elf, sizeof(elf));
@@ -124,8 +131,9 @@ static void test_initrd__holds_programs_and_modules_in_load_order(void **state)
 	expect_out(dir, "stat -c %a init clone-agent", "755\n755\n");
 	expect_out(dir, "cat modules/list",
 		   "000-virtio.ko\n001-virtio_pci.ko\n002-virtio_blk.ko\n003-virtio_rng.ko\n"
-		   "004-vmw_vsock_virtio_transport.ko\n005-overlay.ko\n006-evdev.ko\n");
-	expect_out(dir, "ls modules | wc -l", "8\n");
+		   "004-vmw_vsock_virtio_transport.ko\n005-overlay.ko\n006-virtio_net.ko\n"
+		   "007-af_packet.ko\n008-inet_diag.ko\n009-tcp_diag.ko\n010-evdev.ko\n");
+	expect_out(dir, "ls modules | wc -l", "12\n");
 	expect_out(dir,
 		   "cmp modules/003-virtio_rng.ko "
 		   "../lib/modules/" VERSION "/kernel/virtio-rng.ko && echo same",
@@ -146,7 +154,7 @@ static void test_initrd__wanted_modules_are_added(void **state)
 	(void)state;
 	cfg.wanted = wanted;
 	compose(dir, &cfg);
-	expect_out(dir, "tail -1 modules/list", "007-extra.ko\n");
+	expect_out(dir, "tail -1 modules/list", "011-extra.ko\n");
 	cfg.wanted = absent;
 	assert_int_equal(initrd_compose(&cfg, &fd, &e), -ENOENT);
 	assert_non_null(strstr(e.msg, "absent"));
