@@ -9,6 +9,7 @@
 
 #include "base/util.h"
 #include "image/build.h"
+#include "image/busybox.h"
 #include "image/image.h"
 #include "image/proc.h"
 #include "image/tree.h"
@@ -100,6 +101,11 @@ static int make_rootfs(void *arg, struct err *e)
 	for (size_t i = 0; !r && i < ARRAY_SIZE(files); i++)
 		r = tree_write(root, files[i].path, files[i].mode, files[i].text,
 			       strlen(files[i].text), e);
+	if (!r)
+		r = tree_write(root, BUSYBOX_DHCP_PATH, 0755, busybox_dhcp, strlen(busybox_dhcp),
+			       e);
+	if (!r)
+		r = tree_symlink(root, BUSYBOX_DHCP_LINK, "/" BUSYBOX_DHCP_PATH, e);
 	if (!r)
 		r = build_put_agent(b, root, e);
 	if (!r)

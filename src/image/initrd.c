@@ -15,6 +15,7 @@
 
 #include "base/fd.h"
 #include "base/util.h"
+#include "image/busybox.h"
 #include "image/cpio.h"
 #include "image/modules.h"
 #include "image/proc.h"
@@ -174,6 +175,19 @@ static int put_modules(struct cpio *c, const struct module_list *l, struct err *
 	return r;
 }
 
+static int put_dhcp(struct cpio *c, struct err *e)
+{
+	static const char *const dirs[] = { BUSYBOX_DHCP_DIR, "usr", "usr/share",
+					    BUSYBOX_DHCP_LINK_DIR };
+	int r = 0;
+
+	for (size_t i = 0; !r && i < ARRAY_SIZE(dirs); i++)
+		r = cpio_dir(c, dirs[i], 0755, e);
+	if (!r)
+		r = cpio_file(c, BUSYBOX_DHCP_PATH, 0755, busybox_dhcp, strlen(busybox_dhcp), e);
+	return r ? r : cpio_link(c, BUSYBOX_DHCP_LINK, "/" BUSYBOX_DHCP_PATH, e);
+}
+
 /* Busybox under the name of each of its applets, for a guest without a disk. */
 static int put_busybox(struct cpio *c, const char *busybox, struct err *e)
 {
@@ -189,7 +203,7 @@ static int put_busybox(struct cpio *c, const char *busybox, struct err *e)
 	    (r = cpio_dir(c, "root", 0700, e)) || (r = cpio_dir(c, "tmp", 01777, e)) ||
 	    (r = cpio_file(c, "etc/passwd", 0644, passwd, sizeof(passwd) - 1, e)) ||
 	    (r = cpio_file(c, "etc/group", 0644, group, sizeof(group) - 1, e)) ||
-	    (r = cpio_add(c, "bin/busybox", 0755, busybox, e)))
+	    (r = cpio_add(c, "bin/busybox", 0755, busybox, e)) || (r = put_dhcp(c, e)))
 		return r;
 	rest = out;
 	while (!r && (applet = strsep(&rest, "\n"))) {

@@ -162,6 +162,55 @@ static void test_initrd__wanted_modules_are_added(void **state)
 	cleanup(dir, &cfg);
 }
 
+/* In the guest's own root, with a NIC and nobody behind it. */
+static char *with_nic(const char *dir, const char *cmd)
+{
+	return scratch_sh("unshare -n sh -c 'ip link add eth0 type veth peer name p0 && "
+			  "ip link set p0 up && chroot %s/out /bin/sh -c \"$0\"' '%s'",
+			  dir, cmd);
+}
+
+static void expect_nic(const char *dir, const char *cmd, const char *want)
+{
+	char *out = with_nic(dir, cmd);
+
+	assert_string_equal(out, want);
+	free(out);
+}
+
+static void test_initrd__busybox_can_ask_for_an_address(void **state)
+{
+	static const char offer[] =
+		"export interface=eth0 ip=10.1.0.7 mask=24 router=\"10.1.0.1 10.1.0.2\" "
+		"dns=\"10.1.0.1 1.1.1.1\" domain=a.example; S=/etc/udhcpc/default.script; ";
+	struct initrd_cfg cfg;
+	char *dir = setup(&cfg), cmd[1024];
+
+	(void)state;
+	cfg.busybox = "/bin/busybox";
+	compose(dir, &cfg);
+	/* udhcpc finds the script, and nobody answers. */
+	expect_nic(dir,
+		   "udhcpc -i eth0 -n -q -f -t 1 -T 1 2>&1 | grep -c default.script; "
+		   "ip link show up dev eth0 | grep -c eth0",
+		   "0\n1\n");
+	snprintf(cmd, sizeof(cmd), "%s%s", offer,
+		 "ip addr add 10.9.9.9/24 dev eth0 && $S deconfig && $S bound && $S renew && "
+		 "ip -o -4 addr show dev eth0 | tr -s \" \" | cut -d \" \" -f 4 && "
+		 "ip route | tr -s \" \" && cat /etc/resolv.conf");
+	expect_nic(dir, cmd,
+		   "10.1.0.7/24\ndefault via 10.1.0.1 dev eth0 \n"
+		   "10.1.0.0/24 dev eth0 scope link src 10.1.0.7 \n"
+		   "search a.example\nnameserver 10.1.0.1\nnameserver 1.1.1.1\n");
+	/* A router beyond the network, as where each guest has an address and nothing else. */
+	snprintf(cmd, sizeof(cmd), "%s%s", offer,
+		 "mask=32; $S deconfig && $S bound && ip route | tr -s \" \"");
+	expect_nic(dir, cmd, "default via 10.1.0.1 dev eth0 \n10.1.0.1 dev eth0 scope link \n");
+	expect_out(dir, "stat -L -c %a etc/udhcpc/default.script", "755\n");
+	expect_out(dir, "readlink usr/share/udhcpc/default.script", "/etc/udhcpc/default.script\n");
+	cleanup(dir, &cfg);
+}
+
 static void test_initrd__missing_root_file_system_is_named(void **state)
 {
 	struct initrd_cfg cfg;
@@ -326,6 +375,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_initrd__holds_programs_and_modules_in_load_order),
 		cmocka_unit_test(test_initrd__wanted_modules_are_added),
+		cmocka_unit_test(test_initrd__busybox_can_ask_for_an_address),
 		cmocka_unit_test(test_initrd__missing_root_file_system_is_named),
 		cmocka_unit_test(test_initrd__modules_are_found_where_promised),
 		cmocka_unit_test(test_initrd__missing_kernel_or_program_is_named),
