@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The directories of running things, and the truth about who is alive. RUN is $CLONE_RUN_DIR, else
- * /run/clone for root and $XDG_RUNTIME_DIR/clone for others. In it:
+ * The directories of running things, and the truth about who is alive. In RUN (image/rundir.h):
  *     lock              held while directories come or go
  *     vms/NAME/         one VM:
  *         lock          write-locked (fcntl, open file description) by the VM process for life
@@ -13,6 +12,7 @@
  *     seeds/TEMPLATE.start, .use   who may start the seed; who is forking from the template
  *     uids/N            a symbolic link to the name of the VM that runs under uid N
  *     verified/NAME     what was last found to be intact (src/template)
+ *     networks/         who has which address (src/network)
  *
  * A process is alive when its lock is taken: the kernel drops it at any death, so no pid is ever
  * trusted. A VM's directory belongs to root and only its group may pass through it, so a VM process
@@ -28,6 +28,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "image/rundir.h"
 
 #define UID_FIRST 0x40000000u
 #define UID_COUNT 0x20000000u
@@ -42,12 +43,6 @@ struct vmdir {
 	int creator_fd;	   /* vmdir_create only */
 	uint32_t uid, gid; /* 0, 0 when VMs do not get their own; live forks share their parent's */
 };
-
-/* Opens RUN, making it and its folders when missing. The fd, or -errno saying what to do. */
-int run_open(struct err *e);
-int run_path(char *buf, size_t n, struct err *e);
-/* Opens (makes) RUN/name for fcntl or flock. */
-int run_open_file(const char *name, struct err *e);
 
 /*
  * Makes a directory with lock and uid; -EEXIST when the name is taken (by a dead VM too). Not

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -62,11 +63,10 @@ int proc_have(const char *program, const char *package, struct err *e)
 	return err_set(e, ENOENT, "%s is not installed: apt-get install %s", program, package);
 }
 
-static void child_exec(const char *path, const struct proc *p, char *const *env, int out,
+static void child_exec(const char *path, const struct proc *p, char *const *env, int in, int out,
 		       int err_fd)
 {
 	sigset_t none;
-	int null = open("/dev/null", O_RDONLY);
 	unsigned first = 3;
 
 	sigemptyset(&none);
@@ -76,8 +76,7 @@ static void child_exec(const char *path, const struct proc *p, char *const *env,
 	if (p->own_mounts &&
 	    (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL)))
 		_exit(125);
-	if ((p->cwd && chdir(p->cwd)) || dup2(null, 0) < 0 || dup2(out, 1) < 0 ||
-	    dup2(err_fd, 2) < 0)
+	if ((p->cwd && chdir(p->cwd)) || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err_fd, 2) < 0)
 		_exit(126);
 	if (p->keep_fd >= 0) {
 		/* dup2 of a descriptor onto itself would leave it close-on-exec */
@@ -109,20 +108,34 @@ static void make_env(const struct proc *p, const char *env[ENV_MAX])
 	env[n] = NULL;
 }
 
+/* What the program reads. A file in memory: whoever writes a pipe may have to wait for a reader
+ * that waits for us. */
+static int open_input(const char *text)
+{
+	cleanup_close int fd =
+		text ? memfd_create("input", MFD_CLOEXEC) : open("/dev/null", O_RDONLY | O_CLOEXEC);
+	int r = fd < 0 ? -errno : text ? fd_pwrite_full(fd, text, strlen(text), 0) : 0;
+
+	return r ? r : take_fd(&fd);
+}
+
 /* Starts the program with its output in out_w and err_w. */
 static int start(const struct proc *p, int out_w, int err_w, pid_t *pid, struct err *e)
 {
+	cleanup_close int in = open_input(p->input);
 	const char *env[ENV_MAX];
 	char path[PATH_MAX];
 
 	if (find_program(p->argv[0], path, sizeof(path)))
 		return err_set(e, ENOENT, "%s is not installed", p->argv[0]);
+	if (in < 0)
+		return err_sys(e, -in, "input of %s", p->argv[0]);
 	make_env(p, env);
 	*pid = fork();
 	if (*pid < 0)
 		return err_sys(e, errno, "start %s", p->argv[0]);
 	if (!*pid)
-		child_exec(path, p, (char *const *)(uintptr_t)env, out_w, err_w);
+		child_exec(path, p, (char *const *)(uintptr_t)env, in, out_w, err_w);
 	return 0;
 }
 
@@ -152,7 +165,7 @@ struct follow {
 static bool is_complaint(const char *s)
 {
 	return !strncmp(s, "E: ", 3) || !strncmp(s, "Err:", 4) || !strncmp(s, "W: Failed", 9) ||
-	       !strncmp(s, "dpkg: error", 11);
+	       !strncmp(s, "dpkg: error", 11) || strstr(s, ": Error: ");
 }
 
 static void end_line(struct follow *f)

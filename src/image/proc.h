@@ -11,16 +11,17 @@
 #include "base/err.h"
 
 /*
- * Runs argv to its end with stdin from /dev/null and C locale; env (NULL-terminated "K=V", or NULL)
- * is added to a minimal environment. Each line of stdout and stderr goes to the log file and to
- * line(arg, text). argv[0] is looked up in PATH and the sbin directories.
- * log: open for appending, or -1. -ENOENT when the program is not installed, -EIO when it fails:
- * the story then holds its last lines.
+ * Runs argv to its end with stdin from /dev/null (or `input`) and C locale; env (NULL-terminated
+ * "K=V", or NULL) is added to a minimal environment. Each line of stdout and stderr goes to the log
+ * file and to line(arg, text). argv[0] is looked up in PATH and the sbin directories. log: open for
+ * appending, or -1. -ENOENT when the program is not installed, -EIO when it fails: the story then
+ * holds its last lines.
  */
 struct proc {
 	const char *const *argv;
 	const char *const *env;
-	const char *cwd; /* NULL: ours */
+	const char *cwd;   /* NULL: ours */
+	const char *input; /* its stdin; NULL: nothing */
 	int log;
 	void (*line)(void *arg, const char *text); /* NULL: not told */
 	void *arg;
