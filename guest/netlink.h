@@ -120,6 +120,18 @@ static inline void nl_nest_end(struct nl_msg *m, size_t at)
 	nl_len(m);
 }
 
+/* The kernel answers to the message begun last, also when it does as it is told. */
+static inline void nl_want_ack(struct nl_msg *m)
+{
+	struct nlmsghdr h;
+
+	if (m->full)
+		return;
+	memcpy(&h, m->buf + m->start, sizeof(h));
+	h.nlmsg_flags |= NLM_F_ACK;
+	memcpy(m->buf + m->start, &h, sizeof(h));
+}
+
 /* Did all fit? Then buf[0..len) is to be sent. */
 static inline bool nl_done(const struct nl_msg *m)
 {

@@ -28,6 +28,7 @@ const struct command cli_commands[] = {
 	{ "template", cmd_template, "make and manage templates", cmd_template_usage },
 	{ "image", cmd_image, "build and manage images", cmd_image_usage },
 	{ "disk", cmd_disk, "make, check and copy files that are disks", cmd_disk_usage },
+	{ "network", cmd_network, "make and manage networks", cmd_network_usage },
 	{ "doctor", cmd_doctor, "check this host and say what to do", cmd_doctor_usage },
 	{ "completion", cmd_completion, "print shell completion", cmd_completion_usage },
 	{ "version", cmd_version, "print the version", cmd_version_usage },

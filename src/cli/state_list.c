@@ -19,6 +19,7 @@
 #include "cli/state_private.h"
 #include "control/client.h"
 #include "control/json.h"
+#include "network/network.h"
 
 #define KILL_MS 5000
 
@@ -241,4 +242,5 @@ void state_sweep(void)
 			vmdir_list_free(v, n);
 	}
 	sweep_uids(run);
+	network_sweep();
 }

@@ -74,9 +74,15 @@ int network_create(const char *name, const struct network_options *o, struct net
 int network_open(const char *name, struct network *out, struct err *e);
 /* -ENOENT; -EBUSY: names a VM that is on it. Takes all of it off the host. */
 int network_remove(const char *name, struct err *e);
-/* Names, sorted; free each and the array. */
+/* Names, sorted. */
 int network_list(char ***names, size_t *n, struct err *e);
-/* For people and machines: definition, "vms": [{"vm","tap","mac","ipv4","ipv6","publish"}]. */
+void network_list_free(char **names, size_t n);
+const char *network_mode_name(enum network_mode m);
+int network_mode_parse(const char *s, enum network_mode *m);
+/* "peers,host" */
+int network_allow_parse(const char *list, unsigned int *allow, struct err *e);
+/* For people and machines: definition, "vms": [{"vm","tap","mac","ipv4","ipv6","publish"}],
+ * "waiting" (TAPs made ahead), "warnings": sentences about what keeps it from working. */
 int network_describe(const struct network *nw, json_t **out, struct err *e);
 
 struct network_publish {
@@ -126,7 +132,15 @@ void network_port_close(struct network_port *p);
  * without CAP_NET_ADMIN.
  */
 void network_sweep(void);
-/* Makes TAPs ahead until `spare` are ready on the network. For a process in the background. */
+/*
+ * Makes TAPs ahead until `spare` wait on the network, if anybody is on it or holds it. For a
+ * process in the background.
+ */
 int network_refill(const struct network *nw, unsigned int spare, struct err *e);
+/*
+ * Keeps the network and the TAPs that wait although nobody is on it, as long as the descriptor that
+ * is returned is open anywhere: for whoever will want one soon (a seed). -errno.
+ */
+int network_hold(const struct network *nw, struct err *e);
 
 #endif

@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Definitions of networks: STATE/networks/NAME.json. What a network is never changes; what of it is
+ * on the host is in RUN.
+ */
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "control/json.h"
+#include "image/image.h"
+#include "image/store.h"
+#include "image/tree.h"
+#include "network/private.h"
+
+#define FILE_MAX (16u << 10)
+
+static const char *const modes[] = { "nat", "isolated", "bridge" };
+
+const char *network_mode_name(enum network_mode m)
+{
+	return modes[m];
+}
+
+static const struct {
+	unsigned int bit;
+	const char *name;
+} allows[] = { { NETWORK_ALLOW_PEERS, "peers" },
+	       { NETWORK_ALLOW_HOST, "host" },
+	       { NETWORK_ALLOW_METADATA, "metadata" } };
+
+static int check_name(const char *name, struct err *e)
+{
+	if (name && image_name_ok(name) && strlen(name) <= NETWORK_NAME_MAX && strcmp(name, "none"))
+		return 0;
+	return err_set(e, EINVAL,
+		       "'%.80s' cannot be a network's name: 1 to %d letters, digits, '_', '.', "
+		       "'-', beginning with a letter or digit, and not 'none'",
+		       name ? name : "", NETWORK_NAME_MAX);
+}
+
+static int networks_dir(char *buf, size_t n, struct err *e)
+{
+	char state[PATH_MAX];
+	int r = image_state_dir(state, sizeof(state), e);
+
+	return r ? r : tree_path(buf, n, e, "%s/networks", state);
+}
+
+static int open_dir(int *out, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = networks_dir(path, sizeof(path), e);
+
+	if (r)
+		return r;
+	*out = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return *out < 0 ? err_sys(e, errno, "%s", path) : 0;
+}
+
+int network_mode_parse(const char *s, enum network_mode *m)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++)
+		if (!strcmp(s, modes[i])) {
+			*m = (enum network_mode)i;
+			return 0;
+		}
+	return -EINVAL;
+}
+
+int network_allow_parse(const char *list, unsigned int *allow, struct err *e)
+{
+	unsigned int got = 0;
+
+	for (const char *p = list;; p++) {
+		size_t len = strcspn(p, ","), i;
+
+		for (i = 0; i < ARRAY_SIZE(allows); i++)
+			if (strlen(allows[i].name) == len && !strncmp(p, allows[i].name, len))
+				break;
+		if (i == ARRAY_SIZE(allows))
+			return err_set(e, EINVAL, "'%.*s' is none of peers, host, metadata",
+				       (int)MIN(len, 40), p);
+		got |= allows[i].bit;
+		p += len;
+		if (!*p)
+			break;
+	}
+	*allow = got;
+	return 0;
+}
+
+/* ---- as JSON ---- */
+
+static json_t *prefix_json(int family, const uint8_t *a, uint8_t prefix)
+{
+	char text[ADDR_TEXT], both[ADDR_TEXT + 8];
+
+	if (!prefix)
+		return json_null();
+	inet_ntop(family, a, text, sizeof(text));
+	snprintf(both, sizeof(both), "%s/%u", text, prefix);
+	return json_string(both);
+}
+
+json_t *network_json(const struct network *nw)
+{
+	json_t *allow = json_array(), *dns = json_array(), *j;
+
+	for (size_t i = 0; i < ARRAY_SIZE(allows); i++)
+		if (nw->allow & allows[i].bit)
+			json_array_append_new(allow, json_string(allows[i].name));
+	for (size_t i = 0; i < nw->nr_dns; i++) {
+		char text[ADDR_TEXT];
+
+		dns_text(&nw->dns[i], text, sizeof(text));
+		json_array_append_new(dns, json_string(text));
+	}
+	j = json_pack("{s:s, s:s, s:i, s:o, s:o, s:o, s:i, s:o}", "name", nw->name, "mode",
+		      modes[nw->mode], "id", nw->id, "allow", allow, "subnet4",
+		      prefix_json(AF_INET, nw->subnet4, nw->prefix4), "subnet6",
+		      prefix_json(AF_INET6, nw->subnet6, nw->prefix6), "mtu", nw->mtu, "dns", dns);
+	if (j && nw->bridge[0] && json_object_set_new(j, "bridge", json_string(nw->bridge))) {
+		json_decref(j);
+		j = NULL;
+	}
+	return j;
+}
+
+struct form {
+	const char *name, *mode, *subnet4, *subnet6, *bridge;
+	uint64_t id, mtu;
+	json_t *allow, *dns;
+};
+
+static const struct json_field fields[] = {
+	JSON_FIELD(struct form, name, WANT_STRING, true, 1, NETWORK_NAME_MAX),
+	JSON_FIELD(struct form, mode, WANT_STRING, true, 1, 16),
+	JSON_FIELD(struct form, subnet4, WANT_STRING, false, 1, ADDR_TEXT),
+	JSON_FIELD(struct form, subnet6, WANT_STRING, false, 1, ADDR_TEXT),
+	JSON_FIELD(struct form, bridge, WANT_STRING, false, 1, NETWORK_TAP_MAX - 1),
+	JSON_FIELD(struct form, id, WANT_UINT, true, 0, 65535),
+	JSON_FIELD(struct form, mtu, WANT_UINT, true, NIC_MTU_MIN, NIC_MTU_MAX),
+	JSON_FIELD(struct form, allow, WANT_ARRAY, false, 0, ARRAY_SIZE(allows)),
+	JSON_FIELD(struct form, dns, WANT_ARRAY, false, 0, NIC_DNS_MAX),
+};
+
+static int from_form(const struct form *f, struct network *nw, struct err *e)
+{
+	int r = network_mode_parse(f->mode, &nw->mode);
+
+	if (r)
+		return err_set(e, EBADMSG, "mode '%.20s'", f->mode);
+	nw->id = (uint16_t)f->id;
+	nw->mtu = (uint16_t)f->mtu;
+	if (f->subnet4)
+		r = cidr_parse(AF_INET, f->subnet4, nw->subnet4, &nw->prefix4, e);
+	if (!r && f->subnet6)
+		r = cidr_parse(AF_INET6, f->subnet6, nw->subnet6, &nw->prefix6, e);
+	for (size_t i = 0; !r && i < json_array_size(f->allow); i++) {
+		const char *s = json_string_value(json_array_get(f->allow, i));
+		unsigned int bit = 0;
+
+		r = network_allow_parse(s ? s : "", &bit, e);
+		nw->allow |= bit;
+	}
+	for (size_t i = 0; !r && i < json_array_size(f->dns); i++) {
+		const char *s = json_string_value(json_array_get(f->dns, i));
+		uint8_t one;
+
+		r = strchr(s ? s : ",", ',') ? err_set(e, EBADMSG, "dns")
+					     : dns_parse(s, &nw->dns[nw->nr_dns], &one, e);
+		if (!r)
+			nw->nr_dns++;
+	}
+	if (!r && f->bridge) {
+		if (!if_name_ok(f->bridge))
+			return err_set(e, EBADMSG, "bridge '%.20s'", f->bridge);
+		snprintf(nw->bridge, sizeof(nw->bridge), "%s", f->bridge);
+	}
+	if (r)
+		return r;
+	if (nw->mode == NETWORK_BRIDGE
+		    ? !nw->bridge[0] || nw->prefix4 || nw->prefix6
+		    : nw->prefix4 < 16 || nw->prefix4 > 29 || (nw->prefix6 && nw->prefix6 != 48))
+		return err_set(e, EBADMSG, "a subnet or a bridge is missing or makes no sense");
+	return 0;
+}
+
+int network_from_json(const json_t *j, const char *name, struct network *out, struct err *e)
+{
+	struct network nw = { .mtu = 0 };
+	struct form f = { 0 };
+	int r;
+
+	snprintf(nw.name, sizeof(nw.name), "%s", name);
+	r = json_fields(j, fields, ARRAY_SIZE(fields), &f, e);
+	if (!r)
+		r = from_form(&f, &nw, e);
+	if (r)
+		return err_wrap(e, -EBADMSG, "network %s", name);
+	*out = nw;
+	return 0;
+}
+
+static int read_in(int dir, const char *name, struct network *out, struct err *e)
+{
+	cleanup_json json_t *j = NULL;
+	char file[NETWORK_NAME_MAX + 8];
+	int r;
+
+	snprintf(file, sizeof(file), "%s.json", name);
+	r = json_read_file(dir, file, FILE_MAX, &j, e);
+	return r ? r : network_from_json(j, name, out, e);
+}
+
+/* ---- listing ---- */
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static int add_name(char ***names, size_t *n, const char *file)
+{
+	size_t len = strlen(file);
+	char name[NETWORK_NAME_MAX + 1];
+	char **v;
+
+	if (len < 6 || len - 5 > NETWORK_NAME_MAX || strcmp(file + len - 5, ".json"))
+		return 0;
+	snprintf(name, sizeof(name), "%.*s", (int)(len - 5), file);
+	if (check_name(name, NULL))
+		return 0;
+	v = reallocarray(*names, *n + 1, sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	*names = v;
+	v[*n] = strdup(name);
+	return v[*n] ? (++*n, 0) : -ENOMEM;
+}
+
+int network_list(char ***names, size_t *n, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = networks_dir(path, sizeof(path), e);
+	DIR *d = r ? NULL : opendir(path);
+	struct dirent *de;
+
+	*names = NULL;
+	*n = 0;
+	if (!d)
+		return r ? r : errno == ENOENT ? 0 : err_sys(e, errno, "%s", path);
+	while (!r && (de = readdir(d)))
+		r = add_name(names, n, de->d_name);
+	closedir(d);
+	if (r) {
+		network_list_free(*names, *n);
+		*names = NULL;
+		*n = 0;
+		return err_sys(e, -r, "%s", path);
+	}
+	if (*n)
+		qsort(*names, *n, sizeof(**names), by_name);
+	return 0;
+}
+
+void network_list_free(char **names, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(names[i]);
+	free(names);
+}
+
+/* All that can be read. */
+static int read_all(int dir, struct network **out, size_t *n, struct err *e)
+{
+	struct network *v = NULL;
+	char **names = NULL;
+	size_t count = 0, have = 0;
+	int r = network_list(&names, &count, e);
+
+	if (!r && count) {
+		v = calloc(count, sizeof(*v));
+		r = v ? 0 : err_set(e, ENOMEM, "out of memory");
+	}
+	for (size_t i = 0; !r && i < count; i++)
+		if (!read_in(dir, names[i], &v[have], NULL))
+			have++;
+	network_list_free(names, count);
+	*out = v;
+	*n = have;
+	return r;
+}
+
+/* ---- making ---- */
+
+static int draw_id(struct network *nw, const struct network *others, size_t n, struct err *e)
+{
+	for (unsigned int tries = 0; tries < 1000; tries++) {
+		bool free_id = true;
+
+		if (getrandom(&nw->id, sizeof(nw->id), 0) != sizeof(nw->id))
+			return err_sys(e, errno, "getrandom");
+		for (size_t i = 0; i < n && free_id; i++)
+			free_id = others[i].id != nw->id;
+		if (free_id && !nft_network_there(nw->id))
+			return 0;
+	}
+	return err_set(e, ENOSPC, "too many networks");
+}
+
+static int options_of(const struct network_options *o, struct network *nw, struct err *e)
+{
+	unsigned int mtu = 1500;
+	int r = 0;
+
+	nw->mode = o->mode;
+	nw->allow = o->allow;
+	if (o->mode == NETWORK_BRIDGE) {
+		if (!o->bridge)
+			return err_set(e, EINVAL, "which bridge? give --bridge IF");
+		if (o->subnet4 || o->subnet6 || o->dns ||
+		    (o->allow | NETWORK_ALLOW_PEERS) != NETWORK_ALLOW_PEERS)
+			return err_set(e, EINVAL,
+				       "a bridge has its own subnet, resolvers and neighbours: of "
+				       "all options only --mtu and --allow peers make sense");
+		r = bridge_check(o->bridge, &mtu, e);
+		if (r)
+			return r;
+		snprintf(nw->bridge, sizeof(nw->bridge), "%s", o->bridge);
+	} else if (o->bridge) {
+		return err_set(e, EINVAL, "--bridge is for --mode bridge");
+	}
+	if (o->mode == NETWORK_ISOLATED && (o->allow & NETWORK_ALLOW_METADATA))
+		return err_set(e, EINVAL, "metadata services are outside of an isolated network");
+	if (o->mtu)
+		mtu = o->mtu;
+	if (mtu < NIC_MTU_MIN || mtu > NIC_MTU_MAX)
+		return err_set(e, EINVAL, "an MTU must be %u to %u", NIC_MTU_MIN, NIC_MTU_MAX);
+	nw->mtu = (uint16_t)mtu;
+	return o->dns ? dns_parse(o->dns, nw->dns, &nw->nr_dns, e) : 0;
+}
+
+static int create_locked(int dir, struct network *nw, const struct network_options *o,
+			 struct err *e)
+{
+	cleanup_free struct network *others = NULL;
+	cleanup_json json_t *j = NULL;
+	char file[NETWORK_NAME_MAX + 8];
+	size_t n = 0;
+	int r;
+
+	snprintf(file, sizeof(file), "%s.json", nw->name);
+	if (!faccessat(dir, file, F_OK, AT_SYMLINK_NOFOLLOW))
+		return err_set(e, EEXIST, "there is a network %s already", nw->name);
+	r = options_of(o, nw, e);
+	if (!r)
+		r = read_all(dir, &others, &n, e);
+	if (!r && nw->mode != NETWORK_BRIDGE)
+		r = subnets_choose(nw, o, others, n, e);
+	if (!r)
+		r = draw_id(nw, others, n, e);
+	if (r)
+		return r;
+	j = network_json(nw);
+	return j ? json_write_file(dir, file, 0644, j, e) : err_set(e, ENOMEM, "out of memory");
+}
+
+static int definitions_lock(int *dir, int *lock, struct err *e)
+{
+	char path[PATH_MAX], file[PATH_MAX];
+	int r = networks_dir(path, sizeof(path), e);
+
+	if (!r)
+		r = tree_mkdirs(path, 0755, e);
+	if (!r)
+		r = tree_path(file, sizeof(file), e, "%s/.lock", path);
+	if (!r)
+		r = store_lock_file(file, true, lock, e);
+	return r ? r : open_dir(dir, e);
+}
+
+int network_create(const char *name, const struct network_options *o, struct network *out,
+		   struct err *e)
+{
+	cleanup_close int lock = -1, dir = -1;
+	struct network nw = { .mtu = 0 };
+	int r = check_name(name, e);
+
+	if (r)
+		return r;
+	snprintf(nw.name, sizeof(nw.name), "%s", name);
+	r = definitions_lock(&dir, &lock, e);
+	if (!r)
+		r = create_locked(dir, &nw, o, e);
+	if (r)
+		return r == -EEXIST ? r : err_wrap(e, r, "network %s", name);
+	if (out)
+		*out = nw;
+	return 0;
+}
+
+int network_open(const char *name, struct network *out, struct err *e)
+{
+	static const struct network_options nat = { .mode = NETWORK_NAT };
+	cleanup_close int dir = -1;
+	int r = check_name(name, e);
+
+	if (r)
+		return r;
+	r = open_dir(&dir, e);
+	if (!r)
+		r = read_in(dir, name, out, e);
+	if (r == -ENOENT && !strcmp(name, NETWORK_DEFAULT)) {
+		r = network_create(name, &nat, out, e);
+		/* another process was faster */
+		if (r != -EEXIST)
+			return r;
+		r = dir < 0 ? open_dir(&dir, e) : 0;
+		return r ? r : read_in(dir, name, out, e);
+	}
+	if (r == -ENOENT)
+		return err_set(e, ENOENT, "no network is called %s: see `clone network ls`", name);
+	return r;
+}
+
+int network_remove(const char *name, struct err *e)
+{
+	cleanup_hostlock struct hostlock host = { .fd = -1 };
+	cleanup_close int lock = -1, dir = -1;
+	struct network nw;
+	struct netdir d;
+	char file[NETWORK_NAME_MAX + 8];
+	int r = check_name(name, e);
+
+	if (!r)
+		r = definitions_lock(&dir, &lock, e);
+	if (r)
+		return r;
+	r = read_in(dir, name, &nw, e);
+	if (r)
+		return r == -ENOENT
+			       ? err_set(e, ENOENT,
+					 "no network is called %s: see `clone network ls`", name)
+			       : r;
+	if (!netdir_open(name, false, &d, NULL)) {
+		r = need_admin(e);
+		if (!r)
+			r = hostlock_take(&host, e);
+		if (!r)
+			r = network_down(&host, &nw, &d, e);
+		netdir_close(&d);
+		if (r)
+			return err_wrap(e, r, "network %s", name);
+	}
+	snprintf(file, sizeof(file), "%s.json", name);
+	return unlinkat(dir, file, 0) ? err_sys(e, errno, "remove network %s", name) : 0;
+}

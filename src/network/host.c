@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What networks change of the host beside their own table: forwarding is turned on, and where
+ * Docker drops what it does not know, guests are let through the chain that Docker keeps for that.
+ * All of it is recorded in the host lock's file, and undone when the last network goes.
+ *
+ * IPv6 forwarding is turned on only for a network that has a use for it: a way out (nat and a
+ * default route of the host), guests that see each other, or published ports. A host that forwards
+ * ignores router advertisements, so interfaces that live by them are told not to.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/util.h"
+#include "control/json.h"
+#include "network/private.h"
+
+#define FORWARD4 "ipv4/ip_forward"
+#define FORWARD6 "ipv6/conf/all/forwarding"
+#define MINE "clone" /* the comment of rules of ours in others' chains */
+
+static char sysctl_get(const char *name)
+{
+	cleanup_close int fd = -1;
+	char path[128], v = 0;
+
+	snprintf(path, sizeof(path), "/proc/sys/net/%s", name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd >= 0 && read(fd, &v, 1) == 1 ? v : '\0';
+}
+
+static int sysctl_set(const char *name, char v, struct err *e)
+{
+	cleanup_close int fd = -1;
+	char path[128];
+
+	snprintf(path, sizeof(path), "/proc/sys/net/%s", name);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	return fd < 0 || write(fd, &v, 1) != 1 ? err_sys(e, errno, "set %s to %c", path, v) : 0;
+}
+
+static int record(struct hostlock *l, const char *key, json_t *value, struct err *e)
+{
+	/* before the change: what is recorded in vain is undone in vain */
+	if (json_object_set_new(l->rec, key, value))
+		return err_set(e, ENOMEM, "record of the host's settings: out of memory");
+	return hostlock_save(l, e);
+}
+
+/* ---- forwarding ---- */
+
+static int keep_advertisements(struct hostlock *l, struct err *e)
+{
+	DIR *d = opendir("/proc/sys/net/ipv6/conf");
+	json_t *list = json_array();
+	struct dirent *de;
+	size_t i;
+	json_t *v;
+	int r = 0;
+
+	while (d && list && (de = readdir(d))) {
+		char name[320];
+
+		if (de->d_name[0] == '.' || !strcmp(de->d_name, "all") ||
+		    !strcmp(de->d_name, "default") || !if_name_ok(de->d_name) ||
+		    !strncmp(de->d_name, TAP_PREFIX, strlen(TAP_PREFIX)))
+			continue;
+		snprintf(name, sizeof(name), "ipv6/conf/%s/accept_ra", de->d_name);
+		if (sysctl_get(name) == '1')
+			json_array_append_new(list, json_string(de->d_name));
+	}
+	if (d)
+		closedir(d);
+	r = record(l, "accept_ra", list, e);
+	if (r)
+		return r;
+	json_array_foreach(list, i, v)
+	{
+		char name[64];
+
+		snprintf(name, sizeof(name), "ipv6/conf/%s/accept_ra", json_string_value(v));
+		sysctl_set(name, '2', NULL); /* an interface may have gone */
+	}
+	return 0;
+}
+
+static int turn_on(struct hostlock *l, const char *name, const char *key, struct err *e)
+{
+	int r;
+
+	if (sysctl_get(name) != '0')
+		return 0;
+	r = record(l, key, json_true(), e);
+	return r ? r : sysctl_set(name, '1', e);
+}
+
+static int forward6(struct hostlock *l, const struct network *nw, bool publish, struct err *e)
+{
+	bool useful = publish || (nw->allow & NETWORK_ALLOW_PEERS) ||
+		      (nw->mode == NETWORK_NAT && host_has_default6());
+	int r;
+
+	if (!nw->prefix6 || !useful || sysctl_get(FORWARD6) != '0' || !host_has_ip6())
+		return 0;
+	r = keep_advertisements(l, e);
+	return r ? r : turn_on(l, FORWARD6, "ipv6_forwarding", e);
+}
+
+static void turn_off(struct hostlock *l)
+{
+	size_t i;
+	json_t *v;
+
+	if (json_object_get(l->rec, "ip_forward") && sysctl_get(FORWARD4) == '1')
+		sysctl_set(FORWARD4, '0', NULL);
+	if (json_object_get(l->rec, "ipv6_forwarding") && sysctl_get(FORWARD6) == '1')
+		sysctl_set(FORWARD6, '0', NULL);
+	json_array_foreach(json_object_get(l->rec, "accept_ra"), i, v)
+	{
+		const char *s = json_string_value(v);
+		char name[64];
+
+		if (!s || !if_name_ok(s))
+			continue;
+		snprintf(name, sizeof(name), "ipv6/conf/%s/accept_ra", s);
+		if (sysctl_get(name) == '2')
+			sysctl_set(name, '1', NULL);
+	}
+}
+
+/* ---- other people's tables ---- */
+
+static const char *text(const json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+
+	return s ? s : "";
+}
+
+static int chains(json_t **out, struct err *e)
+{
+	static const char *const argv[] = { "nft", "-j", "list", "chains", NULL };
+
+	return nft_json(argv, out, e);
+}
+
+static bool is_mine(const json_t *chain)
+{
+	return !strcmp(text(chain, "table"), "clone");
+}
+
+static bool drops_forwarding(const json_t *chain)
+{
+	return chain && !is_mine(chain) && !strcmp(text(chain, "hook"), "forward") &&
+	       !strcmp(text(chain, "policy"), "drop") &&
+	       (!strcmp(text(chain, "family"), "ip") || !strcmp(text(chain, "family"), "ip6") ||
+		!strcmp(text(chain, "family"), "inet"));
+}
+
+/* Docker's chain for what its owner adds; it is asked first. */
+static bool has_docker_chain(const json_t *all, const char *family)
+{
+	size_t i;
+	json_t *o;
+
+	json_array_foreach(json_object_get(all, "nftables"), i, o)
+	{
+		const json_t *c = json_object_get(o, "chain");
+
+		if (c && !strcmp(text(c, "family"), family) &&
+		    !strcmp(text(c, "table"), "filter") && !strcmp(text(c, "name"), "DOCKER-USER"))
+			return true;
+	}
+	return false;
+}
+
+/* Handles of our rules there; their number. */
+static size_t docker_rules(const char *family, long long *handles, size_t cap)
+{
+	const char *const argv[] = { "nft",  "-j",     "-a",	      "list", "chain",
+				     family, "filter", "DOCKER-USER", NULL };
+	cleanup_json json_t *j = NULL;
+	size_t i, n = 0;
+	json_t *o;
+
+	if (nft_json(argv, &j, NULL))
+		return 0;
+	json_array_foreach(json_object_get(j, "nftables"), i, o)
+	{
+		const json_t *rule = json_object_get(o, "rule");
+
+		if (rule && n < cap && !strcmp(text(rule, "comment"), MINE))
+			handles[n++] = json_integer_value(json_object_get(rule, "handle"));
+	}
+	return n;
+}
+
+static void say_rule(struct wbuf *w, const char *family, const char *rest)
+{
+	char line[200];
+	int n = snprintf(line, sizeof(line), "%s filter DOCKER-USER %s\n", family, rest);
+
+	wbuf_bytes(w, line, (size_t)n);
+}
+
+static int pass_docker(struct hostlock *l, const char *family, struct err *e)
+{
+	static const char *const dir[] = { "iifname", "oifname" };
+	long long handles[8];
+	struct wbuf w;
+	int r;
+
+	if (docker_rules(family, handles, ARRAY_SIZE(handles)))
+		return 0;
+	wbuf_init(&w, RULES_MAX);
+	for (size_t i = 0; i < ARRAY_SIZE(dir); i++) {
+		char rest[100];
+
+		snprintf(rest, sizeof(rest),
+			 "%s \"" TAP_PREFIX "*\" counter accept comment \"" MINE "\"", dir[i]);
+		wbuf_bytes(&w, "insert rule ", 12);
+		say_rule(&w, family, rest);
+	}
+	r = record(l, !strcmp(family, "ip") ? "docker_ip" : "docker_ip6", json_true(), e);
+	if (!r)
+		r = nft_apply(&w, e);
+	wbuf_fini(&w);
+	return r;
+}
+
+static void unpass_docker(const char *family)
+{
+	long long handles[8];
+	size_t n = docker_rules(family, handles, ARRAY_SIZE(handles));
+	struct wbuf w;
+
+	wbuf_init(&w, RULES_MAX);
+	for (size_t i = 0; i < n; i++) {
+		char rest[40];
+
+		snprintf(rest, sizeof(rest), "handle %lld", handles[i]);
+		wbuf_bytes(&w, "delete rule ", 12);
+		say_rule(&w, family, rest);
+	}
+	nft_apply(&w, NULL);
+	wbuf_fini(&w);
+}
+
+static int let_through(struct hostlock *l, struct err *e)
+{
+	cleanup_json json_t *all = NULL;
+	int r = chains(&all, e);
+	size_t i;
+	json_t *o;
+
+	if (r)
+		return r;
+	json_array_foreach(json_object_get(all, "nftables"), i, o)
+	{
+		const json_t *c = json_object_get(o, "chain");
+
+		if (!r && drops_forwarding(c) && !strcmp(text(c, "table"), "filter") &&
+		    has_docker_chain(all, text(c, "family")))
+			r = pass_docker(l, text(c, "family"), e);
+	}
+	return r;
+}
+
+/* ---- both ---- */
+
+int host_prepare(struct hostlock *l, const struct network *nw, bool publish, bool first,
+		 struct err *e)
+{
+	int r;
+
+	if (nw->mode == NETWORK_BRIDGE)
+		return 0;
+	r = turn_on(l, FORWARD4, "ip_forward", e);
+	if (!r)
+		r = forward6(l, nw, publish, e);
+	return r || !first ? r : let_through(l, e);
+}
+
+/* Somebody else came to rely on forwarding since. */
+static bool others_forward(void)
+{
+	cleanup_json json_t *all = NULL;
+	size_t i;
+	json_t *o;
+
+	if (chains(&all, NULL))
+		return true;
+	json_array_foreach(json_object_get(all, "nftables"), i, o)
+	{
+		const json_t *c = json_object_get(o, "chain");
+
+		if (c && !is_mine(c) &&
+		    (!strcmp(text(c, "hook"), "forward") || !strcmp(text(c, "type"), "nat")))
+			return true;
+	}
+	return false;
+}
+
+void host_restore(struct hostlock *l)
+{
+	if (!json_object_size(l->rec))
+		return;
+	if (json_object_get(l->rec, "docker_ip"))
+		unpass_docker("ip");
+	if (json_object_get(l->rec, "docker_ip6"))
+		unpass_docker("ip6");
+	if (!others_forward())
+		turn_off(l);
+	json_object_clear(l->rec);
+	hostlock_save(l, NULL);
+}
+
+int host_obstacles(json_t **out, struct err *e)
+{
+	cleanup_json json_t *all = NULL;
+	long long handles[8];
+	json_t *list, *o;
+	size_t i;
+	int r = chains(&all, e);
+
+	if (r)
+		return r;
+	list = json_array();
+	json_array_foreach(json_object_get(all, "nftables"), i, o)
+	{
+		const json_t *c = json_object_get(o, "chain");
+		char line[300];
+
+		if (!drops_forwarding(c))
+			continue;
+		if (!strcmp(text(c, "table"), "filter") &&
+		    has_docker_chain(all, text(c, "family")) &&
+		    docker_rules(text(c, "family"), handles, ARRAY_SIZE(handles)))
+			continue;
+		snprintf(line, sizeof(line),
+			 "forwarding is dropped by table %s %.60s, chain %.60s: let interfaces "
+			 "\"" TAP_PREFIX "*\" through there",
+			 text(c, "family"), text(c, "table"), text(c, "name"));
+		json_array_append_new(list, json_string(line));
+	}
+	if (!list)
+		return err_set(e, ENOMEM, "out of memory");
+	*out = list;
+	return 0;
+}
