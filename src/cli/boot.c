@@ -11,6 +11,7 @@
 
 #include "base/util.h"
 #include "cli/launch.h"
+#include "cli/nics.h"
 #include "control/json.h"
 
 #define INITRD_NAME "initrd" /* of one that we composed: it has no path */
@@ -170,6 +171,8 @@ int launch_boot(struct vmproc *p, struct launch_vm *vm, struct err *e)
 	}
 	for (size_t i = 0; i < vm->bays && !r; i++)
 		r = put_bay(p, numbered + i, e);
+	if (!r && vm->nics)
+		r = nics_put(p, vm->nics, vm->ports, e);
 	if (!r)
 		r = put(p, "/vsock",
 			json_pack("{s:i, s:s}", "guest_cid", GUEST_CID, "uds_path", "vsock.sock"),

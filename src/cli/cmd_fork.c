@@ -16,6 +16,7 @@
 #include "cli/exec_cmd.h"
 #include "cli/forkreq.h"
 #include "cli/machine.h"
+#include "cli/nics.h"
 #include "cli/procid.h"
 #include "cli/seed.h"
 #include "cli/userdata.h"
@@ -25,9 +26,12 @@
 
 const char cmd_fork_usage[] =
 	"TEMPLATE|VM [-n N] [--name NAME] [--all] [--paused] [--wait|--no-wait]\n"
-	"            [--disk DISK]... [--userdata FILE] [--timeout DURATION] [-o json]\n"
-	"       clone fork TEMPLATE|VM [--name NAME] [--rm] [--disk DISK]... [--userdata FILE]\n"
-	"            [--timeout DURATION] [-i] [-t] [-e KEY=VALUE]... [-w DIR] [-u USER] -- "
+	"            [--disk DISK]... [--network NAME|none]... [--ip A] [--mac M] [-p H:G]...\n"
+	"            [--userdata FILE] [--timeout DURATION] [-o json]\n"
+	"       clone fork TEMPLATE|VM [--name NAME] [--rm] [--disk DISK]... [--network "
+	"NAME|none]...\n"
+	"            [--ip A] [--mac M] [-p H:G]... [--userdata FILE] [--timeout DURATION] [-i] "
+	"[-t] [-e KEY=VALUE]... [-w DIR] [-u USER] -- "
 	"COMMAND [ARGUMENT]...\n"
 	"\n"
 	"  -n, --count N     how many (default 1)\n"
@@ -39,6 +43,9 @@ const char cmd_fork_usage[] =
 	"                    clone disk attach; may be repeated. Each fork writes to an overlay "
 	"of\n"
 	"                    its own, unless it is ,persistent: that can be one fork's only\n"
+	"      --network N   instead of the network that the source was on (in order, if it has\n"
+	"                    more than one interface); none: on none\n"
+	"      --ip, --mac, -p H:G[/udp]  as in clone run\n"
 	"      --userdata F  what each finds as /run/clone/userdata: the file F (-: standard\n"
 	"                    input), 16 KiB at most; without it, there is no such file\n"
 	"      --wait        return when the guests have acknowledged who they are (default)\n"
@@ -59,7 +66,8 @@ struct fork_args {
 	uint64_t n, timeout_ms;
 	bool no_wait, json, rm, all, paused;
 	struct launch_vm disks; /* only those of it */
-	char **command;		/* NULL: none */
+	struct nic_options net;
+	char **command; /* NULL: none */
 	struct exec_cmd exec;
 };
 
@@ -101,7 +109,8 @@ static int parse_option(void *arg, int opt, struct err *e)
 		a->userdata = optarg;
 		return 0;
 	default:
-		return exec_cmd_option(&a->exec, opt, e);
+		r = nic_option(&a->net, opt, optarg, e);
+		return r == -ENOSYS ? exec_cmd_option(&a->exec, opt, e) : r;
 	}
 }
 
@@ -122,6 +131,8 @@ static int check_args(const struct fork_args *a)
 	for (size_t i = 0; i < a->disks.ndisks; i++)
 		if (a->disks.disks[i].persistent && a->n > 1)
 			return cli_usage("fork", "a persistent disk has one writer: no -n");
+	if (a->n > 1 && nic_options_single(&a->net))
+		return cli_usage("fork", "--ip, --mac and -p are one fork's: no -n");
 	if (!a->command) {
 		if (a->rm || a->exec.nenv || a->exec.a.input || a->exec.a.tty || a->exec.a.cwd ||
 		    a->exec.a.user)
@@ -150,13 +161,14 @@ static int parse_args(struct fork_args *a, int argc, char **argv)
 		{ "rm", no_argument, NULL, O_RM },
 		{ "userdata", required_argument, NULL, O_USERDATA },
 		{ "disk", required_argument, NULL, O_DISK },
+		NIC_OPTIONS,
 		EXEC_CMD_OPTIONS,
 		{ NULL, 0, NULL, 0 },
 	};
 	int r;
 
 	argc = cut_command(a, argc, argv);
-	r = cli_options("fork", argc, argv, "n:o:" EXEC_CMD_LETTERS, opts, parse_option, a);
+	r = cli_options("fork", argc, argv, "n:o:p:" EXEC_CMD_LETTERS, opts, parse_option, a);
 	if (r)
 		return r;
 	if (optind + 1 != argc)
@@ -323,7 +335,10 @@ static void give_all_disks(const struct fork_args *a, struct fork_child_info *c)
 
 static int fork_from(struct fork_args *a, const struct fork_source *src, int signals, struct err *e)
 {
-	const struct fork_how how = { .wait = !a->no_wait,
+	struct nics nics;
+	const struct fork_how how = { .nics = &nics,
+				      .net = a->n == 1 ? &a->net : NULL,
+				      .wait = !a->no_wait,
 				      .paused = a->paused || a->disks.ndisks,
 				      .all = a->all,
 				      .owned = a->rm,
@@ -335,7 +350,9 @@ static int fork_from(struct fork_args *a, const struct fork_source *src, int sig
 
 	if (!c)
 		return -EINVAL;
-	r = fork_request(src, c, a->n, &how, signals, &pause_ns, e);
+	r = nics_of(src->info, &a->net, &nics, e);
+	if (!r)
+		r = fork_request(src, c, a->n, &how, signals, &pause_ns, e);
 	if (!r && a->disks.ndisks)
 		give_all_disks(a, c);
 	if (!r)

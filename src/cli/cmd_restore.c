@@ -11,12 +11,15 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/machine.h"
+#include "cli/nics.h"
 #include "cli/procid.h"
 #include "cli/restore.h"
 #include "control/json.h"
 
 const char cmd_restore_usage[] =
-	"SNAPSHOT [--name NAME] [--paused] [--no-wait] [--timeout DURATION] [-o json]\n"
+	"SNAPSHOT [--name NAME] [--paused] [--network NAME|none]... [--ip A] [--mac M] [-p "
+	"H:G]...\n"
+	"              [--no-wait] [--timeout DURATION] [-o json]\n"
 	"\n"
 	"The machine goes on where it was when the snapshot was taken, as a VM with an identity "
 	"of\n"
@@ -25,13 +28,14 @@ const char cmd_restore_usage[] =
 	"      --name NAME   of the VM; default: the name it had\n"
 	"      --paused      it stays paused: `clone resume` lets it go on, and that is when the\n"
 	"                    guest learns who it is\n"
+	"      --network N   instead of the network that it was on; none: on none\n"
+	"      --ip, --mac, -p H:G[/udp]  as in clone run\n"
 	"      --no-wait     return before the guest has acknowledged who it is, and let it\n"
 	"                    live if it never does\n"
 	"      --timeout D   how long it has for that; default 30s\n";
 
-static int publish(const struct restore *rs, struct vmproc *p, struct err *e)
+static int publish(struct vmproc *p, json_t *info, struct err *e)
 {
-	cleanup_json json_t *info = machine_info(rs->t);
 	char now[64];
 
 	cli_format_now(now, sizeof(now));
@@ -43,20 +47,47 @@ static int publish(const struct restore *rs, struct vmproc *p, struct err *e)
 	return vmdir_publish(&p->dir, info, e);
 }
 
+/* Loads it with its NICs on their networks; info then says where. */
+static int load(const struct restore *rs, struct vmproc *p, json_t *info, struct err *e)
+{
+	const struct nic_options as_it_is = { .n = 0 };
+	const struct nic_options *o = rs->net ? rs->net : &as_it_is;
+	cleanup_json json_t *networks = NULL;
+	struct nic_ports ports;
+	struct nics nics;
+	int r = nics_of(info, o, &nics, e);
+
+	if (!r)
+		r = nics_attach(&nics, o, &rs->name, 1, &ports, e);
+	if (r)
+		return r;
+	r = nics_grant(&nics, &ports, "", p->fdsock, e);
+	if (!r) {
+		networks = nics_request(&nics, &ports);
+		r = machine_load(p, rs->t, false, rs->paused && rs->wait ? rs->timeout_ms : 0,
+				 networks, e);
+	}
+	if (nics.n)
+		json_object_set_new(info, "networks", nics_info(&nics, &ports, o));
+	nics_detach(&nics, &ports, 1);
+	return r;
+}
+
 int restore_vm(const struct restore *rs, int cancel_fd, struct vmproc *p, struct err *e)
 {
 	cleanup_json json_t *resumed = json_pack("{s:s}", "state", "Resumed");
+	cleanup_json json_t *info = machine_info(rs->t);
 	int r = vmproc_start(PLACE_VM, rs->name, 0, cancel_fd, p, e);
 
 	if (r)
 		return r;
-	r = machine_load(p, rs->t, false, rs->paused && rs->wait ? rs->timeout_ms : 0, e);
+	r = info ? load(rs, p, info, e) : err_set(e, ENOMEM, "out of memory");
 	if (!r && !rs->paused)
 		r = vmproc_request(p, "PATCH", "/vm", resumed, LAUNCH_MS, NULL, e);
 	if (!r && !rs->paused && rs->wait && rs->t->agent)
 		r = launch_wait_agent(p, rs->timeout_ms, e);
 	if (!r)
-		r = publish(rs, p, e);
+		r = publish(p, info, e);
 	if (r)
 		vmproc_abort(p);
 	return r;
@@ -65,6 +96,7 @@ int restore_vm(const struct restore *rs, int cancel_fd, struct vmproc *p, struct
 struct args {
 	const char *snapshot;
 	struct restore rs;
+	struct nic_options net;
 	bool json;
 };
 
@@ -91,7 +123,7 @@ static int parse_option(void *arg, int opt, struct err *e)
 	case 'o':
 		return cli_output_json("restore", optarg, &a->json) ? 0 : -ECANCELED;
 	default:
-		return -ENOSYS;
+		return nic_option(&a->net, opt, optarg, e);
 	}
 }
 
@@ -103,9 +135,10 @@ static int parse_args(struct args *a, int argc, char **argv)
 		{ "no-wait", no_argument, NULL, O_NO_WAIT },
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
 		{ "output", required_argument, NULL, 'o' },
+		NIC_OPTIONS,
 		{ NULL, 0, NULL, 0 },
 	};
-	int r = cli_options("restore", argc, argv, "o:", opts, parse_option, a);
+	int r = cli_options("restore", argc, argv, "o:p:", opts, parse_option, a);
 
 	if (r)
 		return r;
@@ -133,6 +166,7 @@ int cmd_restore(int argc, char **argv)
 	      : err_set(&e, ENOMEM, "out of memory");
 	if (!r) {
 		a.rs.t = t;
+		a.rs.net = &a.net;
 		if (!a.rs.name)
 			a.rs.name = t->vm[0] ? t->vm : t->name;
 		r = restore_vm(&a.rs, signals, &p, &e);

@@ -18,6 +18,7 @@
 #include "cli/commands.h"
 #include "cli/imageboot.h"
 #include "cli/launch.h"
+#include "cli/nics.h"
 #include "cli/procid.h"
 #include "cli/term.h"
 #include "control/json.h"
@@ -26,7 +27,9 @@
 const char cmd_run_usage[] =
 	"[-d] [--rm] [--name NAME] (--image IMAGE | --kernel FILE [--initrd FILE|none])\n"
 	"           [--disk FILE,format=raw|qcow2[,OPTION]...]... [--append ARGS] [--memory SIZE]\n"
-	"           [--cpus N] [--bays N] [--no-agent] [--no-wait] [--timeout DURATION] [-o json]\n"
+	"           [--cpus N] [--bays N] [--network NAME|none[,OPTION]...]... [--ip A] [--mac M]\n"
+	"           [-p HOSTPORT:GUESTPORT]... [--no-agent] [--no-wait] [--timeout DURATION]\n"
+	"           [-o json]\n"
 	"\n"
 	"  -d, --detach      in the background; returns when the guest's agent answers\n"
 	"      --rm          remove the VM's directory when it has ended\n"
@@ -50,6 +53,15 @@ const char cmd_run_usage[] =
 	"                      backing=DIR  a qcow2 that stands on other files may have them, if\n"
 	"                                   they lie under DIR\n"
 	"      --bays N      N empty disks, for `clone disk attach`; default 0\n"
+	"      --network N   a network that it is on (`clone network ls`); may be repeated. "
+	"Options:\n"
+	"                      queues=N           pairs of queues, for N processors at once\n"
+	"                      rx=SIZE, tx=SIZE   at most that a second, to and from the guest\n"
+	"                    none: no network interface. Default: the network default, for those\n"
+	"                    who may make networks\n"
+	"      --ip, --mac   of the first interface; default: chosen\n"
+	"  -p, --publish H:G[/udp]\n"
+	"                    port H of the host leads to port G of the guest; may be repeated\n"
 	"      --append A    more words for the kernel's command line; with --kernel and without\n"
 	"                    root= in it the first --disk is the root\n"
 	"      --memory M    default 512M\n"
@@ -67,6 +79,9 @@ struct run_args {
 	const char *name, *image, *append;
 	uint64_t timeout_ms;
 	struct launch_vm vm;
+	struct nic_options net;
+	struct nics nics;
+	struct nic_ports ports;
 	char auto_name[65];
 };
 
@@ -139,7 +154,7 @@ static int parse_option(void *arg, int opt, struct err *e)
 		r = cli_parse_duration(optarg, &a->timeout_ms, e);
 		return r ? err_wrap(e, r, "--timeout") : 0;
 	default:
-		return -ENOSYS;
+		return nic_option(&a->net, opt, optarg, e);
 	}
 }
 
@@ -161,11 +176,12 @@ static int parse_args(struct run_args *a, int argc, char **argv)
 		{ "no-agent", no_argument, NULL, O_NO_AGENT },
 		{ "no-wait", no_argument, NULL, O_NO_WAIT },
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
+		NIC_OPTIONS,
 		{ NULL, 0, NULL, 0 },
 	};
 	int r;
 
-	r = cli_options("run", argc, argv, "+do:", opts, parse_option, a);
+	r = cli_options("run", argc, argv, "+do:p:", opts, parse_option, a);
 	if (r)
 		return r;
 	if (optind < argc)
@@ -294,6 +310,9 @@ int cmd_run(int argc, char **argv)
 
 	if (r)
 		return r;
+	a.vm.nics = &a.nics;
+	a.vm.ports = &a.ports;
+	a.vm.nic_options = &a.net;
 	state_sweep();
 	signals = cli_catch_signals(&e);
 	if (signals < 0)
@@ -305,9 +324,15 @@ int cmd_run(int argc, char **argv)
 		a.name = a.auto_name;
 	}
 	if (!r)
+		r = nics_new(&a.net, &a.nics, &e);
+	if (!r)
 		r = vmproc_start(PLACE_VM, a.name, 0, signals, &p, &e);
 	if (!r) {
-		r = start(&a, &p, &console, &e);
+		r = nics_attach(&a.nics, &a.net, &a.name, 1, &a.ports, &e);
+		if (!r) {
+			r = start(&a, &p, &console, &e);
+			nics_detach(&a.nics, &a.ports, 1);
+		}
 		if (r)
 			vmproc_abort(&p);
 	}

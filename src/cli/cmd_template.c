@@ -13,6 +13,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/launch.h"
+#include "cli/nics.h"
 #include "cli/saved.h"
 #include "cli/state.h"
 #include "cli/template_make.h"
@@ -20,7 +21,8 @@
 
 const char cmd_template_usage[] =
 	"create NAME --image IMAGE [--warm COMMAND]... [--memory SIZE] [--cpus N]\n"
-	"                [--bays N] [--append ARGS] [--settle-timeout D] [--timeout D]\n"
+	"                [--bays N] [--network NAME|none]... [--append ARGS] [--settle-timeout D]\n"
+	"                [--timeout D]\n"
 	"       clone template create NAME --from TEMPLATE|VM|SNAPSHOT [--warm COMMAND]... "
 	"[--flat]\n"
 	"                [--no-settle] [--settle-timeout D] [--timeout D]\n" SAVED_VERBS_USAGE(
@@ -43,6 +45,10 @@ const char cmd_template_usage[] =
 			    "  --bays N             N empty disks, for `clone fork --disk` and "
 			    "`clone disk attach`;\n"
 			    "                       default 0\n"
+			    "  --network N          a network that it is on, and its forks "
+			    "unless they say otherwise;\n"
+			    "                       may be repeated; none: no network interface. "
+			    "Default: default\n"
 			    "  --append A           more words for the kernel's command line\n"
 			    "  --timeout D          how long booting, and each warm-up command, "
 			    "may take; default 5m\n"
@@ -80,6 +86,7 @@ enum {
 
 struct create_args {
 	struct template_make m;
+	struct nic_options net;
 	const char *warm[WARM_MAX];
 };
 
@@ -122,6 +129,8 @@ static int create_option(void *arg, int opt, struct err *e)
 	case O_APPEND_ARGS:
 		m->append = optarg;
 		return 0;
+	case O_NIC_NETWORK:
+		return nic_option_network(&a->net, optarg, e);
 	case O_SETTLE:
 		r = cli_parse_duration(optarg, &m->settle_ms, e);
 		return r ? err_wrap(e, r, "--settle-timeout") : 0;
@@ -146,6 +155,7 @@ static int template_create(int argc, char **argv)
 		{ "cpus", required_argument, NULL, O_CPUS },
 		{ "bays", required_argument, NULL, O_BAYS },
 		{ "append", required_argument, NULL, O_APPEND_ARGS },
+		{ "network", required_argument, NULL, O_NIC_NETWORK },
 		{ "settle-timeout", required_argument, NULL, O_SETTLE },
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
 		{ NULL, 0, NULL, 0 },
@@ -159,6 +169,7 @@ static int template_create(int argc, char **argv)
 	int signals, r;
 
 	m->warm = a.warm;
+	m->net = &a.net;
 	r = cli_options("template", argc, argv, "", opts, create_option, &a);
 	if (r)
 		return r;

@@ -14,6 +14,7 @@
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/launch.h"
+#include "cli/nics.h"
 #include "cli/procid.h"
 #include "control/client.h"
 #include "control/json.h"
@@ -31,6 +32,7 @@ struct session {
 struct prepared {
 	struct vmdir dir;
 	bool made;
+	const struct nic_ports *ports; /* NULL: no NICs */
 };
 
 /* Names and descriptors of one child, granted and closed together. */
@@ -120,6 +122,8 @@ static int prepare(const struct session *s, const char *name, struct prepared *p
 	r = add_overlays(s, &b, prefix, e);
 	r = send_bundle(s, &b, r, e);
 	host_fds_close(&h);
+	if (!r && p->ports)
+		r = nics_grant(s->how->nics, p->ports, prefix, s->fdsock, e);
 	if (!r && p->dir.lock_fd >= 0) {
 		/* the lock lives where it was granted: a second holder here would keep a dead child
 		 * alive */
@@ -161,6 +165,9 @@ static int publish(const struct session *s, struct prepared *p, const json_t *cl
 	json_object_set_new(info, "uid", json_integer(p->dir.uid));
 	if (s->how->owned)
 		json_object_set_new(info, "owned", json_true());
+	if (p->ports)
+		json_object_set_new(info, "networks",
+				    nics_info(s->how->nics, p->ports, s->how->net));
 	procid_note(info, (pid_t)json_integer_value(json_object_get(clocks, "pid")));
 	return vmdir_publish(&p->dir, info, e);
 }
@@ -175,10 +182,11 @@ static json_t *request_body(const struct prepared *p, const struct fork_child_in
 	for (size_t i = 0; body && i < n; i++) {
 		if (!p[i].made)
 			continue;
-		json_array_append_new(list,
-				      json_pack("{s:s, s:I, s:I, s:b}", "name", c[i].name, "uid",
-						(json_int_t)p[i].dir.uid, "gid",
-						(json_int_t)p[i].dir.gid, "paused", how->paused));
+		json_array_append_new(
+			list, json_pack("{s:s, s:I, s:I, s:b, s:o*}", "name", c[i].name, "uid",
+					(json_int_t)p[i].dir.uid, "gid", (json_int_t)p[i].dir.gid,
+					"paused", how->paused, "networks",
+					p[i].ports ? nics_request(how->nics, p[i].ports) : NULL));
 	}
 	return body;
 }
@@ -287,28 +295,52 @@ static int ask(const struct session *s, struct prepared *p, struct fork_child_in
 	return 0;
 }
 
+/* Places on the networks for all of them at once. */
+static int place_all(const struct session *s, struct prepared *p, const struct fork_child_info *c,
+		     size_t n, struct nic_ports *ports, struct err *e)
+{
+	cleanup_free const char **names = calloc(n, sizeof(*names));
+	int r;
+
+	if (!names)
+		return err_set(e, ENOMEM, "out of memory");
+	for (size_t i = 0; i < n; i++)
+		names[i] = c[i].name;
+	r = nics_attach(s->how->nics, s->how->net, names, n, ports, e);
+	for (size_t i = 0; i < n && !r; i++)
+		p[i].ports = &ports[i];
+	return r;
+}
+
 /* On failure none of these was made. */
 static int batch(struct session *s, struct fork_child_info *c, size_t n, uint64_t *pause_ns,
 		 struct err *e)
 {
-	struct prepared *p = calloc(n, sizeof(*p));
-	size_t ready;
+	const struct nics *nics = s->how->nics && s->how->nics->n ? s->how->nics : NULL;
+	cleanup_free struct nic_ports *ports = nics ? calloc(n, sizeof(*ports)) : NULL;
+	cleanup_free struct prepared *p = calloc(n, sizeof(*p));
+	size_t ready = 0;
 	int r = 0;
 
-	if (!p)
+	if (!p || (nics && !ports))
 		return err_set(e, ENOMEM, "out of memory");
 	if (s->fdsock < 0)
 		s->fdsock = client_fdsock(s->src->dir->fd, e);
-	if (s->fdsock < 0) {
-		free(p);
+	if (s->fdsock < 0)
 		return s->fdsock;
-	}
+	if (nics)
+		r = place_all(s, p, c, n, ports, e);
+	if (r)
+		return r;
 	ready = prepare_all(s, p, c, n);
 	if (ready)
 		r = ask(s, p, c, n, pause_ns, e);
 	if (r || !ready)
 		take_back(s, p, n);
-	free(p);
+	if (nics) {
+		nics_detach(nics, ports, n);
+		nics_refill(nics);
+	}
 	return r;
 }
 

@@ -25,11 +25,16 @@ struct fork_source {
 		*info; /* what the children's vm.json begin with: memory, vcpus, disks, source */
 };
 
+struct nics; /* cli/nics.h */
+struct nic_options;
+
 struct fork_how {
-	bool wait;	 /* for each guest's acknowledgement */
-	bool paused;	 /* the children run when they are resumed */
-	bool all;	 /* or none: when one fails, nothing is left of the others either */
-	bool owned;	 /* the children end with us: by fork_child_info_free or our death */
+	bool wait;   /* for each guest's acknowledgement */
+	bool paused; /* the children run when they are resumed */
+	bool all;    /* or none: when one fails, nothing is left of the others either */
+	bool owned;  /* the children end with us: by fork_child_info_free or our death */
+	const struct nics *nics;       /* the source's, planned for the children; NULL: none */
+	const struct nic_options *net; /* for the first NIC of one child; NULL: nothing */
 	int userdata_fd; /* what each guest is given (userdata.h), the caller's; -1: nothing */
 	uint64_t timeout_ms;
 };

@@ -3,6 +3,7 @@
  * Booting from an image. See imageboot.h.
  */
 #include "cli/imageboot.h"
+#include "cli/nics.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -144,5 +145,8 @@ json_t *vm_info_base(const struct vmproc *p, const struct launch_vm *vm)
 			 now, "clone_version", CLONE_VERSION, "uid", (json_int_t)p->dir.uid,
 			 "memory_bytes", (json_int_t)vm->mem_bytes, "vcpus", (int)vm->vcpus,
 			 "agent", 1, "disks", disks);
+	if (info && vm->nics && vm->nics->n)
+		json_object_set_new(info, "networks",
+				    nics_info(vm->nics, vm->ports, vm->nic_options));
 	return info;
 }

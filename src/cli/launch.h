@@ -43,6 +43,9 @@ int vmproc_request(struct vmproc *p, const char *method, const char *path, json_
 void vmdir_end_text(const struct vmdir *d, char *buf, size_t n);
 
 #define LAUNCH_DISKS 8
+struct nics; /* cli/nics.h */
+struct nic_options;
+struct nic_ports;
 
 struct launch_disk {
 	char id[32];
@@ -63,6 +66,10 @@ struct launch_vm {
 	struct disk_files files[LAUNCH_DISKS]; /* of each, from launch_boot on */
 	size_t ndisks;
 	uint64_t bays; /* empty, behind the disks */
+	/* places on networks, the caller's; NULL: no NICs */
+	const struct nics *nics;
+	const struct nic_ports *ports;
+	const struct nic_options *nic_options;
 	uint64_t mem_bytes;
 	unsigned int vcpus;
 };

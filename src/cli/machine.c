@@ -13,6 +13,8 @@
 
 #include "base/util.h"
 #include "cli/cli.h"
+#include "cli/netpool.h"
+#include "cli/nics.h"
 #include "cli/seed.h"
 #include "control/json.h"
 
@@ -68,6 +70,24 @@ static int grant_disks(struct vmproc *p, const struct template *t, bool seed, st
 	return 0;
 }
 
+/* As long as the seed lives, the TAPs made ahead for its forks stay. One of which there is no
+ * network here is not its concern: a fork may be told another. */
+static void hold_networks(struct vmproc *p, const struct template *t)
+{
+	for (size_t i = 0; i < t->nnics; i++) {
+		struct network nw;
+		char name[64];
+		int fd;
+
+		if (!t->nics[i].network[0] || network_open(t->nics[i].network, &nw, NULL))
+			continue;
+		fd = network_hold(&nw, NULL);
+		snprintf(name, sizeof(name), "net/%s/keep", t->nics[i].id);
+		if (fd >= 0 && !grant_file(p, name, fd, NULL))
+			network_refill_later(nw.name);
+	}
+}
+
 /* Anonymous ones, for those who ask. */
 static bool host_has_huge_pages(void)
 {
@@ -121,7 +141,8 @@ static int check_chain(const struct template *chain, size_t n, struct err *e)
 	return r;
 }
 
-static json_t *load_body(const json_t *list, const struct seed_options *seed, uint64_t know_ms)
+static json_t *load_body(const json_t *list, const struct seed_options *seed, uint64_t know_ms,
+			 json_t *networks)
 {
 	size_t own = json_array_size(list) - 1;
 	const json_t *last = json_array_get(list, own);
@@ -144,6 +165,8 @@ static json_t *load_body(const json_t *list, const struct seed_options *seed, ui
 	if (!r && know_ms)
 		r = json_object_set_new(body, "wait", json_true()) ||
 		    json_object_set_new(body, "timeout_ms", json_integer((json_int_t)know_ms));
+	if (!r && networks)
+		r = json_object_set(body, "networks", networks);
 	json_decref(parents);
 	if (!r)
 		return body;
@@ -152,7 +175,7 @@ static json_t *load_body(const json_t *list, const struct seed_options *seed, ui
 }
 
 int machine_load(struct vmproc *p, const struct template *t, bool seed, uint64_t know_ms,
-		 struct err *e)
+		 json_t *networks, struct err *e)
 {
 	cleanup_json json_t *list = json_array(), *body = NULL;
 	struct template *chain = NULL;
@@ -168,8 +191,10 @@ int machine_load(struct vmproc *p, const struct template *t, bool seed, uint64_t
 		r = grant_disks(p, t, seed, e);
 	if (!r)
 		r = machine_grant_chain(p, chain, n, "", list, e);
+	if (!r && seed)
+		hold_networks(p, t);
 	if (!r) {
-		body = load_body(list, seed ? &options : NULL, know_ms);
+		body = load_body(list, seed ? &options : NULL, know_ms, networks);
 		r = body ? vmproc_request(p, "PUT", "/snapshot/load", body, LOAD_MS, NULL, e)
 			 : err_set(e, ENOMEM, "out of memory");
 	}
@@ -191,6 +216,17 @@ json_t *machine_disk_info(const struct template *t, const struct template_disk *
 			 "read_only", d->read_only, "files", files);
 }
 
+static json_t *nics_json(const struct template *t)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; list && i < t->nnics; i++)
+		json_array_append_new(list, json_pack("{s:s, s:s, s:i}", "id", t->nics[i].id,
+						      "network", t->nics[i].network, "queues",
+						      (int)t->nics[i].queues));
+	return list;
+}
+
 json_t *machine_info(const struct template *t)
 {
 	json_t *disks = json_array();
@@ -204,6 +240,8 @@ json_t *machine_info(const struct template *t)
 		json_array_append_new(disks, machine_disk_info(t, &t->disks[i]));
 	if (info && t->image[0])
 		json_object_set_new(info, "image", json_string(t->image));
+	if (info && t->nnics)
+		json_object_set_new(info, "networks", nics_json(t));
 	return info;
 }
 
@@ -286,6 +324,22 @@ static int describe_disk(const json_t *j, struct template *t, struct err *e)
 	return 0;
 }
 
+static int describe_nics(const json_t *list, struct template *t, struct err *e)
+{
+	const struct nic_options as_it_is = { .n = 0 };
+	cleanup_json json_t *info = json_pack("{s:O*}", "networks", list);
+	struct nics k;
+	int r = nics_of(info, &as_it_is, &k, e);
+
+	t->nnics = r ? 0 : k.n;
+	for (size_t i = 0; i < t->nnics; i++) {
+		snprintf(t->nics[i].id, sizeof(t->nics[i].id), "%s", k.plan[i].id);
+		snprintf(t->nics[i].network, sizeof(t->nics[i].network), "%s", k.plan[i].network);
+		t->nics[i].queues = k.plan[i].queues;
+	}
+	return r;
+}
+
 int machine_describe(const json_t *info, struct template *t, struct err *e)
 {
 	const char *image = json_string_value(json_object_get(info, "image"));
@@ -306,5 +360,5 @@ int machine_describe(const json_t *info, struct template *t, struct err *e)
 		if (r)
 			return r;
 	}
-	return 0;
+	return describe_nics(json_object_get(info, "networks"), t, e);
 }

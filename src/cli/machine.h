@@ -18,10 +18,11 @@
 /*
  * Checks a template or snapshot and what it stands on, and loads it into a new VM process: as a
  * seed, or as a VM, which is paused then and has data files for its disks. know_ms: 0, or how long
- * its guest has to acknowledge who it is, from its resuming on, lest the VM end.
+ * its guest has to acknowledge who it is, from its resuming on, lest the VM end. networks: what its
+ * NICs get (nics_request), granted already; NULL: none has a network.
  */
 int machine_load(struct vmproc *p, const struct template *t, bool seed, uint64_t know_ms,
-		 struct err *e);
+		 json_t *networks, struct err *e);
 
 /* State and RAM of each of a chain, granted as PREFIX"N/state" and PREFIX"N/ram", and appended to
  * `list` in the API's words. */

@@ -12,12 +12,15 @@
 #include "cli/launch.h"
 #include "template/template.h"
 
+struct nic_options;
+
 struct restore {
 	const struct template *t;
 	const char *name; /* the VM's */
 	bool paused;	  /* it stays so */
 	bool wait;	  /* until the guest knows who it is, if it has an agent: else it fails */
 	uint64_t timeout_ms;
+	const struct nic_options *net; /* NULL: each NIC is on the network that it was on */
 };
 
 /* A published VM, the caller's to close; on failure nothing is left. */

@@ -96,7 +96,7 @@ static int start(const struct template *t, int cancel_fd, struct err *e)
 	r = vmproc_start(PLACE_SEED, t->name, SEED_LINGER_MS, cancel_fd, &p, e);
 	if (r)
 		return err_wrap(e, r, "seed");
-	r = machine_load(&p, t, true, 0, e);
+	r = machine_load(&p, t, true, 0, NULL, e);
 	if (!r) {
 		cli_format_now(now, sizeof(now));
 		info = json_pack("{s:s, s:s, s:s}", "name", t->name, "created", now,

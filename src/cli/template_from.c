@@ -13,6 +13,7 @@
 #include "cli/cli.h"
 #include "cli/forkreq.h"
 #include "cli/machine.h"
+#include "cli/nics.h"
 #include "cli/origin.h"
 #include "cli/restore.h"
 #include "cli/seed.h"
@@ -22,9 +23,13 @@
 static int fork_once(const struct template_from *f, const struct fork_source *src, int cancel_fd,
 		     struct err *e)
 {
-	const struct fork_how how = {
-		.wait = true, .owned = true, .userdata_fd = -1, .timeout_ms = f->timeout_ms
-	};
+	const struct nic_options as_it_is = { .n = 0 };
+	struct nics nics;
+	const struct fork_how how = { .nics = &nics,
+				      .wait = true,
+				      .owned = true,
+				      .userdata_fd = -1,
+				      .timeout_ms = f->timeout_ms };
 	struct fork_child_info *c = calloc(1, sizeof(*c));
 	uint64_t pause_ns;
 	int r;
@@ -32,7 +37,9 @@ static int fork_once(const struct template_from *f, const struct fork_source *sr
 	if (!c)
 		return err_set(e, ENOMEM, "out of memory");
 	cli_auto_name("template", c->name, sizeof(c->name));
-	r = fork_request(src, c, 1, &how, cancel_fd, &pause_ns, e);
+	r = nics_of(src->info, &as_it_is, &nics, e);
+	if (!r)
+		r = fork_request(src, c, 1, &how, cancel_fd, &pause_ns, e);
 	if (!r && !c->ok)
 		r = err_set(e, EIO, "fork %s: %s", f->source, c->why);
 	if (!r)

@@ -16,6 +16,7 @@
 #include "cli/exec.h"
 #include "cli/imageboot.h"
 #include "cli/machine.h"
+#include "cli/nics.h"
 #include "cli/template_from.h"
 #include "control/json.h"
 
@@ -26,6 +27,8 @@ struct maker {
 	struct vmproc p;
 	struct image_boot ib;
 	struct launch_vm vm;
+	struct nics nics;
+	struct nic_ports ports;
 	struct template_stage stage;
 	struct template t, base; /* base: what it stands on, when base.name is set */
 };
@@ -80,9 +83,17 @@ static int boot(struct maker *k, int cancel_fd, json_t **info, struct err *e)
 	k->m->step("booting");
 	cli_auto_name("template", temporary, sizeof(temporary));
 	r = vmproc_start(PLACE_VM, temporary, 0, cancel_fd, &k->p, e);
+	if (!r)
+		r = nics_new(k->m->net, &k->nics, e);
 	if (r)
 		return r;
-	r = launch_boot(&k->p, &k->vm, e);
+	r = nics_attach(&k->nics, k->m->net, (const char *const[]){ temporary }, 1, &k->ports, e);
+	if (!r) {
+		r = launch_boot(&k->p, &k->vm, e);
+		if (!r)
+			*info = vm_info_base(&k->p, &k->vm);
+		nics_detach(&k->nics, &k->ports, 1);
+	}
 	if (!r)
 		r = launch_wait_agent(&k->p, k->m->boot_ms, e);
 	/* the agent is there before the distribution has booted: warm up what has settled */
@@ -90,7 +101,6 @@ static int boot(struct maker *k, int cancel_fd, json_t **info, struct err *e)
 		r = settle(k, "idle", e);
 	if (r)
 		return r;
-	*info = vm_info_base(&k->p, &k->vm);
 	if (!*info || json_object_set_new(*info, "image", json_string(k->m->image)))
 		return err_set(e, ENOMEM, "out of memory");
 	return 0;
@@ -158,6 +168,9 @@ int template_make(const struct template_make *m, int cancel_fd, struct err *e)
 				     .mem_bytes = m->mem_bytes,
 				     .vcpus = m->vcpus,
 				     .bays = m->bays } };
+	k->vm.nics = &k->nics;
+	k->vm.ports = &k->ports;
+	k->vm.nic_options = m->net;
 	vmdir_init(&k->p.dir);
 	r = template_stage_begin(STORE_TEMPLATES, m->name, &k->stage, e);
 	if (!r)

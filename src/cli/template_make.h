@@ -11,6 +11,8 @@
 
 #include "base/err.h"
 
+struct nic_options;
+
 struct template_make {
 	const char *name;
 	const char *image, *append; /* image NULL: from a fork or a restored snapshot */
@@ -21,6 +23,7 @@ struct template_make {
 	uint64_t mem_bytes;
 	unsigned int vcpus;
 	uint64_t bays;			      /* of image: empty disks */
+	const struct nic_options *net;	      /* of image: its networks */
 	uint64_t boot_ms, warm_ms, settle_ms; /* limits */
 	/* Called when a step begins, for people who wait. */
 	void (*step)(const char *what);

@@ -106,8 +106,8 @@ struct network_port {
 	struct nic_address addr;
 	char tap[NETWORK_TAP_MAX];
 	int tap_fd[NETWORK_QUEUES_MAX]; /* attached, IFF_VNET_HDR with a header of 12 bytes */
-	int packet_fd; /* AF_PACKET on the TAP, for the responder (not bound by a filter yet) */
-	int lease_fd;  /* locked: the address is taken as long as anybody has this open */
+	int packet_fd;			/* AF_PACKET on the TAP, with the responder's filter */
+	int lease_fd; /* locked: the address is taken as long as anybody has this open */
 	/* Bound, not listening: the host's ports are taken as long as these are open. */
 	int publish_fd[2 * NETWORK_PUBLISH_MAX];
 	size_t nr_publish_fd;

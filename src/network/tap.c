@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "net/responder.h"
 #include "network/private.h"
 
 #define TUN_PATH "/dev/net/tun"
@@ -33,8 +34,7 @@
 
 /* fe80::1 on every TAP. */
 static const uint8_t gateway6[16] = { 0xfe, 0x80, [15] = 1 };
-/* The gateway's MAC: the same everywhere. */
-static const uint8_t gateway_mac[NIC_MAC] = { 0x02, 0xc1, 0, 0, 0, 1 };
+static const uint8_t gateway_mac[NIC_MAC] = NIC_GATEWAY_MAC;
 
 static int one_queue(const char *name, short flags, int *out, struct err *e)
 {
@@ -93,7 +93,11 @@ int tap_packet_socket(const char *name, struct err *e)
 				  .sll_ifindex = (int)if_nametoindex(name) };
 	int on = 1;
 
-	if (fd < 0 || !to.sll_ifindex ||
+	int r = fd < 0 ? err_sys(e, errno, "packet socket") : responder_filter(fd, e);
+
+	if (r)
+		return r;
+	if (!to.sll_ifindex ||
 	    setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on)) ||
 	    bind(fd, (struct sockaddr *)&to, sizeof(to)))
 		return err_sys(e, errno, "packet socket on %s", name);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The manifest of a template or snapshot ("parent", "vm" and "vm_created" may be missing):
+ * The manifest of a template or snapshot ("parent", "vm", "vm_created", "networks" may be missing):
  *
  *     {"version": 3, "name": "web", "created": "2025-06-01T12:00:00Z", "clone_version": "0.1.0",
  *      "parent": {"store": "template", "name": "base", "sha256": "..."},
@@ -56,6 +56,20 @@ static json_t *disk_json(const struct template *t, const struct template_disk *d
 	return NULL;
 }
 
+static json_t *nics_json(const struct template *t)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < t->nnics; i++)
+		if (json_array_append_new(list, json_pack("{s:s, s:s, s:i}", "id", t->nics[i].id,
+							  "network", t->nics[i].network, "queues",
+							  (int)t->nics[i].queues))) {
+			json_decref(list);
+			return NULL;
+		}
+	return list;
+}
+
 static json_t *file_json(const struct template_file *f)
 {
 	return json_pack("{s:s, s:I, s:s}", "name", f->name, "size_bytes",
@@ -76,6 +90,8 @@ static int add_optional(json_t *j, const struct template *t)
 		r = json_object_set_new(j, "vm", json_string(t->vm));
 	if (!r && t->vm_created[0])
 		r = json_object_set_new(j, "vm_created", json_string(t->vm_created));
+	if (!r && t->nnics)
+		r = json_object_set_new(j, "networks", nics_json(t));
 	return r;
 }
 
@@ -222,6 +238,31 @@ static int read_disk(const json_t *j, struct template *t, struct template_disk *
 	return 0;
 }
 
+struct nic_fields {
+	const char *id, *network;
+	uint64_t queues;
+};
+
+static int read_nic(const json_t *j, struct template_nic *n, struct err *e)
+{
+	static const struct json_field tab[] = {
+		JSON_FIELD(struct nic_fields, id, WANT_ID, true, 1, sizeof(n->id) - 1),
+		JSON_FIELD(struct nic_fields, network, WANT_STRING, true, 0, TEMPLATE_NAME_MAX),
+		JSON_FIELD(struct nic_fields, queues, WANT_UINT, true, 1, 8),
+	};
+	struct nic_fields v = { 0 };
+	int r = json_fields(j, tab, ARRAY_SIZE(tab), &v, e);
+
+	if (r)
+		return r;
+	if (v.network[0] && !template_name_ok(v.network))
+		return err_set(e, EINVAL, "network: not a name");
+	snprintf(n->id, sizeof(n->id), "%s", v.id);
+	snprintf(n->network, sizeof(n->network), "%s", v.network);
+	n->queues = (unsigned int)v.queues;
+	return 0;
+}
+
 struct parent_fields {
 	const char *store, *name, *sha256;
 };
@@ -254,7 +295,7 @@ struct top {
 	uint64_t version, memory_bytes, vcpus;
 	const char *name, *created, *clone_version, *image, *cpu, *vm, *vm_created;
 	bool agent;
-	json_t *disks, *files, *parent;
+	json_t *disks, *files, *parent, *networks;
 };
 
 static int read_top(const json_t *j, struct top *v, struct err *e)
@@ -274,6 +315,7 @@ static int read_top(const json_t *j, struct top *v, struct err *e)
 		JSON_FIELD(struct top, vm_created, WANT_STRING, false, 1, 31),
 		JSON_FIELD(struct top, disks, WANT_ARRAY, true, 0, TEMPLATE_DISKS),
 		JSON_FIELD(struct top, files, WANT_ARRAY, true, 2, TEMPLATE_FILES),
+		JSON_FIELD(struct top, networks, WANT_ARRAY, false, 0, TEMPLATE_NICS),
 	};
 
 	return json_fields(j, tab, ARRAY_SIZE(tab), v, e);
@@ -312,6 +354,12 @@ int manifest_from_json(const json_t *j, struct template *t, struct err *e)
 	t->mem_bytes = v.memory_bytes;
 	t->vcpus = (unsigned int)v.vcpus;
 	t->agent = v.agent;
+	t->nnics = json_array_size(v.networks);
+	for (size_t i = 0; i < t->nnics; i++) {
+		r = read_nic(json_array_get(v.networks, i), &t->nics[i], e);
+		if (r)
+			return err_wrap(e, -EBADMSG, "manifest: networks[%zu]", i);
+	}
 	t->ndisks = json_array_size(v.disks);
 	t->nbases = 0;
 	for (size_t i = 0; i < t->ndisks; i++) {

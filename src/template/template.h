@@ -32,6 +32,7 @@
 #define TEMPLATE_VERSION 3
 #define TEMPLATE_NAME_MAX 64
 #define TEMPLATE_DISKS 8
+#define TEMPLATE_NICS 4
 #define TEMPLATE_FILES (2 + TEMPLATE_DISKS)
 #define TEMPLATE_BASES 64 /* files that all its disks stand on */
 #define TEMPLATE_STATE 0  /* index into files */
@@ -60,6 +61,12 @@ struct template_disk {
 	int layer;	     /* index into files; -1 for a read-only disk */
 };
 
+struct template_nic {
+	char id[32];
+	char network[TEMPLATE_NAME_MAX + 1]; /* by name: what that is, each host says; "": none */
+	unsigned int queues;
+};
+
 enum store { STORE_TEMPLATES, STORE_SNAPSHOTS };
 /* "template", "snapshot" */
 const char *store_word(enum store s);
@@ -82,6 +89,8 @@ struct template
 	bool agent; /* the guest has one, and a fork can wait for it */
 	struct template_disk disks[TEMPLATE_DISKS];
 	size_t ndisks;
+	struct template_nic nics[TEMPLATE_NICS];
+	size_t nnics;
 	struct template_base bases[TEMPLATE_BASES]; /* each disk's follow each other */
 	size_t nbases;
 	struct template_file files[TEMPLATE_FILES];
