@@ -136,10 +136,10 @@ test-images: images $(patsubst %,build/state/images/%/image.json,openrc runit id
 build/state/images/openrc/image.json build/state/images/runit/image.json: \
 		build/state/images/%/image.json: | all
 	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --init $* --name $*
-# For disks: what measures and verifies them.
+# For disks and networks: what measures and verifies them.
 build/state/images/fio/image.json: | all
 	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --name fio --package fio \
-		--package xfsprogs
+		--package xfsprogs --package iperf3 --package curl --package bind9-dnsutils --package iputils-ping
 build/state/images/ident/image.json: | all
 	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --name ident \
 		--package openssh-server --package python3
@@ -157,7 +157,7 @@ test: deps
 	$(MAKE) -s VARIANT=asan tests
 	$(MAKE) -s VARIANT=tsan $(TSAN_TESTS:%=build/tsan/tests/test_%)
 	$(MAKE) -s fuzz-build
-	$(MAKE) -s test-images build/guest/rngspin build/guest/hail
+	$(MAKE) -s test-images build/guest/rngspin build/guest/hail build/guest/netpeer
 	tests/run system unit:release unit:asan unit:tsan:$(subst $(SPACE),$(COMMA),$(TSAN_TESTS)) \
 		fuzz:fuzz
 

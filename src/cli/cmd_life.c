@@ -13,6 +13,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/launch.h"
+#include "cli/netpool.h"
 #include "cli/procid.h"
 #include "control/json.h"
 
@@ -74,6 +75,15 @@ static int do_resume(const struct life *l, struct vmdir *d, struct err *e)
 	return do_state(d, "Resumed", e);
 }
 
+/* Its directory stays; what it had on networks does not. */
+static void ended(const struct vmdir *d)
+{
+	cleanup_json json_t *info = NULL;
+
+	if (!vmdir_info(d, &info, NULL))
+		network_vm_ended(info);
+}
+
 int vm_kill(struct vmdir *d, int cancel_fd, struct err *e)
 {
 	struct err why;
@@ -84,11 +94,17 @@ int vm_kill(struct vmdir *d, int cancel_fd, struct err *e)
 	r = request(d, "PUT", "/actions", json_pack("{s:s}", "action_type", "Kill"), &why);
 	if (!r || r == -ECONNRESET)
 		r = vmdir_wait_end(d, KILL_MS, cancel_fd, e);
+	if (!r)
+		ended(d);
 	if (!r || r == -EINTR)
 		return r;
 	/* It does not listen: by signal, if it is provably the process we started. */
 	r = procid_kill(d, e);
-	return r ? r : vmdir_wait_end(d, KILL_MS, cancel_fd, e);
+	if (!r)
+		r = vmdir_wait_end(d, KILL_MS, cancel_fd, e);
+	if (!r)
+		ended(d);
+	return r;
 }
 
 static int do_kill(const struct life *l, struct vmdir *d, struct err *e)
@@ -109,6 +125,8 @@ static int do_stop(const struct life *l, struct vmdir *d, struct err *e)
 		    &why);
 	if (!r)
 		r = vmdir_wait_end(d, l->timeout_ms, l->signals, e);
+	if (!r)
+		ended(d);
 	if (!r || r == -EINTR)
 		return r;
 	return vm_kill(d, l->signals, e);

@@ -278,6 +278,7 @@ static int foreground(struct run_args *a, struct vmproc *p, int console, int sig
 		vmdir_end_text(&p->dir, why, sizeof(why));
 		fprintf(stderr, "clone: %s ended: %s\n", p->dir.name, why);
 	}
+	network_sweep();
 	if (a->rm || p->pid)
 		vmproc_abort(p);
 	else

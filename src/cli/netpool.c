@@ -5,6 +5,7 @@
 #include "cli/netpool.h"
 
 #include <fcntl.h>
+#include <net/if.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -13,6 +14,7 @@
 
 #include "base/util.h"
 #include "cli/cli.h"
+#include "network/network.h"
 
 #define POOL_DEFAULT 8u
 #define POOL_MAX 64u
@@ -41,6 +43,34 @@ static void become_refill(const char *name)
 	setsid();
 	execv("/proc/self/exe", (char *const *)(uintptr_t)argv);
 	_exit(127);
+}
+
+#define TAP_WAIT_MS 1000
+
+static bool tap_is_there(const json_t *networks)
+{
+	const json_t *j;
+	size_t i;
+
+	json_array_foreach(networks, i, j)
+	{
+		const char *tap = json_string_value(json_object_get(j, "tap"));
+
+		if (tap && if_nametoindex(tap))
+			return true;
+	}
+	return false;
+}
+
+void network_vm_ended(const json_t *info)
+{
+	const json_t *networks = json_object_get(info, "networks");
+
+	if (!json_array_size(networks))
+		return;
+	for (int i = 0; i < TAP_WAIT_MS && tap_is_there(networks); i++)
+		usleep(1000);
+	network_sweep();
 }
 
 void network_refill_later(const char *name)

@@ -2,6 +2,7 @@
 /*
  * One run directory: making, opening, publishing, watching, removing. See state.h.
  */
+#include "cli/netpool.h"
 #include "cli/state.h"
 
 #include <dirent.h>
@@ -297,6 +298,7 @@ int vmdir_remove(struct vmdir *d, struct err *e)
 {
 	cleanup_close int run = run_open(e);
 	cleanup_close int lock = run < 0 ? run : run_lock(run, e);
+	cleanup_json json_t *info = NULL;
 	int r;
 
 	if (lock < 0)
@@ -304,6 +306,9 @@ int vmdir_remove(struct vmdir *d, struct err *e)
 	if (vmdir_alive(d))
 		return err_set(e, EBUSY, "%s is running: stop it first, or use `clone rm -f`",
 			       d->name);
+	(void)vmdir_info(d, &info, NULL);
 	r = remove_dir(run, d->place, d->name, d->fd);
+	close(take_fd(&lock));
+	network_vm_ended(info);
 	return r && r != -ENOENT ? err_sys(e, -r, "remove the directory of %s", d->name) : 0;
 }

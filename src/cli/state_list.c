@@ -224,7 +224,10 @@ int vmdir_list(enum place place, char ***names, size_t *n, struct err *e)
 
 	*names = NULL;
 	*n = 0;
-	return run < 0 ? run : sweep_place(run, place, names, n, e);
+	if (run < 0)
+		return run;
+	network_sweep();
+	return sweep_place(run, place, names, n, e);
 }
 
 void state_sweep(void)

@@ -52,6 +52,8 @@ class World:
         os.symlink(IMAGES, f"{self.state}/images")
         self.env = dict(os.environ, CLONE_STATE_DIR=self.state, CLONE_RUN_DIR=self.run_dir)
         self.made = {}
+        self.program = CLONE
+        self.cleanups = []  # called at the end
 
     def clone(self, *args, stdin=None, timeout=WAIT, ok=None):
         start = time.monotonic()
@@ -110,12 +112,18 @@ class World:
     def close(self):
         for vm in list(self.names()):
             self.drop(vm)
+        self.close_seeds()
+        self.clone("ls")  # whose networks were the last to be used
+        for fn in self.cleanups:
+            fn()
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    def close_seeds(self):
         for seed in os.listdir(f"{self.run_dir}/seeds") if os.path.isdir(f"{self.run_dir}/seeds") else []:
             path = f"{self.run_dir}/seeds/{seed}/vm.json"
             if os.path.exists(path):
                 with open(path, encoding="utf-8") as f:
                     kill_pid(json.load(f).get("pid"))
-        shutil.rmtree(self.base, ignore_errors=True)
 
 
 def complaints():
