@@ -132,7 +132,7 @@ build/state/images/debian/image.json: | all
 
 # Only for tests: other init systems, and a Debian that holds what a fork can share with its parent.
 .PHONY: test-images
-test-images: images $(patsubst %,build/state/images/%/image.json,openrc runit ident)
+test-images: images $(patsubst %,build/state/images/%/image.json,openrc runit ident fio)
 build/state/images/openrc/image.json build/state/images/runit/image.json: \
 		build/state/images/%/image.json: | all
 	CLONE_STATE_DIR=$(CURDIR)/build/state build/release/clone image build debian --init $* --name $*
@@ -181,7 +181,7 @@ DEPS := gcc make pkg-config musl-tools linux-libc-dev libevent-dev libjansson-de
 	libcap-ng-dev liburing-dev nettle-dev libzstd-dev liblzma-dev zlib1g-dev libcmocka-dev clang \
 	libclang-rt-14-dev \
 	qemu-system-x86 qemu-utils busybox-static mmdebstrap e2fsprogs cpio kmod xz-utils zstd \
-	acpica-tools python3 socat lz4 iproute2
+	acpica-tools python3 socat lz4 iproute2 nftables iputils-ping iperf3 tcpdump curl dnsmasq-base procps
 .PHONY: deps
 deps:
 	@missing=$$(for p in $(DEPS); do \

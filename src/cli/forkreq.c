@@ -219,6 +219,8 @@ static void settle_child(const struct session *s, struct prepared *p, struct for
 	}
 	c->ok = true;
 	c->clocks = json_incref(j);
+	if (p->ports)
+		json_object_set_new(j, "networks", nics_info(s->how->nics, p->ports, s->how->net));
 	c->owner_fd = take_fd(&p->dir.creator_fd);
 	vmdir_close(&p->dir);
 }

@@ -36,6 +36,7 @@ class Outside:
         with open(f"{self.base}/www/hello", "w", encoding="utf-8") as f:
             f.write("hello from outside\n")
         run("ip", "netns", "del", NS, ok=False)
+        run("ip", "link", "del", "outside0", ok=False)
         run("ip", "netns", "add", NS)
         run("ip", "link", "add", "outside0", "type", "veth", "peer", "name", "up0", "netns", NS)
         for args in (f"addr add {HOST4}/24 dev outside0", f"-6 addr add {HOST6}/64 dev outside0 nodad",

@@ -27,10 +27,10 @@ def test_net__a_guest_reaches_the_outside_and_is_seen_as_the_host(w):
     guest(w, "n1", net=network(w))
     same(backend(w, "n1"), "vhost", "who moves the packets")
     same(w.sh("n1", f"wget -q -O - http://{OUT4}/hello"), "hello from outside", "a page")
-    check(out.clients() == {"127.0.0.1", OUT4, HOST4} - ({"127.0.0.1", OUT4} - out.clients()),
-          f"the web server saw {out.clients()}")
+    check(HOST4 in out.clients() and out.clients() <= {HOST4, OUT4}, f"the web server saw {out.clients()}")
     w.sh("n1", f"ping -c 2 -W 10 {OUT4} && ping -c 2 -W 10 {OUT6}")
-    check("198.51.100.7" in w.sh("n1", "nslookup answer.test").split(), "a name was not resolved")
+    # it asks for an IPv6 address, too, which there is not
+    check("198.51.100.7" in w.sh("n1", "nslookup answer.test; true").split(), "a name was not resolved")
     w.drop("n1")
 
 
@@ -42,7 +42,7 @@ def test_net__a_guest_reaches_neither_host_nor_guests_nor_metadata(w):
         s.listen()
         port = s.getsockname()[1]
         for host in (HOST4, nic(w, "n2")["address"]["gateway4"]):
-            fails(w, "n2", f"nc -w 3 {host} {port} </dev/null")
+            fails(w, "n2", f"nc -z -w 3 {host} {port}")
         fails(w, "n2", f"ping -c 1 -W 3 {HOST4}")
         fails(w, "n2", f"ping -c 1 -W 3 {ip4(w, 'n3')}")
         fails(w, "n2", f"ping -c 1 -W 3 {ip6(w, 'n3')}")
@@ -55,7 +55,7 @@ def test_net__a_guest_reaches_neither_host_nor_guests_nor_metadata(w):
         guest(w, "n4", net="open")
         guest(w, "n5", net="open")
         w.sh("n4", f"ping -c 2 -W 10 {ip4(w, 'n5')} && ping -c 2 -W 10 {ip6(w, 'n5')}")
-        w.sh("n4", f"nc -w 10 {HOST4} {port} </dev/null")
+        w.sh("n4", f"nc -z -w 10 {HOST4} {port}")
         same(w.sh("n4", f"wget -q -O - http://{METADATA}/hello"), "hello from outside", "metadata, allowed")
         fails(w, "n4", f"ping -c 1 -W 3 {ip4(w, 'n3')}")  # of another network
     w.drop("n2", "n3", "n4", "n5")
