@@ -366,32 +366,31 @@ static int down(struct hostlock *l, const struct up *u, const struct netdir *d, 
 	return r ? r : all ? 0 : -EBUSY;
 }
 
-/* The definition as it was when the network came up. */
-static int up_or_defined(const struct netdir *d, const char *name, struct up *u)
-{
-	int r = up_read(d, name, u);
-
-	return r ? network_open(name, &u->nw, NULL) : 0;
-}
-
 void network_sweep_one(struct hostlock *l, const char *name, const struct netdir *d)
 {
-	struct up u = { .nr_dns = 0 };
+	cleanup_free unsigned int *slots = NULL;
+	struct up u;
+	size_t n = 0;
 
-	if (!up_or_defined(d, name, &u))
+	/* without that, nothing on the host is ours: rules of the name may be another RUN's */
+	if (!up_read(d, name, &u))
 		down(l, &u, d, false, NULL);
+	else if (!lease_slots(d->leases, &slots, &n, NULL) && !n && !hold_is(d))
+		netdir_remove(name);
 }
 
 int network_down(struct hostlock *l, const struct network *nw, const struct netdir *d,
 		 struct err *e)
 {
 	cleanup_free unsigned int *slots = NULL;
-	struct up u = { .nr_dns = 0 };
+	struct up u;
 	size_t n = 0;
-	int r = up_or_defined(d, nw->name, &u);
+	int r;
 
-	if (r)
-		return err_sys(e, -r, "network %s", nw->name);
+	if (up_read(d, nw->name, &u)) {
+		netdir_remove(nw->name);
+		return 0;
+	}
 	r = down(l, &u, d, true, e);
 	if (r != -EBUSY)
 		return r;
