@@ -48,6 +48,9 @@ static const char tables[] =
 	"		ip6 saddr { ::, fe80::/10 } ip6 hoplimit 255 icmpv6 type { "
 	"nd-neighbor-solicit, "
 	"nd-neighbor-advert, nd-router-solicit } iifname . ether saddr @mac accept\n"
+	/* what any machine says on its link, and is for nobody: not worth counting */
+	"		ip6 saddr { ::, fe80::/10 } iifname . ether saddr @mac drop\n"
+	"		ip saddr 0.0.0.0 udp dport 67 drop\n"
 	"		counter name spoofed drop\n"
 	"	}\n"
 	"	chain forward {\n"
@@ -99,6 +102,9 @@ static const char tables[] =
 	"	}\n"
 	"	chain dnat_out {\n"
 	"		type nat hook output priority -100; policy accept;\n"
+	/* there is no route_localnet for IPv6: refused at once, so that who asked for localhost
+	 * goes on to 127.0.0.1 */
+	"		ip6 daddr ::1 accept\n"
 	"		fib daddr type local jump publish\n"
 	"	}\n"
 	"	chain publish {\n"
@@ -110,7 +116,6 @@ static const char tables[] =
 	"		oifname != \"clone-*\" ip saddr @subnet4 masquerade\n"
 	"		oifname != \"clone-*\" ip6 saddr @subnet6 masquerade\n"
 	"		oifname \"clone-*\" ip saddr 127.0.0.0/8 masquerade\n"
-	"		oifname \"clone-*\" ip6 saddr ::1 masquerade\n"
 	"	}\n"
 	"}\n"
 	"table bridge clone {\n"
