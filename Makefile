@@ -181,7 +181,7 @@ DEPS := gcc make pkg-config musl-tools linux-libc-dev libevent-dev libjansson-de
 	libcap-ng-dev liburing-dev nettle-dev libzstd-dev liblzma-dev zlib1g-dev libcmocka-dev clang \
 	libclang-rt-14-dev \
 	qemu-system-x86 qemu-utils busybox-static mmdebstrap e2fsprogs cpio kmod xz-utils zstd \
-	acpica-tools python3 socat lz4 iproute2 nftables iputils-ping iperf3 tcpdump curl dnsmasq-base procps
+	acpica-tools python3 socat lz4 iproute2 nftables iputils-ping iperf3 tcpdump curl dnsmasq-base procps util-linux
 .PHONY: deps
 deps:
 	@missing=$$(for p in $(DEPS); do \
