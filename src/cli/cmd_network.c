@@ -119,7 +119,10 @@ static void print_list(const char *head, const json_t *list)
 	json_t *v;
 
 	printf("%-10s", head);
-	json_array_foreach(list, i, v) printf("%s%s", i ? ", " : "", json_string_value(v));
+	json_array_foreach(list, i, v)
+	{
+		printf("%s%s", i ? ", " : "", json_string_value(v));
+	}
 	puts(json_array_size(list) ? "" : "-");
 }
 
@@ -129,7 +132,9 @@ static void print_warnings(const json_t *j)
 	json_t *v;
 
 	json_array_foreach(json_object_get(j, "warnings"), i, v)
+	{
 		fprintf(stderr, "clone: warning: %s\n", json_string_value(v));
+	}
 }
 
 static int network_cmd_create(int argc, char **argv)

@@ -81,52 +81,6 @@ static int check_want(const struct network *nw, const struct network_want *w, st
 
 /* ---- slots ---- */
 
-static bool in(const unsigned int *v, size_t n, unsigned int slot)
-{
-	size_t lo = 0, hi = n;
-
-	while (lo < hi) {
-		size_t mid = (lo + hi) / 2;
-
-		if (v[mid] < slot)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo < n && v[lo] == slot;
-}
-
-int slot_take(const struct network *nw, const struct netdir *d, struct lease *l, struct err *e)
-{
-	unsigned int last = slot_last(nw), at = next_slot(d), count = last - SLOT_FIRST + 1;
-	cleanup_free unsigned int *used = NULL;
-	size_t n = 0;
-	int r = lease_slots(d->leases, &used, &n, e);
-
-	if (r)
-		return r;
-	if (at < SLOT_FIRST || at > last)
-		at = SLOT_FIRST;
-	/* what nobody has used, round and round, so that an address is not soon another's; then
-	 * what waits or was left */
-	for (unsigned int pass = 0; pass < 2; pass++) {
-		for (unsigned int i = 0; i < count; i++) {
-			unsigned int slot = SLOT_FIRST + (at - SLOT_FIRST + i) % count;
-
-			if (in(used, n, slot) != (pass == 1))
-				continue;
-			r = lease_lock(d, slot, true, l);
-			if (r == -EAGAIN)
-				continue;
-			if (r)
-				return err_sys(e, -r, "lease of network %s", nw->name);
-			next_set(d, slot == last ? SLOT_FIRST : slot + 1);
-			return 0;
-		}
-	}
-	return err_set(e, ENOSPC, "network %s: all %u addresses are in use", nw->name, count);
-}
-
 static int slot_of_address(struct attach *a, const struct network_want *w, struct lease *l,
 			   struct err *e)
 {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which addresses a network has: chosen so that neither the host nor another network uses them, and
- * given to slots by arithmetic, so that a slot's number is all there is to keep.
+ * Which addresses a network has: chosen so that neither the host nor another network uses them.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -137,55 +136,4 @@ int subnets_choose(struct network *nw, const struct network_options *o,
 	if (!r && nw->prefix6 && nw->mtu < 1280)
 		r = err_set(e, EINVAL, "IPv6 needs an MTU of 1280: use --subnet6 none");
 	return r;
-}
-
-/* ---- slots ---- */
-
-static uint32_t host4(const uint8_t a[4])
-{
-	return (uint32_t)a[0] << 24 | (uint32_t)a[1] << 16 | (uint32_t)a[2] << 8 | a[3];
-}
-
-static void put4(uint8_t a[4], uint32_t v)
-{
-	for (unsigned int i = 0; i < 4; i++)
-		a[i] = (uint8_t)(v >> (24 - 8 * i));
-}
-
-unsigned int slot_last(const struct network *nw)
-{
-	/* the last address is the subnet's broadcast */
-	return nw->prefix4 ? (1u << (32 - nw->prefix4)) - 2 : SLOT_MAX;
-}
-
-bool slot_ip4(const struct network *nw, unsigned int slot, uint8_t ip[4])
-{
-	memset(ip, 0, 4);
-	if (!nw->prefix4 || slot > slot_last(nw))
-		return false;
-	put4(ip, host4(nw->subnet4) + slot);
-	return true;
-}
-
-void slot_ip6(const struct network *nw, unsigned int slot, uint8_t ip[16])
-{
-	memset(ip, 0, 16);
-	if (!nw->prefix6)
-		return;
-	memcpy(ip, nw->subnet6, 6);
-	ip[6] = (uint8_t)(slot >> 8);
-	ip[7] = (uint8_t)slot;
-	ip[15] = 2;
-}
-
-unsigned int slot_of_ip4(const struct network *nw, const uint8_t ip[4])
-{
-	uint32_t n = host4(ip) - host4(nw->subnet4);
-
-	return nw->prefix4 && n >= SLOT_FIRST && n <= slot_last(nw) ? n : 0;
-}
-
-void gateway_ip4(const struct network *nw, uint8_t ip[4])
-{
-	put4(ip, host4(nw->subnet4) + 1);
 }

@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "control/json.h"
 #include "tests/lib/scratch.h"
 
 bool netns_possible(void)
@@ -273,4 +274,46 @@ void netns_attach(const struct network *nw, const char *vm, const struct network
 
 	if (network_attach(nw, &w, 1, p, &e))
 		fail_msg("%s", e.msg);
+}
+
+struct network netns_network(const char *name, const struct network_options *o)
+{
+	struct network nw;
+	struct err e;
+
+	if (network_create(name, o, &nw, &e))
+		fail_msg("%s", e.msg);
+	return nw;
+}
+
+struct network netns_nat(const char *name)
+{
+	return netns_network(name, &(struct network_options){ .mode = NETWORK_NAT });
+}
+
+size_t netns_waiting(const struct network *nw)
+{
+	cleanup_json json_t *j = NULL;
+	struct err e;
+
+	if (network_describe(nw, &j, &e))
+		fail_msg("%s", e.msg);
+	return (size_t)json_integer_value(json_object_get(j, "waiting"));
+}
+
+size_t netns_on_it(const struct network *nw)
+{
+	cleanup_json json_t *j = NULL;
+	struct err e;
+
+	if (network_describe(nw, &j, &e))
+		fail_msg("%s", e.msg);
+	return json_array_size(json_object_get(j, "vms"));
+}
+
+void netns_unchanged(const char *before)
+{
+	cleanup_free char *now = netns_state();
+
+	assert_string_equal(now, before);
 }

@@ -37,6 +37,14 @@ pid_t netns_outside(void);
  * the gateway). The port's descriptors stay the caller's too. */
 pid_t netns_guest(const struct network_port *p);
 
+/* Makes a network, which must work. */
+struct network netns_network(const char *name, const struct network_options *o);
+struct network netns_nat(const char *name);
+/* TAPs that wait, and VMs that are on it, as network_describe says. */
+size_t netns_waiting(const struct network *nw);
+size_t netns_on_it(const struct network *nw);
+/* netns_state is still that. */
+void netns_unchanged(const char *before);
 /* Attaches one NIC, which must work. */
 void netns_attach(const struct network *nw, const char *vm, const struct network_publish *pub,
 		  size_t n_pub, struct network_port *p);

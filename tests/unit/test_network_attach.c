@@ -42,51 +42,9 @@ static int teardown(void **state)
 	return 0;
 }
 
-static struct network make(const char *name, const struct network_options *o)
-{
-	struct network nw;
-	struct err e;
-
-	if (network_create(name, o, &nw, &e))
-		fail_msg("%s", e.msg);
-	return nw;
-}
-
-static struct network make_nat(const char *name)
-{
-	return make(name, &(struct network_options){ .mode = NETWORK_NAT });
-}
-
-static size_t waiting(const struct network *nw)
-{
-	cleanup_json json_t *j = NULL;
-	struct err e;
-
-	if (network_describe(nw, &j, &e))
-		fail_msg("%s", e.msg);
-	return (size_t)json_integer_value(json_object_get(j, "waiting"));
-}
-
-static size_t on_it(const struct network *nw)
-{
-	cleanup_json json_t *j = NULL;
-	struct err e;
-
-	if (network_describe(nw, &j, &e))
-		fail_msg("%s", e.msg);
-	return json_array_size(json_object_get(j, "vms"));
-}
-
-static void assert_state(const char *before)
-{
-	cleanup_free char *now = netns_state();
-
-	assert_string_equal(now, before);
-}
-
 static void test_attach__close_and_sweep_leave_nothing(void **state)
 {
-	struct network nw = make_nat("n");
+	struct network nw = netns_nat("n");
 	cleanup_free char *before = netns_state();
 	struct network_publish pub[] = { { false, 8080, 80 }, { true, 5353, 53 } };
 	struct network_port p;
@@ -96,20 +54,20 @@ static void test_attach__close_and_sweep_leave_nothing(void **state)
 	assert_int_equal(netns_run(0, "ip link show dev %s >/dev/null", p.tap), 0);
 	assert_int_equal(netns_run(0, "test $(cat /proc/sys/net/ipv4/ip_forward) = 1"), 0);
 	assert_int_equal(netns_run(0, "nft list table inet clone | grep -q %s", p.tap), 0);
-	assert_int_equal(on_it(&nw), 1);
+	assert_int_equal(netns_on_it(&nw), 1);
 	assert_int_equal(p.nr_publish_fd, 4);
 	network_sweep();
-	assert_int_equal(on_it(&nw), 1);
+	assert_int_equal(netns_on_it(&nw), 1);
 	assert_int_equal(netns_run(0, "nft list table inet clone | grep -q %s", p.tap), 0);
 	network_port_close(&p);
 	network_sweep();
-	assert_state(before);
+	netns_unchanged(before);
 	assert_int_equal(netns_run(0, "ls $CLONE_RUN_DIR/networks | grep -q ."), 1);
 }
 
 static void test_attach__killed_holder_is_swept(void **state)
 {
-	struct network nw = make_nat("n");
+	struct network nw = netns_nat("n");
 	cleanup_free char *before = netns_state();
 	struct network_port p, other;
 	pid_t pid;
@@ -127,7 +85,7 @@ static void test_attach__killed_holder_is_swept(void **state)
 		_exit(1);
 	}
 	assert_int_equal(read(go[0], &p, sizeof(p)), sizeof(p));
-	assert_int_equal(on_it(&nw), 2);
+	assert_int_equal(netns_on_it(&nw), 2);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	assert_int_equal(netns_run(0, "ip link show dev %s 2>/dev/null >&2", p.tap), 1);
@@ -135,16 +93,16 @@ static void test_attach__killed_holder_is_swept(void **state)
 	network_sweep();
 	assert_int_equal(netns_run(0, "nft list table inet clone | grep -q %s", p.tap), 1);
 	assert_int_equal(netns_run(0, "nft list table inet clone | grep -q %s", other.tap), 0);
-	assert_int_equal(on_it(&nw), 1);
+	assert_int_equal(netns_on_it(&nw), 1);
 	network_port_close(&other);
 	network_sweep();
-	assert_state(before);
+	netns_unchanged(before);
 }
 
 /* The network's lease is what its holder has open, whoever made it. */
 static void test_attach__lease_lives_in_another_process(void **state)
 {
-	struct network nw = make_nat("n");
+	struct network nw = netns_nat("n");
 	struct network_port p;
 	pid_t pid;
 
@@ -156,17 +114,17 @@ static void test_attach__lease_lives_in_another_process(void **state)
 			pause();
 	network_port_close(&p);
 	network_sweep();
-	assert_int_equal(on_it(&nw), 1);
+	assert_int_equal(netns_on_it(&nw), 1);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	network_sweep();
-	assert_int_equal(on_it(&nw), 0);
+	assert_int_equal(netns_on_it(&nw), 0);
 }
 
 static void test_attach__all_are_distinct(void **state)
 {
 	enum { N = 100 };
-	struct network nw = make_nat("n");
+	struct network nw = netns_nat("n");
 	struct network_want w[N];
 	struct network_port *p = calloc(N, sizeof(*p));
 	struct err e;
@@ -196,7 +154,7 @@ static void test_attach__all_are_distinct(void **state)
 
 static void test_attach__address_is_remembered(void **state)
 {
-	struct network nw = make_nat("n");
+	struct network nw = netns_nat("n");
 	struct network_port a, b, c, again;
 	struct nic_address was;
 
@@ -219,7 +177,7 @@ static void test_attach__address_is_remembered(void **state)
 
 static void test_attach__wishes(void **state)
 {
-	struct network nw = make_nat("n");
+	struct network nw = netns_nat("n");
 	uint8_t ip4[4], mac[6] = { 2, 1, 2, 3, 4, 5 }, bad[6] = { 1, 1, 2, 3, 4, 5 };
 	struct network_want w = { .vm = "a", .ip4 = ip4, .mac = mac, .queues = 4 };
 	struct network_port p, q;
@@ -255,7 +213,8 @@ static void test_attach__wishes(void **state)
 
 static void test_attach__subnet_is_used_up_all_or_none(void **state)
 {
-	struct network nw = make("n", &(struct network_options){ .subnet4 = "10.99.0.0/29" });
+	struct network nw =
+		netns_network("n", &(struct network_options){ .subnet4 = "10.99.0.0/29" });
 	struct network_want w[6] = { { .queues = 1 }, { .queues = 1 }, { .queues = 1 },
 				     { .queues = 1 }, { .queues = 1 }, { .queues = 1 } };
 	cleanup_free char *before = netns_state();
@@ -264,22 +223,22 @@ static void test_attach__subnet_is_used_up_all_or_none(void **state)
 
 	(void)state;
 	assert_int_equal(network_attach(&nw, w, 6, p, &e), -ENOSPC);
-	assert_state(before);
+	netns_unchanged(before);
 	assert_int_equal(network_attach(&nw, w, 5, p, &e), 0);
 	assert_int_equal(network_attach(&nw, w, 1, &p[5], &e), -ENOSPC);
-	assert_int_equal(on_it(&nw), 5);
+	assert_int_equal(netns_on_it(&nw), 5);
 	/* what waits is not lost to those who ask for more than that */
 	network_port_close(&p[0]);
 	assert_int_equal(network_attach(&nw, w, 1, &p[0], &e), 0);
 	for (size_t i = 0; i < 5; i++)
 		network_port_close(&p[i]);
 	network_sweep();
-	assert_state(before);
+	netns_unchanged(before);
 }
 
 static void test_publish__taken_port_says_by_whom(void **state)
 {
-	struct network nw = make_nat("n");
+	struct network nw = netns_nat("n");
 	struct network_publish pub = { false, 8080, 80 };
 	struct network_want w = { .vm = "b", .queues = 1, .publish = &pub, .nr_publish = 1 };
 	struct sockaddr_in any = { .sin_family = AF_INET, .sin_port = htons(8081) };
@@ -291,7 +250,7 @@ static void test_publish__taken_port_says_by_whom(void **state)
 	netns_attach(&nw, "a", &pub, 1, &p);
 	assert_int_equal(network_attach(&nw, &w, 1, &q, &e), -EADDRINUSE);
 	assert_non_null(strstr(e.msg, "port 8080/tcp of the host is taken by VM a"));
-	assert_int_equal(on_it(&nw), 1);
+	assert_int_equal(netns_on_it(&nw), 1);
 	pub.host_port = 8081;
 	assert_int_equal(bind(fd, (struct sockaddr *)&any, sizeof(any)), 0);
 	assert_int_equal(network_attach(&nw, &w, 1, &q, &e), -EADDRINUSE);
@@ -305,183 +264,9 @@ static void test_publish__taken_port_says_by_whom(void **state)
 	network_sweep();
 }
 
-/* Nothing is run and nobody is waited for: nft is not even there. */
-static void test_pool__needs_no_program(void **state)
-{
-	struct network nw = make_nat("n");
-	cleanup_free char *before = netns_state();
-	struct network_port first, p[3], q;
-	struct network_want w[3] = { { .queues = 1 }, { .queues = 1 }, { .queues = 1 } };
-	struct err e;
-	pid_t pid;
-	int status;
-
-	(void)state;
-	netns_attach(&nw, "first", NULL, 0, &first);
-	assert_int_equal(network_refill(&nw, 3, &e), 0);
-	assert_int_equal(waiting(&nw), 3);
-	network_sweep();
-	assert_int_equal(waiting(&nw), 3);
-	pid = fork();
-	if (!pid) {
-		if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
-		    mount("/dev/null", "/usr/sbin/nft", NULL, MS_BIND, NULL))
-			_exit(1);
-		if (network_attach(&nw, w, 3, p, &e))
-			_exit(2);
-		for (size_t i = 0; i < 3; i++)
-			if (p[i].tap_fd[0] < 0 || p[i].packet_fd < 0)
-				_exit(3);
-		/* the pool is empty: now it is needed, and said */
-		if (network_attach(&nw, w, 1, &q, &e) != -ENOENT || !strstr(e.msg, "nftables"))
-			_exit(4);
-		_exit(0);
-	}
-	waitpid(pid, &status, 0);
-	assert_int_equal(status, 0);
-	/* what it had died with it, TAPs included */
-	network_sweep();
-	assert_int_equal(waiting(&nw), 0);
-	assert_int_equal(netns_run(0, "test $(ip -o link | grep -c clone-) = 1"), 0);
-	assert_int_equal(network_refill(&nw, 2, &e), 0);
-	assert_int_equal(waiting(&nw), 2);
-	network_port_close(&first);
-	network_sweep();
-	assert_state(before);
-	/* nobody is on it: it is not worth it */
-	assert_int_equal(network_refill(&nw, 2, &e), 0);
-	assert_state(before);
-}
-
-static void test_pool__hold_keeps_it(void **state)
-{
-	struct network nw = make_nat("n");
-	cleanup_free char *before = netns_state();
-	struct err e;
-	int hold = network_hold(&nw, &e);
-
-	(void)state;
-	assert_true(hold >= 0);
-	assert_int_equal(network_refill(&nw, 2, &e), 0);
-	network_sweep();
-	assert_int_equal(waiting(&nw), 2);
-	close(hold);
-	network_sweep();
-	assert_state(before);
-}
-
-/* Somebody restarts their firewall, which flushes everybody's rules. */
-static void test_rules__flushed_ones_come_back(void **state)
-{
-	struct network nw = make_nat("n");
-	struct network_publish pub = { false, 8080, 80 };
-	struct network_port p, q, r;
-	cleanup_free char *rules = NULL, *after = NULL;
-	struct err e;
-
-	(void)state;
-	netns_attach(&nw, "a", &pub, 1, &p);
-	assert_int_equal(network_refill(&nw, 1, &e), 0);
-	netns_attach(&nw, "b", NULL, 0, &q);
-	assert_int_equal(waiting(&nw), 0);
-	assert_int_equal(network_refill(&nw, 1, &e), 0);
-	rules = netns_out(0,
-			  "nft -s list ruleset | grep -o \"clone-[0-9a-f]*\\\" . [^,}]*\" | sort");
-	assert_non_null(strstr(rules, p.tap));
-	assert_int_equal(netns_run(0, "nft flush ruleset"), 0);
-	/* a TAP waits, but it would come up unguarded */
-	netns_attach(&nw, "c", NULL, 0, &r);
-	assert_int_equal(netns_run(0, "nft list table inet clone | grep -q %s", p.tap), 0);
-	assert_int_equal(netns_run(0, "nft list table inet clone | grep -q %s", q.tap), 0);
-	assert_int_equal(netns_run(0, "nft list table inet clone | grep -q %s", r.tap), 0);
-	assert_int_equal(netns_run(0, "nft list map inet clone publish4 | grep -q 8080"), 0);
-	network_port_close(&p);
-	network_port_close(&q);
-	network_port_close(&r);
-	network_sweep();
-	assert_int_equal(netns_run(0, "nft list ruleset | grep -q ."), 1);
-}
-
-/* A TAP of the pool that somebody removed is not given to anybody. */
-static void test_pool__removed_tap_is_not_used(void **state)
-{
-	struct network nw = make_nat("n");
-	struct network_port first, p;
-	struct err e;
-
-	(void)state;
-	netns_attach(&nw, "first", NULL, 0, &first);
-	assert_int_equal(network_refill(&nw, 1, &e), 0);
-	assert_int_equal(netns_run(0,
-				   "ip link del $(ip -o link | grep -o \"clone-[0-9a-f]*\" | "
-				   "grep -v %s)",
-				   first.tap),
-			 0);
-	netns_attach(&nw, "a", NULL, 0, &p);
-	assert_int_equal(netns_run(0, "ip route | grep -q %s", p.tap), 0);
-	network_port_close(&first);
-	network_port_close(&p);
-	network_sweep();
-	assert_int_equal(netns_run(0, "nft list ruleset | grep -q ."), 1);
-}
-
-static void attach_many(const struct network *nw, int out)
-{
-	enum { N = 50 };
-	struct network_port *p = calloc(N, sizeof(*p));
-
-	for (size_t i = 0; i < N; i++) {
-		struct network_want w = { .queues = 1 };
-		struct err e;
-
-		if (network_attach(nw, &w, 1, &p[i], &e) || write(out, p[i].addr.ip4, 4) != 4)
-			_exit(1);
-	}
-	pause();
-}
-
-static void test_attach__two_processes_at_once_with_a_pool(void **state)
-{
-	struct network nw = make_nat("n");
-	uint8_t got[100][4];
-	struct err e;
-	pid_t pid[3];
-	int p[2];
-
-	(void)state;
-	assert_int_equal(pipe(p), 0);
-	for (size_t i = 0; i < 2; i++) {
-		pid[i] = fork();
-		if (!pid[i])
-			attach_many(&nw, p[1]);
-	}
-	/* and one that fills the pool and sweeps meanwhile */
-	pid[2] = fork();
-	if (!pid[2])
-		for (;;) {
-			network_refill(&nw, 4, &e);
-			network_sweep();
-		}
-	for (size_t i = 0; i < 100; i++)
-		assert_int_equal(read(p[0], got[i], 4), 4);
-	for (size_t i = 0; i < 100; i++)
-		for (size_t k = 0; k < i; k++)
-			assert_memory_not_equal(got[i], got[k], 4);
-	kill(pid[2], SIGKILL);
-	waitpid(pid[2], NULL, 0);
-	assert_int_equal(on_it(&nw), 100);
-	for (size_t i = 0; i < 2; i++) {
-		kill(pid[i], SIGKILL);
-		waitpid(pid[i], NULL, 0);
-	}
-	network_sweep();
-	assert_int_equal(netns_run(0, "ip -o link | grep -q clone-"), 1);
-	assert_int_equal(netns_run(0, "nft list ruleset | grep -q ."), 1);
-}
-
 static void test_attach__two_run_directories_share_a_host(void **state)
 {
-	struct network nw = make_nat("n"), other;
+	struct network nw = netns_nat("n"), other;
 	struct network_port p, q;
 	struct network_want w = { .queues = 1 };
 	char run[300], tap[NETWORK_TAP_MAX];
@@ -494,7 +279,7 @@ static void test_attach__two_run_directories_share_a_host(void **state)
 	assert_int_equal(network_attach(&nw, &w, 1, &q, &e), -EBUSY);
 	assert_non_null(strstr(e.msg, "in use from CLONE_RUN_DIR="));
 	setenv("CLONE_STATE_DIR", scratch_path(*state, "state2"), 1);
-	other = make_nat("n");
+	other = netns_nat("n");
 	assert_memory_not_equal(other.subnet4, nw.subnet4, 4);
 	netns_attach(&other, "a", NULL, 0, &q);
 	snprintf(tap, sizeof(tap), "%s", q.tap);
@@ -513,7 +298,7 @@ static void test_attach__two_run_directories_share_a_host(void **state)
 
 static void test_attach__without_privilege_says_so(void **state)
 {
-	struct network nw = make_nat("n");
+	struct network nw = netns_nat("n");
 	pid_t pid = fork();
 	int status;
 
@@ -531,74 +316,21 @@ static void test_attach__without_privilege_says_so(void **state)
 	assert_int_equal(status, 0);
 }
 
-/* Figures for people; nothing is claimed of them. */
-static void test_attach__times(void **state)
-{
-	static const size_t many[] = { 1, 64 };
-	struct network nw = make_nat("n");
-	struct network_port *p = calloc(64, sizeof(*p)), first;
-	struct network_want w[64];
-	struct err e;
-
-	(void)state;
-	for (size_t i = 0; i < 64; i++)
-		w[i] = (struct network_want){ .queues = 1 };
-	netns_attach(&nw, "first", NULL, 0, &first);
-	for (size_t k = 0; k < ARRAY_SIZE(many); k++) {
-		for (int pool = 0; pool < 2; pool++) {
-			uint64_t t;
-
-			if (pool)
-				assert_int_equal(network_refill(&nw, (unsigned int)many[k], &e), 0);
-			t = time_mono_ns();
-			assert_int_equal(network_attach(&nw, w, many[k], p, &e), 0);
-			t = time_mono_ns() - t;
-			print_message("%zu %s: %.2f ms\n", many[k], pool ? "from the pool" : "made",
-				      (double)t / 1e6);
-			t = time_mono_ns();
-			for (size_t i = 0; i < many[k]; i++)
-				network_port_close(&p[i]);
-			print_message("  close: %.2f ms\n", (double)(time_mono_ns() - t) / 1e6);
-			t = time_mono_ns();
-			network_sweep();
-			print_message("  sweep: %.2f ms\n", (double)(time_mono_ns() - t) / 1e6);
-		}
-	}
-	network_port_close(&first);
-	network_sweep();
-	free(p);
-}
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_attach__close_and_sweep_leave_nothing, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(test_attach__killed_holder_is_swept, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(test_attach__lease_lives_in_another_process, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(test_attach__all_are_distinct, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_attach__address_is_remembered, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(test_attach__wishes, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_attach__subnet_is_used_up_all_or_none, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(test_publish__taken_port_says_by_whom, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(test_pool__needs_no_program, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_pool__hold_keeps_it, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_rules__flushed_ones_come_back, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(test_pool__removed_tap_is_not_used, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(test_attach__two_processes_at_once_with_a_pool,
-						setup, teardown),
-		cmocka_unit_test_setup_teardown(test_attach__two_run_directories_share_a_host,
-						setup, teardown),
-		cmocka_unit_test_setup_teardown(test_attach__without_privilege_says_so, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(test_attach__times, setup, teardown),
+		TEST(test_attach__close_and_sweep_leave_nothing),
+		TEST(test_attach__killed_holder_is_swept),
+		TEST(test_attach__lease_lives_in_another_process),
+		TEST(test_attach__all_are_distinct),
+		TEST(test_attach__address_is_remembered),
+		TEST(test_attach__wishes),
+		TEST(test_attach__subnet_is_used_up_all_or_none),
+		TEST(test_publish__taken_port_says_by_whom),
+		TEST(test_attach__two_run_directories_share_a_host),
+		TEST(test_attach__without_privilege_says_so),
 	};
 
 	if (!netns_possible())
