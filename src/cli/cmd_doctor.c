@@ -28,6 +28,7 @@
 #include "image/initrd.h"
 #include "image/proc.h"
 #include "kvm/probe.h"
+#include "network/network.h"
 
 const char cmd_doctor_usage[] =
 	"[-o json]\n"
@@ -279,6 +280,23 @@ static enum status look_guest(const struct check *c, struct finding *f)
 	return say(f, OK, "%.390s", path);
 }
 
+static enum status look_networks(const struct check *c, struct finding *f)
+{
+	json_t *list = NULL;
+	enum status s;
+	struct err e;
+
+	(void)c;
+	if (proc_have("nft", "nftables", &e) || network_obstacles(&list, &e))
+		return say(f, WARN, "%.390s", e.msg);
+	if (json_array_size(list))
+		s = say(f, WARN, "%.390s", json_string_value(json_array_get(list, 0)));
+	else
+		s = say(f, OK, "nft; nothing drops what is forwarded");
+	json_decref(list);
+	return s;
+}
+
 static enum status look_tools(const struct check *c, struct finding *f)
 {
 	static const char *const tools[][2] = {
@@ -314,6 +332,7 @@ static const struct check checks[] = {
 	{ "vhost-net", look_device, "/dev/vhost-net", "modprobe vhost_net, for fast networking" },
 	{ "vhost-vsock", look_optional, "/dev/vhost-vsock", NULL },
 	{ "tun", look_device, "/dev/net/tun", "modprobe tun, for networking" },
+	{ "networks", look_networks, NULL, "for networks; VMs run without (--network none)" },
 	{ "ksm", look_ksm, "/sys/kernel/mm/ksm/run",
 	  "a kernel with CONFIG_KSM, if pages are to be merged on request" },
 	{ "cgroup", look_cgroup, "/sys/fs/cgroup", "mount -o remount,favordynmods /sys/fs/cgroup" },

@@ -60,7 +60,7 @@ static void add_warnings(const struct network *nw, bool up, const struct up *u, 
 		json_array_append_new(
 			warnings, json_string("the host has no resolver that a guest can reach: "
 					      "guests get none (--dns)"));
-	if (nw->mode != NETWORK_BRIDGE && may_admin() && !host_obstacles(&more, NULL))
+	if (nw->mode != NETWORK_BRIDGE && may_admin() && !network_obstacles(&more, NULL))
 		json_array_extend(warnings, more);
 	json_decref(more);
 }

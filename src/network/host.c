@@ -320,7 +320,7 @@ void host_restore(struct hostlock *l)
 	hostlock_save(l, NULL);
 }
 
-int host_obstacles(json_t **out, struct err *e)
+int network_obstacles(json_t **out, struct err *e)
 {
 	cleanup_json json_t *all = NULL;
 	long long handles[8];

@@ -85,6 +85,9 @@ int network_allow_parse(const char *list, unsigned int *allow, struct err *e);
  * "waiting" (TAPs made ahead), "warnings": sentences about what keeps it from working. */
 int network_describe(const struct network *nw, json_t **out, struct err *e);
 
+/* What of the host keeps guests' packets: an array of sentences (empty: nothing). Runs nft. */
+int network_obstacles(json_t **out, struct err *e);
+
 struct network_publish {
 	bool udp;
 	uint16_t host_port, guest_port;

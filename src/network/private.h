@@ -164,8 +164,6 @@ int host_prepare(struct hostlock *l, const struct network *nw, bool publish, boo
 		 struct err *e);
 /* No network of ours is up any more: everything as it was, as far as it is still as we left it. */
 void host_restore(struct hostlock *l);
-/* What of the host keeps guests' packets: an array of sentences (empty: nothing). */
-int host_obstacles(json_t **out, struct err *e);
 
 /* ---- rules.c: our tables as text for nft ---- */
 

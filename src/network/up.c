@@ -186,6 +186,9 @@ int network_up(struct hostlock *l, const struct network *nw, const struct netdir
 		return err_set(e, EBUSY,
 			       "network %s was made anew while VMs are on the old one: end them",
 			       nw->name);
+	/* it comes up for the first time: what bears its name was left by a RUN that is no more */
+	if (!there && !u->nw.name[0])
+		taps_delete_all(nw);
 	if (!there)
 		r = put_rules(nw, d, &now, e);
 	if (!r)

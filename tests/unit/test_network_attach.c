@@ -25,7 +25,6 @@
 
 #include "base/time.h"
 #include "base/util.h"
-#include "control/json.h"
 #include "network/network.h"
 #include "tests/lib/netns.h"
 #include "tests/lib/scratch.h"

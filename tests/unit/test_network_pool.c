@@ -25,7 +25,7 @@
 
 #include "base/time.h"
 #include "base/util.h"
-#include "control/json.h"
+#include "cli/netpool.h"
 #include "network/network.h"
 #include "tests/lib/netns.h"
 #include "tests/lib/scratch.h"
@@ -162,6 +162,59 @@ static void test_pool__removed_tap_is_not_used(void **state)
 	assert_int_equal(netns_run(0, "nft list ruleset | grep -q ."), 1);
 }
 
+/* Somebody removed the run directory: what is left of it bears our names. */
+static void test_pool__lost_run_directory_is_no_obstacle(void **state)
+{
+	struct network nw = netns_nat("n");
+	cleanup_free char *before = netns_state();
+	struct network_port p;
+	struct err e;
+
+	(void)state;
+	netns_attach(&nw, "a", NULL, 0, &p);
+	assert_int_equal(network_refill(&nw, 2, &e), 0);
+	network_port_close(&p);
+	assert_int_equal(netns_run(0, "rm -r $CLONE_RUN_DIR"), 0);
+	assert_int_equal(netns_run(0, "test $(ip -o link | grep -c clone-) = 2"), 0);
+	netns_attach(&nw, "a", NULL, 0, &p);
+	assert_int_equal(netns_run(0, "test $(ip -o link | grep -c clone-) = 1"), 0);
+	network_port_close(&p);
+	network_sweep();
+	netns_unchanged(before);
+}
+
+/* The program runs itself for that, which here is this test: see main. */
+static void test_pool__is_filled_in_the_background(void **state)
+{
+	struct network nw = netns_nat("n");
+	cleanup_free char *before = netns_state();
+	struct network_port p;
+	int i;
+
+	(void)state;
+	setenv("CLONE_TAP_POOL", "3", 1);
+	netns_attach(&nw, "a", NULL, 0, &p);
+	network_refill_later("n");
+	for (i = 0; i < 200 && netns_waiting(&nw) != 3; i++)
+		usleep(20000);
+	assert_int_equal(netns_waiting(&nw), 3);
+	setenv("CLONE_TAP_POOL", "0", 1);
+	assert_int_equal(network_pool_size(), 0);
+	unsetenv("CLONE_TAP_POOL");
+	/* it has none of ours open: the lease is free once we let go */
+	network_port_close(&p);
+	network_sweep();
+	netns_unchanged(before);
+}
+
+static int refill(const char *name)
+{
+	struct network nw;
+	struct err e;
+
+	return network_open(name, &nw, &e) || network_refill(&nw, network_pool_size(), &e);
+}
+
 static void attach_many(const struct network *nw, int out)
 {
 	enum { N = 50 };
@@ -206,6 +259,9 @@ static void test_attach__two_processes_at_once_with_a_pool(void **state)
 			assert_memory_not_equal(got[i], got[k], 4);
 	kill(pid[2], SIGKILL);
 	waitpid(pid[2], NULL, 0);
+	/* what it had started and not yet become another program had its leases open too */
+	for (int i = 0; i < 100 && netns_on_it(&nw) != 100; i++)
+		usleep(20000);
 	assert_int_equal(netns_on_it(&nw), 100);
 	for (size_t i = 0; i < 2; i++) {
 		kill(pid[i], SIGKILL);
@@ -256,17 +312,21 @@ static void test_attach__times(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_pool__needs_no_program),
 		TEST(test_pool__hold_keeps_it),
 		TEST(test_rules__flushed_ones_come_back),
+		TEST(test_pool__is_filled_in_the_background),
 		TEST(test_pool__removed_tap_is_not_used),
+		TEST(test_pool__lost_run_directory_is_no_obstacle),
 		TEST(test_attach__two_processes_at_once_with_a_pool),
 		TEST(test_attach__times),
 	};
 
+	if (argc == 4 && !strcmp(argv[1], "network") && !strcmp(argv[2], "refill"))
+		return refill(argv[3]);
 	if (!netns_possible())
 		return 77;
 	return cmocka_run_group_tests(tests, NULL, NULL);
