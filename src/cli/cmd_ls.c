@@ -24,6 +24,15 @@ static const char *text(const json_t *o, const char *key)
 	return s ? s : "";
 }
 
+/* Of its first interface, as long as it has it; "" when there is none. */
+static const char *address(const json_t *v)
+{
+	const json_t *nic = json_array_get(json_object_get(v, "networks"), 0);
+	const char *ip4 = text(json_object_get(nic, "address"), "ipv4");
+
+	return *text(v, "end") ? "" : ip4;
+}
+
 static void print_row(const json_t *v, bool quiet)
 {
 	const char *state = text(v, "state"), *on = "", *off = "";
@@ -43,6 +52,8 @@ static void print_row(const json_t *v, bool quiet)
 	printf("%-24s %s%-9s%s %-20s %5lld %7s %6s", text(v, "name"), on, state, off,
 	       text(v, "source"), (long long)json_integer_value(json_object_get(v, "vcpus")), mem,
 	       age);
+	if (*address(v))
+		printf("  %s", address(v));
 	if (*text(v, "end"))
 		printf("  %s", text(v, "end"));
 	putchar('\n');
@@ -80,8 +91,8 @@ int cmd_ls(int argc, char **argv)
 	if (json)
 		return cli_print_json(list);
 	if (!quiet)
-		printf("%-24s %-9s %-20s %5s %7s %6s\n", "NAME", "STATE", "SOURCE", "CPUS",
-		       "MEMORY", "AGE");
+		printf("%-24s %-9s %-20s %5s %7s %6s  %s\n", "NAME", "STATE", "SOURCE", "CPUS",
+		       "MEMORY", "AGE", "ADDRESS");
 	for (size_t i = 0; i < json_array_size(list); i++)
 		print_row(json_array_get(list, i), quiet);
 	json_decref(list);

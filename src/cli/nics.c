@@ -73,6 +73,7 @@ int nics_of(const json_t *info, const struct nic_options *o, struct nics *out, s
 		struct nic_plan *p = &out->plan[i];
 		const char *id = json_string_value(json_object_get(j, "id"));
 		const char *network = json_string_value(json_object_get(j, "network"));
+		const char *mac = json_string_value(json_object_get(j, "mac"));
 
 		if (i == NICS_MAX || !id || !json_id_ok(id, DEVICE_ID_MAX - 1))
 			return err_set(e, EBADMSG, "damaged list of networks");
@@ -80,6 +81,8 @@ int nics_of(const json_t *info, const struct nic_options *o, struct nics *out, s
 		p->queues = (unsigned int)MAX(json_integer_value(json_object_get(j, "queues")), 1);
 		if (p->queues > NETWORK_QUEUES_MAX)
 			return err_set(e, EBADMSG, "damaged list of networks");
+		if (json_is_false(json_object_get(info, "agent")))
+			p->has_mac = mac_from_text(mac ? mac : "", p->mac);
 		if (i < o->n)
 			network = o->nic[i].network;
 		if (!o->none)
@@ -118,10 +121,14 @@ static int attach_one(const struct nics *k, size_t i, const struct nic_options *
 	for (size_t v = 0; v < count; v++) {
 		network_port_init(&port[v]);
 		want[v] = (struct network_want){ .vm = vms[v], .queues = plan->queues };
+		/* on a segment of its own nobody sees that another one has it; on a bridge it would
+		 * be the same machine twice */
+		if (plan->has_mac && nw.mode != NETWORK_BRIDGE)
+			want[v].mac = plan->mac;
 		if (!o || i)
 			continue;
 		want[v].ip4 = o->has_ip4 ? o->ip4 : NULL;
-		want[v].mac = o->has_mac ? o->mac : NULL;
+		want[v].mac = o->has_mac ? o->mac : want[v].mac;
 		want[v].publish = o->publish;
 		want[v].nr_publish = o->nr_publish;
 	}

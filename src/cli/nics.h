@@ -63,6 +63,8 @@ struct nic_plan {
 	char network[NETWORK_NAME_MAX + 1]; /* "": on none */
 	unsigned int queues;
 	uint64_t rx_bytes, tx_bytes;
+	bool has_mac; /* it keeps its source's: there is no agent to give it another */
+	uint8_t mac[NIC_MAC];
 };
 
 struct nics {
