@@ -76,8 +76,15 @@ static int set_backend(int fd, unsigned int index, int tap_fd, struct err *e)
 	return call(fd, VHOST_NET_SET_BACKEND, &f, "TAP", e);
 }
 
-int vhost_start(int fd, int tap_fd, uint64_t features, const struct vhost_ring ring[2],
-		struct err *e)
+static uint16_t position(int fd, unsigned int index)
+{
+	struct vhost_vring_state s = { .index = index };
+
+	BUG_ON(call(fd, VHOST_GET_VRING_BASE, &s, "ring position", NULL));
+	return (uint16_t)s.num;
+}
+
+int vhost_start(int fd, int tap_fd, uint64_t features, struct vhost_ring ring[2], struct err *e)
 {
 	int ret = call(fd, VHOST_SET_FEATURES, &features, "features", e);
 
@@ -88,8 +95,10 @@ int vhost_start(int fd, int tap_fd, uint64_t features, const struct vhost_ring r
 	}
 	for (unsigned int i = 0; i < 2 && !ret; i++) {
 		ret = set_backend(fd, i, tap_fd, e);
-		if (ret && i)
+		if (ret && i) {
 			BUG_ON(set_backend(fd, 0, -1, NULL));
+			ring[0].last_avail = position(fd, 0); /* it ran */
+		}
 	}
 	return ret;
 }
@@ -99,10 +108,6 @@ void vhost_stop(int fd, uint16_t last_avail[2])
 	/* the kernel returns from this when its worker has let go of the ring */
 	for (unsigned int i = 0; i < 2; i++)
 		BUG_ON(set_backend(fd, i, -1, NULL));
-	for (unsigned int i = 0; i < 2; i++) {
-		struct vhost_vring_state s = { .index = i };
-
-		BUG_ON(call(fd, VHOST_GET_VRING_BASE, &s, "ring position", NULL));
-		last_avail[i] = (uint16_t)s.num;
-	}
+	for (unsigned int i = 0; i < 2; i++)
+		last_avail[i] = position(fd, i);
 }

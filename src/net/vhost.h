@@ -27,9 +27,8 @@ struct vhost_ring {
  * *features: those of virtio and vhost that it knows. -errno. */
 int vhost_claim(int fd, struct gmem *gm, uint64_t *features, struct err *e);
 /* ring[0] receives, ring[1] transmits. features: negotiated ones that vhost is to know. -errno:
- * nothing runs. */
-int vhost_start(int fd, int tap_fd, uint64_t features, const struct vhost_ring ring[2],
-		struct err *e);
+ * nothing runs any more, and last_avail says how far a ring came that did. */
+int vhost_start(int fd, int tap_fd, uint64_t features, struct vhost_ring ring[2], struct err *e);
 /* Returns when nothing is in flight; how far each ring came is in last_avail. Cannot fail on a
  * started one: BUG. */
 void vhost_stop(int fd, uint16_t last_avail[2]);

@@ -133,6 +133,7 @@ static int vhost_begin(struct vnet_pair *p, struct err *e)
 		return ret;
 	ret = vhost_start(p->vhost_fd, p->tap_fd, want, ring, e);
 	if (ret) {
+		/* as far as a ring came that ran for a moment */
 		take_back(p, (const uint16_t[2]){ ring[0].last_avail, ring[1].last_avail }, 2);
 		return ret;
 	}
