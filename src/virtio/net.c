@@ -224,7 +224,7 @@ static void vnet_reset(struct device *dev)
 
 	virtio_reset(&d->v);
 	forget_driver(d);
-	d->state.status = VIRTIO_NET_S_LINK_UP;
+	d->state.status = d->pair[0].tap_fd >= 0 ? VIRTIO_NET_S_LINK_UP : 0;
 }
 
 static int vnet_quiesce(struct device *dev, struct err *e)
@@ -245,8 +245,10 @@ static void become(struct vnet *d)
 	d->adopted = false;
 	if (vnet_mac_ok(d->addr.mac))
 		memcpy(d->state.mac, d->addr.mac, NIC_MAC);
-	if (!virtio_live(&d->v))
+	if (!virtio_live(&d->v)) {
+		d->state.status = d->pair[0].tap_fd >= 0 ? VIRTIO_NET_S_LINK_UP : 0;
 		return;
+	}
 	d->state.status = 0;
 	vnet_set_offloads(d);
 	virtio_config_changed(&d->v);

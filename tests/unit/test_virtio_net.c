@@ -114,6 +114,32 @@ static void test_vnet__limits_can_be_set_before_it_is_adopted(void **state)
 	vnic_end(&g);
 }
 
+static void test_vnet__without_a_tap_the_link_is_down(void **state)
+{
+	static struct vnic_rig g;
+	struct virtio_net_view v;
+
+	(void)state;
+	vnic_make(&g, 1);
+	fm_start(&g.fm);
+	vnic_drive(&g, 0);
+	virtio_net_view(g.dev, &v);
+	assert_false(v.network || v.link);
+	assert_string_equal(v.backend, "none");
+	assert_int_equal(fm_read(&g.fm, g.d.config + 6, 2), 0);
+	vnic_offer(&g, 0, 1000);
+	vnic_send(&g, 0, 100, 1);
+	vnic_settle(&g);
+	assert_int_equal(vnic_sent(&g, 0), 1);
+	virtio_net_connect(g.dev);
+	assert_int_equal(fm_read(&g.fm, g.d.config + 6, 2), 0);
+	assert_int_equal(vnic_command(&g, CTRL, VIRTIO_NET_CTRL_ANNOUNCE,
+				      VIRTIO_NET_CTRL_ANNOUNCE_ACK, NULL, 0),
+			 VIRTIO_NET_OK);
+	assert_false(vnic_broken(&g));
+	vnic_end(&g);
+}
+
 /* ---- the control queue ---- */
 
 static uint8_t set_mac(struct vnic_rig *g, const uint8_t *mac, size_t n)
@@ -450,6 +476,7 @@ int main(void)
 						vnic_up_pairs, vnic_down),
 		T(test_vnet__bad_cfg_is_refused),
 		cmocka_unit_test(test_vnet__limits_can_be_set_before_it_is_adopted),
+		cmocka_unit_test(test_vnet__without_a_tap_the_link_is_down),
 		T(test_vnet__only_a_unicast_mac_is_taken),
 		T(test_vnet__offloads_are_part_of_what_was_negotiated),
 		cmocka_unit_test_setup_teardown(
