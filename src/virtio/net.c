@@ -114,8 +114,9 @@ static void vnet_kick(struct virtio_dev *v, unsigned int q)
 {
 	struct vnet *d = vnet_of(v);
 
-	if (d->posted) /* a driver that has just started: its first packet is not to be dropped */
-		vnet_update(d);
+	/* A driver that has just started, a VM that goes on: its first packet is not to be dropped.
+	 */
+	vnet_update(d);
 	if (q == vnet_ctrl_queue(d))
 		vnet_ctrl_kick(d, q);
 	else if (q / 2 < d->cfg.queue_pairs)
