@@ -140,6 +140,8 @@ static void forget_driver(struct vnet *d)
 	d->state.pairs = 1;
 	d->state.guest_offloads = 0;
 	memset(d->state.driver_mac, 0, NIC_MAC);
+	for (unsigned int i = 0; i < d->cfg.queue_pairs; i++)
+		d->pair[i].pending = 0; /* its packet */
 }
 
 static void vnet_stopped(struct virtio_dev *v)

@@ -138,6 +138,7 @@ static int vhost_begin(struct vnet_pair *p, struct err *e)
 		return ret;
 	}
 	p->now = VNET_VHOST;
+	p->pending = 0; /* a wire loses packets */
 	/* what the driver made available while nobody looked */
 	for (unsigned int i = 0; i < 2; i++)
 		BUG_ON(write(ring[i].kick_fd, &one, sizeof(one)) < 0 && errno != EAGAIN);

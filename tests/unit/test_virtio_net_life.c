@@ -78,6 +78,33 @@ static void test_vnet__what_waits_while_the_vm_stands_still_is_served_after(void
 
 /* ---- resets ---- */
 
+static void test_vnet__a_new_driver_does_not_get_its_predecessors_packet(void **state)
+{
+	struct vnic_rig *g = *state;
+
+	for (unsigned int paused = 0; paused < 2; paused++) {
+		vnic_offer(g, 0, 100);
+		vnic_put_seed(g, 0, 150, 1); /* waits */
+		vnic_settle(g);
+		if (paused)
+			fm_quiesce(&g->fm);
+		vd_set_status(&g->d, 0);
+		vnic_settle(g);
+		if (paused)
+			fm_resume(&g->fm);
+		assert_int_equal(gmem_pins(g->fm.m.mem), 0);
+		vnic_drive(g, 0);
+		vnic_offer(g, 0, 1000);
+		vnic_put_seed(g, 0, 60, 2);
+		vnic_settle(g);
+		assert_true(vnic_took_seed(g, 0, 60, 2, 1));
+		assert_int_equal(received(g), 0);
+		vnic_send(g, 0, 70, 3);
+		vnic_settle(g);
+		assert_true(vnic_got_seed(g, 0, 70, 3));
+	}
+}
+
 static void test_vnet__the_drivers_reset_forgets_what_it_said(void **state)
 {
 	struct vnic_rig *g = *state;
@@ -255,6 +282,7 @@ int main(void)
 #define T(t) cmocka_unit_test_setup_teardown(t, vnic_up, vnic_down)
 	const struct CMUnitTest tests[] = {
 		T(test_vnet__what_waits_while_the_vm_stands_still_is_served_after),
+		T(test_vnet__a_new_driver_does_not_get_its_predecessors_packet),
 		T(test_vnet__the_drivers_reset_forgets_what_it_said),
 		T(test_vnet__a_copy_is_cut_off_until_it_is_connected),
 		T(test_vnet__a_copy_without_a_driver_has_its_link_and_its_mac),
