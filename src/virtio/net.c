@@ -238,7 +238,7 @@ static int vnet_quiesce(struct device *dev, struct err *e)
 	virtio_quiesce(&d->v);
 	vnet_stop(d);
 	vnet_user_pause(d);
-	loop_set_timer(d->timer, 0);
+	vnet_look_never(d);
 	return 0;
 }
 

@@ -280,6 +280,7 @@ int vnet_backend_adopt(struct vnet *d, struct err *e)
 	responder_forget(d->responder);
 	d->responder = NULL;
 	d->nr_keep = 0;
+	d->again_ns = 0;
 	d->posted = false;
 	for (unsigned int i = 0; i < d->cfg.queue_pairs && !ret; i++)
 		ret = adopt_pair(d, i, e);

@@ -118,5 +118,5 @@ void vnet_ctrl_kick(struct vnet *d, unsigned int q)
 		answer(d, q, &c);
 	vq_notify(&d->v, q);
 	if (!vq_empty(&d->v, q))
-		loop_set_timer(d->timer, 1);
+		vnet_look_again(d, 1);
 }

@@ -52,7 +52,8 @@ struct vnet {
 	int keep[VNET_KEEP_MAX];
 	unsigned int nr_keep;
 	struct nic_address addr;  /* what its network gave it; a zero MAC: none did */
-	struct loop_timer *timer; /* looks at the queues again */
+	struct loop_timer *timer; /* looks at the queues again, */
+	uint64_t again_ns;	  /* then; 0: it is not set */
 	uint64_t rated_ns;	  /* until when the rate limits know the time */
 	bool adopted;		  /* and not resumed since */
 	bool posted;
@@ -78,8 +79,11 @@ void vnet_user_stop(struct vnet_pair *p);
 void vnet_user_pause(struct vnet *d);
 void vnet_on_tap(void *arg, int fd, unsigned int events);
 void vnet_user_kick(struct vnet *d, unsigned int q);
-/* The timer: queues that wait for the rate limits. */
+/* The timer: queues that wait for the rate limits, or for their turn. */
 void vnet_go_on(void *arg);
+/* It comes in ns, or earlier if something else waits for it. */
+void vnet_look_again(struct vnet *d, uint64_t ns);
+void vnet_look_never(struct vnet *d);
 bool vnet_limited(const struct vnet *d);
 
 /* net_ctrl.c */

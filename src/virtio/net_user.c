@@ -27,6 +27,24 @@
 #define NUM_BUFFERS_AT 10u
 #define SOON_NS 50000u
 
+/* ---- the timer ---- */
+
+void vnet_look_again(struct vnet *d, uint64_t ns)
+{
+	uint64_t at = time_mono_ns() + ns;
+
+	if (d->again_ns && d->again_ns <= at)
+		return;
+	d->again_ns = at;
+	loop_set_timer(d->timer, ns);
+}
+
+void vnet_look_never(struct vnet *d)
+{
+	d->again_ns = 0;
+	loop_set_timer(d->timer, 0);
+}
+
 /* ---- limits ---- */
 
 bool vnet_limited(const struct vnet *d)
@@ -136,7 +154,7 @@ static void rx_some(struct vnet_pair *p)
 
 		if (wait) {
 			more = false;
-			loop_set_timer(d->timer, MAX(wait, NS_PER_MS));
+			vnet_look_again(d, MAX(wait, NS_PER_MS));
 			break;
 		}
 		n = read(p->tap_fd, p->buf, TAP_PACKET_MAX);
@@ -200,7 +218,7 @@ static void tx_some(struct vnet_pair *p)
 		uint64_t wait = p->now == VNET_USER ? tx_wait_ns(d) : 0;
 
 		if (wait || i == BATCH) {
-			loop_set_timer(d->timer, wait ? MAX(wait, NS_PER_MS) : SOON_NS);
+			vnet_look_again(d, wait ? MAX(wait, NS_PER_MS) : SOON_NS);
 			break;
 		}
 		if (vq_pop(&d->v, q, &c) <= 0)
@@ -241,6 +259,7 @@ void vnet_go_on(void *arg)
 {
 	struct vnet *d = arg;
 
+	d->again_ns = 0;
 	for (unsigned int i = 0; i < d->cfg.queue_pairs; i++) {
 		struct vnet_pair *p = &d->pair[i];
 
@@ -250,6 +269,8 @@ void vnet_go_on(void *arg)
 			rx_some(p);
 		tx_some(p);
 	}
+	if (d->v.resumed)
+		vnet_ctrl_kick(d, vnet_ctrl_queue(d));
 }
 
 void vnet_user_start(struct vnet_pair *p)
