@@ -375,7 +375,7 @@ void virtio_net_connect(struct device *dev)
 	if (d->pair[0].tap_fd < 0 || d->state.status & VIRTIO_NET_S_LINK_UP)
 		return;
 	/* what was sent as somebody else, and what came for whoever had this TAP before */
-	vnet_go_on(d);
+	vnet_drop_sent(d);
 	for (unsigned int i = 0; i < d->cfg.queue_pairs; i++)
 		if (d->pair[i].tap_fd >= 0)
 			tap_drain(d->pair[i].tap_fd);

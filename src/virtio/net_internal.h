@@ -84,6 +84,8 @@ void vnet_go_on(void *arg);
 /* It comes in ns, or earlier if something else waits for it. */
 void vnet_look_again(struct vnet *d, uint64_t ns);
 void vnet_look_never(struct vnet *d);
+/* What was sent so far comes back to the driver and goes nowhere. The link is down. */
+void vnet_drop_sent(struct vnet *d);
 bool vnet_limited(const struct vnet *d);
 
 /* net_ctrl.c */

@@ -273,6 +273,17 @@ void vnet_go_on(void *arg)
 		vnet_ctrl_kick(d, vnet_ctrl_queue(d));
 }
 
+void vnet_drop_sent(struct vnet *d)
+{
+	for (unsigned int i = 0; i < d->cfg.queue_pairs; i++) {
+		unsigned int size = d->state.virtio.vq[vnet_tx(i)].size;
+
+		/* as many as a ring holds: one that fills it meanwhile is told of the link */
+		for (unsigned int n = 0; n < size; n += BATCH)
+			tx_some(&d->pair[i]);
+	}
+}
+
 void vnet_user_start(struct vnet_pair *p)
 {
 	if (!p->buf)

@@ -197,6 +197,29 @@ static void test_vnet__a_copy_is_cut_off_until_it_is_connected(void **state)
 	fm_resume(&g->fm);
 }
 
+/* What its parent's programs had sent is as much as a ring holds, and it is connected at once. */
+static void test_vnet__connecting_sends_nothing_that_was_sent_before(void **state)
+{
+	struct vnic_rig *g = *state;
+	static struct vnic_rig h;
+	uint8_t p[100];
+
+	fm_quiesce(&g->fm);
+	for (unsigned int i = 0; i < 250; i++)
+		vnic_send(g, 0, 100, i);
+	vnic_copy(g, &h, &copy);
+	fm_resume(&h.fm);
+	virtio_net_connect(h.dev);
+	vnic_settle(&h);
+	assert_int_equal(vnic_sent(&h, 0), 250);
+	assert_int_equal(vnic_got(&h, 0, p, sizeof(p)), -1);
+	vnic_send(&h, 0, 100, 301);
+	vnic_settle(&h);
+	assert_true(vnic_got_seed(&h, 0, 100, 301));
+	vnic_end(&h);
+	fm_resume(&g->fm);
+}
+
 static void test_vnet__a_copy_without_a_driver_has_its_link_and_its_mac(void **state)
 {
 	struct vnic_rig *g = *state;
@@ -285,6 +308,7 @@ int main(void)
 		T(test_vnet__a_new_driver_does_not_get_its_predecessors_packet),
 		T(test_vnet__the_drivers_reset_forgets_what_it_said),
 		T(test_vnet__a_copy_is_cut_off_until_it_is_connected),
+		T(test_vnet__connecting_sends_nothing_that_was_sent_before),
 		T(test_vnet__a_copy_without_a_driver_has_its_link_and_its_mac),
 		T(test_vnet__a_fork_under_load_loses_and_doubles_nothing),
 	};
