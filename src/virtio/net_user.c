@@ -158,8 +158,11 @@ static void rx_some(struct vnet_pair *p)
 			break;
 		}
 		n = read(p->tap_fd, p->buf, TAP_PACKET_MAX);
-		if (n < (ssize_t)TAP_HEADER)
-			break; /* none, or the TAP is gone: the loop says when there is one again */
+		if (n < (ssize_t)TAP_HEADER) {
+			/* A TAP that is gone would be reported for ever. */
+			more = n > 0 || (n < 0 && errno == EAGAIN);
+			break;
+		}
 		rate_take(&d->state.rx_bytes, (uint64_t)n - TAP_HEADER);
 		rate_take(&d->state.rx_ops, 1);
 		p->pending = (size_t)n;
