@@ -14,7 +14,7 @@
 #include "base/err.h"
 
 #define TAP_HEADER 12u	      /* struct virtio_net_hdr_v1 */
-#define TAP_PACKET_MAX 65549u /* header, Ethernet header and VLAN tag, 64 KiB - 1 and some */
+#define TAP_PACKET_MAX 65565u /* header, Ethernet header and VLAN tag, 65,535 bytes of IP */
 
 /* Which unfinished packets the guest takes: VIRTIO_NET_F_GUEST_CSUM, _TSO4, _TSO6, _ECN among its
  * features. -errno. */

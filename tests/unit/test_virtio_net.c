@@ -383,6 +383,17 @@ static void test_vnet__a_buffer_may_be_in_pieces(void **state)
 /* The longest there is: 65,535 bytes of IP behind an Ethernet header with a VLAN tag. */
 #define LONGEST (TAP_HEADER + 18u + 65535u)
 
+static void test_vnet__the_longest_packet_arrives_whole(void **state)
+{
+	struct vnic_rig *g = *state;
+	const struct vd_buf b = { g->big, VNIC_BIG, true };
+
+	vd_submit(&g->d, 0, &b, 1, false);
+	vnic_put_seed(g, 0, LONGEST, 5);
+	vnic_settle(g);
+	assert_true(vnic_took_seed(g, 0, LONGEST, 5, 1));
+}
+
 static void test_vnet__hundreds_of_packets_arrive_in_order(void **state)
 {
 	struct vnic_rig *g = *state;
@@ -447,6 +458,38 @@ static void test_vnet__packet_of_as_many_pieces_as_there_may_be(void **state)
 	assert_true(vnic_got_seed(g, 0, sizeof(p), 4));
 }
 
+static void send_big(struct vnic_rig *g, uint32_t n, unsigned int seed)
+{
+	static uint8_t p[VNIC_BIG];
+	struct vd_buf b[3] = { { g->big, 12, false } };
+	unsigned int nr = 1;
+
+	vnic_fill(p, n, seed);
+	assert_int_equal(gmem_write(g->fm.m.mem, g->big, p, n), 0);
+	if (n > 12)
+		b[nr++] = (struct vd_buf){ g->big + 12, n - 12, false };
+	vd_submit(&g->d, 1, b, nr, false);
+	vnic_settle(g);
+	assert_int_equal(vnic_sent(g, 0), 1);
+}
+
+static void test_vnet__too_short_and_too_long_packets_are_dropped(void **state)
+{
+	struct vnic_rig *g = *state;
+	uint8_t p[16];
+
+	send_big(g, 12, 1);
+	send_big(g, LONGEST + 1, 2);
+	send_big(g, 150000, 3);
+	assert_int_equal(vnic_got(g, 0, p, sizeof(p)), -1);
+	assert_int_equal(vnic_of(g)->dropped, 3);
+	send_big(g, 13, 4);
+	assert_true(vnic_got_seed(g, 0, 13, 4));
+	send_big(g, LONGEST, 5);
+	assert_true(vnic_got_seed(g, 0, LONGEST, 5));
+	assert_false(vnic_broken(g));
+}
+
 static void test_vnet__thousand_packets_back_to_back(void **state)
 {
 	struct vnic_rig *g = *state;
@@ -488,9 +531,11 @@ int main(void)
 		T(test_vnet__packet_waits_for_its_buffers_and_is_the_first_then),
 		T(test_vnet__without_merging_a_packet_too_big_is_dropped),
 		T(test_vnet__a_buffer_may_be_in_pieces),
+		T(test_vnet__the_longest_packet_arrives_whole),
 		T(test_vnet__hundreds_of_packets_arrive_in_order),
 		T(test_vnet__a_packets_framing_is_the_drivers_choice),
 		T(test_vnet__packet_of_as_many_pieces_as_there_may_be),
+		T(test_vnet__too_short_and_too_long_packets_are_dropped),
 		T(test_vnet__thousand_packets_back_to_back),
 	};
 
