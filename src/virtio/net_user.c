@@ -107,6 +107,9 @@ static int deliver(struct vnet_pair *p, size_t len)
 	while (at < len) {
 		int r = n == MERGE_MAX || (n && !merge) ? -1 : vq_pop(&d->v, q, &c);
 
+		/* when all buffers that there can be are not enough, more will not come */
+		if (!r && n == d->state.virtio.vq[q].size)
+			r = -1;
 		if (r <= 0) {
 			unpop(d, q, n);
 			return r < 0 ? -1 : 0;

@@ -380,6 +380,22 @@ static void test_vnet__a_buffer_may_be_in_pieces(void **state)
 	}
 }
 
+/* No ring of this driver's can ever hold the packet: those behind it must not wait for ever. */
+static void test_vnet__packet_bigger_than_the_whole_ring_does_not_block_it(void **state)
+{
+	struct vnic_rig *g = *state;
+
+	vd_start(&g->d, ~0ull, 8);
+	fm_spin(&g->fm);
+	for (unsigned int i = 0; i < 8; i++)
+		vnic_offer(g, 0, 100);
+	vnic_put_seed(g, 0, 801, 1);
+	vnic_put_seed(g, 0, 800, 2);
+	vnic_settle(g);
+	assert_true(vnic_took_seed(g, 0, 800, 2, 8));
+	assert_int_equal(vnic_of(g)->dropped, 1);
+}
+
 /* The longest there is: 65,535 bytes of IP behind an Ethernet header with a VLAN tag. */
 #define LONGEST (TAP_HEADER + 18u + 65535u)
 
@@ -531,6 +547,7 @@ int main(void)
 		T(test_vnet__packet_waits_for_its_buffers_and_is_the_first_then),
 		T(test_vnet__without_merging_a_packet_too_big_is_dropped),
 		T(test_vnet__a_buffer_may_be_in_pieces),
+		T(test_vnet__packet_bigger_than_the_whole_ring_does_not_block_it),
 		T(test_vnet__the_longest_packet_arrives_whole),
 		T(test_vnet__hundreds_of_packets_arrive_in_order),
 		T(test_vnet__a_packets_framing_is_the_drivers_choice),
