@@ -47,8 +47,10 @@ int tap_set_offloads(int fd, uint64_t features, struct err *e)
 		off |= TUN_F_CSUM;
 		off |= HAS(features, VIRTIO_NET_F_GUEST_TSO4) ? TUN_F_TSO4 : 0;
 		off |= HAS(features, VIRTIO_NET_F_GUEST_TSO6) ? TUN_F_TSO6 : 0;
-		off |= HAS(features, VIRTIO_NET_F_GUEST_ECN) ? TUN_F_TSO_ECN : 0;
 	}
+	/* alone it would be refused, and all as it was for another driver */
+	if (off & (TUN_F_TSO4 | TUN_F_TSO6))
+		off |= HAS(features, VIRTIO_NET_F_GUEST_ECN) ? TUN_F_TSO_ECN : 0;
 	if (ioctl(fd, TUNSETOFFLOAD, (unsigned long)off) < 0)
 		return err_sys(e, errno, "TAP: offloads %#x", off);
 	return 0;

@@ -185,15 +185,32 @@ static void end(struct vnet_pair *p)
 	p->now = VNET_NONE;
 }
 
+/* The kernel spreads packets over all queues of a TAP that take part: only those that the driver
+ * looks at. */
+static void attach(struct vnet_pair *p)
+{
+	struct vnet *d = p->d;
+	bool off = (unsigned int)(p - d->pair) >= d->state.pairs;
+	struct err e;
+
+	if (p->tap_fd < 0 || off == p->off)
+		return;
+	p->off = off;
+	if (tap_enable(p->tap_fd, !off, &e))
+		log_guest(&d->v.log, "%s: %s", d->v.dev.id, e.msg);
+}
+
 static void update_pair(struct vnet_pair *p)
 {
 	enum vnet_backend want = choose(p);
 	struct vnet *d = p->d;
 	struct err e;
 
+	if (want != p->now)
+		end(p);
+	attach(p);
 	if (want == p->now)
 		return;
-	end(p);
 	if (want == VNET_VHOST && vhost_begin(p, &e)) {
 		log_warn("%s: served without vhost: %s", d->v.dev.id, e.msg);
 		p->no_vhost = true;

@@ -26,10 +26,10 @@ void vnet_set_offloads(struct vnet *d)
 {
 	struct err e;
 
-	for (unsigned int i = 0; i < d->cfg.queue_pairs; i++)
-		if (d->pair[i].tap_fd >= 0 &&
-		    tap_set_offloads(d->pair[i].tap_fd, d->state.guest_offloads, &e))
-			log_guest(&d->v.log, "%s: %s", d->v.dev.id, e.msg);
+	/* all queues of a TAP are one device; the first always takes part */
+	if (d->pair[0].tap_fd >= 0 &&
+	    tap_set_offloads(d->pair[0].tap_fd, d->state.guest_offloads, &e))
+		log_guest(&d->v.log, "%s: %s", d->v.dev.id, e.msg);
 }
 
 static bool set_mac(struct vnet *d, const uint8_t *data, size_t n)

@@ -40,6 +40,7 @@ struct vnet_pair {
 	uint64_t features;
 	uint8_t *buf;	/* TAP_PACKET_MAX bytes, once VNET_USER was */
 	size_t pending; /* bytes of a packet in buf that waits for the guest's buffers */
+	bool off;	/* the TAP's queue does not take part */
 };
 
 struct vnet {
