@@ -121,6 +121,8 @@ static void vnet_kick(struct virtio_dev *v, unsigned int q)
 		vnet_ctrl_kick(d, q);
 	else if (q / 2 < d->cfg.queue_pairs)
 		vnet_user_kick(d, q);
+	if (!virtio_live(&d->v)) /* broken: nobody's any more */
+		vnet_update(d);
 }
 
 static void vnet_started(struct virtio_dev *v)

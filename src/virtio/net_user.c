@@ -277,6 +277,8 @@ void vnet_go_on(void *arg)
 	}
 	if (d->v.resumed)
 		vnet_ctrl_kick(d, vnet_ctrl_queue(d));
+	if (!virtio_live(&d->v))
+		vnet_update(d);
 }
 
 void vnet_drop_sent(struct vnet *d)

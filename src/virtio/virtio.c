@@ -337,8 +337,9 @@ void virtio_queue_return(struct virtio_dev *v, unsigned int q, uint16_t last_ava
 	s->last_avail = last_avail;
 	/* A driver that wrote there itself has only misled itself. */
 	(void)gmem_load16(v->dev.m->mem, s->used + 2, &s->used_idx);
-	s->signalled_valid = 0; /* nobody knows */
-	s->signalled_used = 0;
+	/* of what lies in the ring, nobody knows what the driver was told of */
+	s->signalled_valid = 1;
+	s->signalled_used = (uint16_t)(s->used_idx - s->size);
 	post_main(v); /* who watches the eventfd */
 }
 
