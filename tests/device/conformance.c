@@ -93,7 +93,9 @@ static void boot(struct conf *c)
 	if (c->row->virtio_id) {
 		vd_probe(&c->d, &c->fm, c->row->virtio_id);
 		vd_start(&c->d,
-			 c->row->features | 1ull << VIRTIO_RING_F_EVENT_IDX | 1ull << VIRTIO_RING_F_INDIRECT_DESC, 0);
+			 c->row->features | 1ull << VIRTIO_RING_F_EVENT_IDX |
+				 1ull << VIRTIO_RING_F_INDIRECT_DESC,
+			 0);
 	}
 	if (c->row->boot)
 		c->row->boot(c);
