@@ -31,7 +31,8 @@ int msix_check(const struct pci_dev *p, const struct pci_state *st, struct err *
 bool msix_open(const struct pci_dev *p, unsigned int v);
 
 /* irqfd.c */
-/* The guest changed vector vec, or what masks it: the route follows. Is it, or was it, lent? */
+/* The guest changed vector vec, or what masks it: the route follows. True: it is lent and was
+ * closed, so that what was signalled meanwhile is lost. */
 bool irqfd_changed(struct pci_dev *p, unsigned int vec);
 void irqfd_forget(struct pci_dev *p); /* in a fork's child */
 void irqfd_fini(struct pci_dev *p);

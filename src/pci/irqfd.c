@@ -19,8 +19,9 @@
 #include "pci/internal.h"
 
 struct pci_irq {
-	int fd;	 /* -1: not made */
-	int gsi; /* when fd is */
+	int fd;	   /* -1: not made */
+	int gsi;   /* when fd is */
+	bool open; /* it had a route when we looked last */
 };
 
 /* The route of vector v as the table has it now. */
@@ -29,8 +30,9 @@ static int route(struct pci_dev *p, unsigned int v, struct err *e)
 	const struct pci_msix_entry *t = &p->st->msix[v];
 	struct kvm *k = p->dev->m->kvm;
 
+	p->irqs[v].open = msix_open(p, v);
 	kvm_msi_set(k, p->irqs[v].gsi, (uint64_t)t->addr_hi << 32 | t->addr_lo, t->data,
-		    msix_open(p, v));
+		    p->irqs[v].open);
 	return kvm_routes_commit(k, e);
 }
 
@@ -82,12 +84,14 @@ int pci_msix_lend(struct pci_dev *p, unsigned int vec, int *fd, struct err *e)
 bool irqfd_changed(struct pci_dev *p, unsigned int vec)
 {
 	struct err e;
+	bool was;
 
 	if (!p->irqs || p->irqs[vec].fd < 0)
 		return false;
+	was = p->irqs[vec].open;
 	if (route(p, vec, &e))
 		log_guest(&p->log, "%s: vector %u: %s", p->dev->id, vec, e.msg);
-	return true;
+	return !was && p->irqs[vec].open;
 }
 
 void irqfd_forget(struct pci_dev *p)

@@ -92,9 +92,9 @@ void pci_msix_notify(struct pci_dev *p, unsigned int vec)
 /* The guest changed vector v, or the masks above it. */
 static void vec_changed(struct pci_dev *p, unsigned int v)
 {
-	bool lent = irqfd_changed(p, v);
+	bool lost = irqfd_changed(p, v);
 
-	if ((lent || pending(p->st, v)) && vec_open(p, p->st, v))
+	if ((lost || pending(p->st, v)) && vec_open(p, p->st, v))
 		deliver(p, v);
 }
 

@@ -3,6 +3,7 @@
 web server, DNS, a peer for streams, a cloud's metadata address), and what tests ask of the host."""
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -141,7 +142,7 @@ def pings(host, count=2):
 def host_state():
     """All that a network of ours could leave on the host."""
     def ask(*argv):
-        return run(*argv).stdout
+        return re.sub(r"expires \d+sec ", "", run(*argv).stdout)
 
     links = sorted(l["ifname"] for l in json.loads(ask("ip", "-j", "link")))
     sysctls = ask("sysctl", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.outside0.accept_ra")

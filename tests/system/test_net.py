@@ -254,8 +254,8 @@ table ip filter {
   chain FORWARD { type filter hook forward priority filter; policy drop; jump DOCKER-USER; }
   chain DOCKER-USER { return; }
 }
-table ip nat { chain POSTROUTING { type nat hook postrouting priority srcnat; ip saddr 172.17.0.0/16 oifname != "docker0" masquerade; } }
-table inet mine { chain in { type filter hook input priority filter; policy accept; tcp dport 9 drop; } }
+table ip nat { chain POSTROUTING { type nat hook postrouting priority srcnat; ip saddr 172.17.0.0/16 oifname != "docker0" masquerade; }; }
+table inet mine { chain in { type filter hook input priority filter; policy accept; tcp dport 9 drop; }; }
 """
     run("nft", "-f", "-", input=docker)
     try:
@@ -286,7 +286,7 @@ def test_net__what_cannot_be_is_said_and_nothing_is_made(w):
     network(w)
     names = w.must("network", "ls", "-q").out
     mine = json.loads(w.must("network", "inspect", "net", "-o", "json").out)
-    subnet = mine["subnet"]
+    subnet = mine["subnet4"]
     w.refused("network", "create", "x", "--subnet", subnet, says="overlap|used by")
     w.refused("network", "create", "x", "--subnet", "192.0.2.128/25", says="192.0.2")
     w.refused("network", "create", "x", "--subnet", "10.0.0.1", says="subnet")
