@@ -212,10 +212,12 @@ static void print_vms(const json_t *vms)
 		printf("%-24s %-15s %-26s %-17s", text(v, "vm"), text(v, "ipv4"), text(v, "ipv6"),
 		       text(v, "mac"));
 		json_array_foreach(json_object_get(v, "publish"), k, p)
+		{
 			printf("%s%lld:%lld/%s", k ? "," : " ",
 			       (long long)json_integer_value(json_object_get(p, "host_port")),
 			       (long long)json_integer_value(json_object_get(p, "guest_port")),
 			       text(p, "protocol"));
+		}
 		putchar('\n');
 	}
 }

@@ -128,6 +128,8 @@ static const char tables[] =
 	"		iifname . ether saddr != @source drop\n"
 	/* spanning tree and its kin */
 	"		ether daddr 01:80:c2:00:00:00-01:80:c2:00:00:0f drop\n"
+	/* inside of a tag the rest would not be seen */
+	"		ether type { 8021q, 8021ad } drop\n"
 	"		meta l4proto udp udp sport { 67, 547 } drop\n"
 	"		icmpv6 type { nd-router-advert, nd-redirect } drop\n"
 	"	}\n"

@@ -11,9 +11,15 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -33,16 +39,6 @@ static int teardown(void **state)
 	network_sweep();
 	netns_end(*state);
 	return 0;
-}
-
-static struct network make(const char *name, const struct network_options *o)
-{
-	struct network nw;
-	struct err e;
-
-	if (network_create(name, o, &nw, &e))
-		fail_msg("%s", e.msg);
-	return nw;
 }
 
 static void refused(const char *name, const struct network_options *o, int want, const char *why)
@@ -90,7 +86,7 @@ static void test_create__refuses_what_makes_no_sense(void **state)
 	refused("n", OPTIONS(.mode = NETWORK_BRIDGE, .bridge = "lo"), -ENODEV, "not a bridge");
 	refused("n", OPTIONS(.mode = NETWORK_BRIDGE, .bridge = "a\"b"), -EINVAL, "interface");
 	refused("n", OPTIONS(.bridge = "lo"), -EINVAL, "--mode bridge");
-	make("n", OPTIONS(0));
+	netns_network("n", OPTIONS(0));
 	refused("n", OPTIONS(0), -EEXIST, "already");
 }
 
@@ -104,9 +100,9 @@ static void test_create__subnets_do_not_overlap(void **state)
 				      "ip route add 10.77.32.0/24 dev x && "
 				      "ip addr add fd12::1/48 dev x nodad"),
 			 0);
-	a = make("a", OPTIONS(0));
+	a = netns_network("a", OPTIONS(0));
 	assert_memory_equal(a.subnet4, "\x0a\x4d\x10\x00", 4); /* 10.77.16.0 */
-	b = make("b", OPTIONS(0));
+	b = netns_network("b", OPTIONS(0));
 	assert_memory_equal(b.subnet4, "\x0a\x4d\x30\x00", 4); /* 10.77.48.0 */
 	assert_int_not_equal(a.id, b.id);
 	assert_memory_not_equal(a.subnet6, b.subnet6, 6);
@@ -114,7 +110,7 @@ static void test_create__subnets_do_not_overlap(void **state)
 	refused("c", OPTIONS(.subnet4 = "10.77.0.0/16"), -EINVAL, "that of network");
 	refused("c", OPTIONS(.subnet4 = "10.77.3.128/25"), -EINVAL, "which the host uses");
 	refused("c", OPTIONS(.subnet6 = "fd12::/48"), -EINVAL, "which the host uses");
-	make("c", OPTIONS(.subnet4 = "10.77.4.0/24", .subnet6 = "none"));
+	netns_network("c", OPTIONS(.subnet4 = "10.77.4.0/24", .subnet6 = "none"));
 }
 
 static void test_open__default_is_made(void **state)
@@ -132,10 +128,11 @@ static void test_open__default_is_made(void **state)
 
 static void test_definition__survives_its_file(void **state)
 {
-	struct network a = make("a", OPTIONS(.mode = NETWORK_ISOLATED,
-					     .allow = NETWORK_ALLOW_PEERS | NETWORK_ALLOW_HOST,
-					     .subnet4 = "10.9.0.0/24", .subnet6 = "fd00:1:2::/48",
-					     .dns = "9.9.9.9,2620:fe::fe", .mtu = 1400)),
+	struct network a = netns_network(
+			       "a", OPTIONS(.mode = NETWORK_ISOLATED,
+					    .allow = NETWORK_ALLOW_PEERS | NETWORK_ALLOW_HOST,
+					    .subnet4 = "10.9.0.0/24", .subnet6 = "fd00:1:2::/48",
+					    .dns = "9.9.9.9,2620:fe::fe", .mtu = 1400)),
 		       b;
 	struct err e;
 
@@ -148,7 +145,7 @@ static void test_definition__survives_its_file(void **state)
 
 static void test_remove__not_while_somebody_is_on_it(void **state)
 {
-	struct network nw = make("n", OPTIONS(0));
+	struct network nw = netns_network("n", OPTIONS(0));
 	cleanup_free char *before = netns_state();
 	cleanup_free char *after = NULL;
 	struct network_port p;
@@ -203,7 +200,7 @@ static size_t warnings(const struct network *nw, const char *what)
 
 static void test_docker__lets_guests_through_and_is_left_as_it_was(void **state)
 {
-	struct network nw = make("n", OPTIONS(0));
+	struct network nw = netns_network("n", OPTIONS(0));
 	cleanup_free char *before = NULL, *with = NULL, *after = NULL;
 	pid_t out = netns_outside(), guest;
 	struct network_port p, q;
@@ -234,7 +231,7 @@ static void test_docker__lets_guests_through_and_is_left_as_it_was(void **state)
 
 static void test_obstacle__is_said(void **state)
 {
-	struct network nw = make("n", OPTIONS(0));
+	struct network nw = netns_network("n", OPTIONS(0));
 	pid_t out = netns_outside(), guest;
 	struct network_port p;
 
@@ -259,7 +256,7 @@ static void test_obstacle__is_said(void **state)
 /* A host that lives by router advertisements does so while it forwards, and after. */
 static void test_settings__advertisements_are_kept(void **state)
 {
-	struct network nw = make("n", OPTIONS(0));
+	struct network nw = netns_network("n", OPTIONS(0));
 	pid_t out = netns_outside();
 	struct network_port p;
 
@@ -280,7 +277,7 @@ static void test_settings__advertisements_are_kept(void **state)
 /* What was on before is on after. */
 static void test_settings__of_others_stay(void **state)
 {
-	struct network nw = make("n", OPTIONS(0));
+	struct network nw = netns_network("n", OPTIONS(0));
 	struct network_port p;
 
 	(void)state;
@@ -293,7 +290,7 @@ static void test_settings__of_others_stay(void **state)
 
 static void test_ipv6__host_without_does_without(void **state)
 {
-	struct network nw = make("n", OPTIONS(0));
+	struct network nw = netns_network("n", OPTIONS(0));
 	pid_t out = netns_outside(), guest;
 	struct network_port p;
 
@@ -332,7 +329,7 @@ static void test_bridge__guest_is_on_it_by_its_own_mac_only(void **state)
 
 	(void)state;
 	make_bridge();
-	nw = make("n", OPTIONS(.mode = NETWORK_BRIDGE, .bridge = "br0"));
+	nw = netns_network("n", OPTIONS(.mode = NETWORK_BRIDGE, .bridge = "br0"));
 	before = netns_out(0, "ip -d link; ip route; nft list ruleset");
 	if (network_attach(&nw, &w[0], 1, &p, &e) || network_attach(&nw, &w[1], 1, &q, &e))
 		fail_msg("%s", e.msg);
@@ -361,6 +358,91 @@ static void test_bridge__guest_is_on_it_by_its_own_mac_only(void **state)
 	assert_int_equal(netns_run(0, "nft list ruleset | grep -q ."), 1);
 }
 
+/* A broadcast of that type, tag or not, from the guest's own MAC. */
+static void send_frame(pid_t guest, const uint8_t mac[6], const uint8_t *type, size_t n)
+{
+	uint8_t frame[64] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
+	struct sockaddr_ll to = { .sll_family = AF_PACKET };
+	pid_t pid = fork();
+	char path[64];
+	int status;
+
+	if (!pid) {
+		int fd;
+
+		snprintf(path, sizeof(path), "/proc/%d/ns/net", (int)guest);
+		if (setns(open(path, O_RDONLY), CLONE_NEWNET))
+			_exit(1);
+		memcpy(frame + 6, mac, 6);
+		memcpy(frame + 12, type, n);
+		fd = socket(AF_PACKET, SOCK_RAW, 0);
+		to.sll_ifindex = (int)if_nametoindex("eth0");
+		_exit(sendto(fd, frame, sizeof(frame), 0, (struct sockaddr *)&to, sizeof(to)) !=
+		      sizeof(frame));
+	}
+	waitpid(pid, &status, 0);
+	assert_int_equal(status, 0);
+}
+
+static void test_bridge__no_tags_of_guests(void **state)
+{
+	static const uint8_t plain[] = { 0x88, 0xb5 }, tagged[] = { 0x81, 0x00, 0, 5, 0x88, 0xb5 };
+	struct network nw;
+	struct network_port p;
+	pid_t a;
+
+	make_bridge();
+	scratch_text(*state, "count",
+		     "table bridge t { counter plain { }\n counter tagged { }\n"
+		     "chain c { type filter hook prerouting priority 0; policy accept;\n"
+		     "ether type 0x88b5 counter name plain\nether type 8021q counter name "
+		     "tagged\n}\n}\n");
+	assert_int_equal(netns_run(0, "nft -f %s", scratch_path(*state, "count")), 0);
+	nw = netns_network("n", OPTIONS(.mode = NETWORK_BRIDGE, .bridge = "br0"));
+	netns_attach(&nw, "a", NULL, 0, &p);
+	a = netns_guest(&p);
+	send_frame(a, p.addr.mac, plain, sizeof(plain));
+	send_frame(a, p.addr.mac, tagged, sizeof(tagged));
+	usleep(200000);
+	assert_int_equal(netns_run(0, "nft list counter bridge t plain | grep -q \"packets 1 \""),
+			 0);
+	assert_int_equal(netns_run(0, "nft list counter bridge t tagged | grep -q \"packets 0 \""),
+			 0);
+	assert_int_equal(netns_run(0, "nft delete table bridge t"), 0);
+	netns_kill(a);
+	network_port_close(&p);
+}
+
+/* A guest's claim to be the segment's DHCP server or router. */
+static void test_bridge__no_server_among_guests(void **state)
+{
+	struct network nw;
+	struct network_port p;
+	uint8_t ip[4] = { 10, 5, 0, 20 };
+	struct network_want w = { .vm = "a", .queues = 1, .ip4 = ip };
+	cleanup_free char *got = NULL;
+	pid_t a, s;
+	struct err e;
+
+	(void)state;
+	make_bridge();
+	nw = netns_network("n", OPTIONS(.mode = NETWORK_BRIDGE, .bridge = "br0"));
+	assert_int_equal(network_attach(&nw, &w, 1, &p, &e), 0);
+	a = netns_guest(&p);
+	s = netns_start(0, "socat -u UDP4-RECV:68 OPEN:%s,creat,append",
+			scratch_path(*state, "got"));
+	usleep(300000);
+	assert_int_equal(netns_run(a, "echo from67 | socat -u - UDP4:10.5.0.1:68,bind=:67; "
+				      "echo from99 | socat -u - UDP4:10.5.0.1:68,bind=:99"),
+			 0);
+	usleep(200000);
+	got = netns_out(0, "cat %s", scratch_path(*state, "got"));
+	assert_string_equal(got, "from99");
+	netns_kill(s);
+	netns_kill(a);
+	network_port_close(&p);
+}
+
 static void test_bridge__peers_and_pool(void **state)
 {
 	struct network nw;
@@ -372,8 +454,8 @@ static void test_bridge__peers_and_pool(void **state)
 
 	(void)state;
 	make_bridge();
-	nw = make("n",
-		  OPTIONS(.mode = NETWORK_BRIDGE, .bridge = "br0", .allow = NETWORK_ALLOW_PEERS));
+	nw = netns_network("n", OPTIONS(.mode = NETWORK_BRIDGE, .bridge = "br0",
+					.allow = NETWORK_ALLOW_PEERS));
 	netns_attach(&nw, "first", NULL, 0, &first);
 	assert_int_equal(network_refill(&nw, 1, &e), 0);
 	netns_attach(&nw, "a", NULL, 0, &p);
@@ -412,6 +494,8 @@ int main(void)
 		TEST(test_settings__of_others_stay),
 		TEST(test_ipv6__host_without_does_without),
 		TEST(test_bridge__guest_is_on_it_by_its_own_mac_only),
+		TEST(test_bridge__no_tags_of_guests),
+		TEST(test_bridge__no_server_among_guests),
 		TEST(test_bridge__peers_and_pool),
 	};
 
