@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,17 +21,32 @@
 #define RECORD_MAX (64u << 10)
 #define LOCK_DIR "/run/lock"
 
+int hostlock_path(char *buf, size_t n, struct err *e)
+{
+	cleanup_close int sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	uint64_t cookie;
+	socklen_t len = sizeof(cookie);
+
+	/* never another's until the next boot, unlike the inode: a record that was left by a
+	 * namespace that is no more must not be taken for this one's */
+	if (sock < 0 || getsockopt(sock, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &len))
+		return err_sys(e, errno, "which network namespace is this?");
+	snprintf(buf, n, LOCK_DIR "/clone-network.%llu", (unsigned long long)cookie);
+	return 0;
+}
+
 int hostlock_take(struct hostlock *l, struct err *e)
 {
 	cleanup_close int fd = -1;
 	char path[64], text[RECORD_MAX];
-	struct stat ns, st;
+	struct stat st;
 	size_t n;
+	int r;
 
 	*l = (struct hostlock){ .fd = -1 };
-	if (stat("/proc/self/ns/net", &ns))
-		return err_sys(e, errno, "/proc/self/ns/net");
-	snprintf(path, sizeof(path), LOCK_DIR "/clone-network.%llu", (unsigned long long)ns.st_ino);
+	r = hostlock_path(path, sizeof(path), e);
+	if (r)
+		return r;
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0 || fstat(fd, &st))
 		return err_sys(e, errno, "%s", path);

@@ -149,6 +149,8 @@ struct hostlock {
 	json_t *rec; /* what we changed of the host */
 };
 
+/* Its file: of this network namespace. */
+int hostlock_path(char *buf, size_t n, struct err *e);
 /* Waits for it. -EPERM when somebody else's file is in its place. */
 int hostlock_take(struct hostlock *l, struct err *e);
 /* Writes the record back. */

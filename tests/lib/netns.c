@@ -22,13 +22,13 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/util.h"
 #include "control/json.h"
+#include "network/private.h"
 #include "tests/lib/scratch.h"
 
 bool netns_possible(void)
@@ -56,14 +56,10 @@ char *netns_begin(void)
 void netns_end(char *dir)
 {
 	char lock[64];
-	struct stat st;
 
 	/* the host's own would stay; this host ends */
-	if (!stat("/proc/self/ns/net", &st)) {
-		snprintf(lock, sizeof(lock), "/run/lock/clone-network.%llu",
-			 (unsigned long long)st.st_ino);
+	if (!hostlock_path(lock, sizeof(lock), NULL))
 		unlink(lock);
-	}
 	scratch_remove(dir);
 }
 

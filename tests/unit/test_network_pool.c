@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -220,6 +221,7 @@ static void attach_many(const struct network *nw, int out)
 	enum { N = 50 };
 	struct network_port *p = calloc(N, sizeof(*p));
 
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	for (size_t i = 0; i < N; i++) {
 		struct network_want w = { .queues = 1 };
 		struct err e;
@@ -247,7 +249,7 @@ static void test_attach__two_processes_at_once_with_a_pool(void **state)
 	}
 	/* and one that fills the pool and sweeps meanwhile */
 	pid[2] = fork();
-	if (!pid[2])
+	if (!pid[2] && !prctl(PR_SET_PDEATHSIG, SIGKILL))
 		for (;;) {
 			network_refill(&nw, 4, &e);
 			network_sweep();
