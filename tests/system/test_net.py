@@ -297,8 +297,8 @@ def test_net__what_cannot_be_is_said_and_nothing_is_made(w):
     same(w.must("network", "ls", "-q").out, names, "networks")
     w.must("network", "create", "tiny", "--subnet", "10.99.0.0/29", "--dns", OUT4)
     for i in range(5):
-        w.must("run", "-d", "--no-wait", "--name", f"t{i}", "--image", "bb", "--memory", "64M", "--network", "tiny")
-    w.refused("run", "-d", "--image", "bb", "--memory", "64M", "--network", "tiny", says="all 5 addresses are in use")
+        w.must("run", "-d", "--no-wait", "--name", f"t{i}", "--image", "bb", "--memory", "80M", "--network", "tiny")
+    w.refused("run", "-d", "--image", "bb", "--memory", "80M", "--network", "tiny", says="all 5 addresses are in use")
     w.refused("network", "rm", "tiny", says="t[0-4]")
     w.refused("run", "-d", "--image", "bb", "--network", "tiny", "--ip", "10.99.0.3", says="10.99.0.3 is taken by VM t")
     w.refused("run", "-d", "--image", "bb", "--network", "net", "--ip", "10.1.2.3", says="10.1.2.3.*" + subnet)

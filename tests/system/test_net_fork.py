@@ -97,8 +97,8 @@ def test_net_fork__until_it_knows_who_it_is_nothing_leaves_it(w):
     guest(w, "h0")
     w.sh("h0", "mkdir -p /etc/clone/fork.d; printf '#!/bin/sh\\nsleep 4\\n' > /etc/clone/fork.d/slow; "
                "chmod +x /etc/clone/fork.d/slow")
-    # a talker that never stops: a datagram each tenth of a second
-    w.sh("h0", f"(while true; do echo x | nc -u -w 1 {OUT4} 9999; usleep 100000; done </dev/null >/dev/null 2>&1 &)")
+    # a talker that never stops, from a new socket each second
+    w.sh("h0", f"(while true; do echo x | timeout 1 nc -u {OUT4} 9999; done </dev/null >/dev/null 2>&1 &)")
     path = f"{w.base}/talk.pcap"
     sniffer = subprocess.Popen(["tcpdump", "-i", "any", "-n", "-U", "-w", path, "udp port 9999"],
                                stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -116,7 +116,7 @@ def test_net_fork__until_it_knows_who_it_is_nothing_leaves_it(w):
 
 def test_net_fork__a_hundred_on_one_network_are_distinct_and_answer(w):
     network(w)
-    w.must("template", "create", "crowd", "--image", "bb", "--memory", "64M", "--network", "net", timeout=600)
+    w.must("template", "create", "crowd", "--image", "bb", "--memory", "80M", "--network", "net", timeout=600)
     w.must("fork", "crowd", "-n", str(FORKS), "--name", "crowd", timeout=900)
     vms = [v for v in w.names() if v.startswith("crowd-")]
     same(len(vms), FORKS, "forks")
