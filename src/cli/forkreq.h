@@ -43,9 +43,9 @@ struct fork_child_info {
 	char name[65];
 	bool ok;
 	char why[ERR_MSG_MAX]; /* when not ok */
-	json_t *clocks;	       /* the child's object of the reply, with its networks; ours to free */
-	uint64_t sent_ns;      /* CLOCK_MONOTONIC when the request was sent */
-	int owner_fd;	       /* of an owned one: lets go of it when closed; else -1 */
+	json_t *clocks;	  /* the child's object of the reply, with its networks; ours to free */
+	uint64_t sent_ns; /* CLOCK_MONOTONIC when the request was sent */
+	int owner_fd;	  /* of an owned one: lets go of it when closed; else -1 */
 };
 
 /*

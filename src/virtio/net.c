@@ -208,9 +208,8 @@ static int vnet_create(struct machine *m, const char *id, const void *cfg, struc
 	d->state.status = VIRTIO_NET_S_LINK_UP;
 	d->state.pairs = 1;
 	for (unsigned int i = 0; i < VIRTIO_NET_PAIRS_MAX; i++)
-		d->pair[i] = (struct vnet_pair){
-			.d = d, .tap_fd = -1, .vhost_fd = -1, .err_fd = -1
-		};
+		d->pair[i] =
+			(struct vnet_pair){ .d = d, .tap_fd = -1, .vhost_fd = -1, .err_fd = -1 };
 	for (unsigned int q = 0; q < 2 * want->queue_pairs; q++)
 		queue_max[q] = QUEUE_SIZE;
 	queue_max[2 * want->queue_pairs] = CTRL_SIZE;
