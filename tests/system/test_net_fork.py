@@ -97,14 +97,16 @@ def test_net_fork__until_it_knows_who_it_is_nothing_leaves_it(w):
     guest(w, "h0")
     w.sh("h0", "mkdir -p /etc/clone/fork.d; printf '#!/bin/sh\\nsleep 4\\n' > /etc/clone/fork.d/slow; "
                "chmod +x /etc/clone/fork.d/slow")
-    # a talker that never stops, from a new socket each second
-    w.sh("h0", f"(while true; do echo x | timeout 1 nc -u {OUT4} 9999; done </dev/null >/dev/null 2>&1 &)")
+    # talkers that never stop: one that begins anew each time, one on a connection
+    give_peer(w, "h0", serve=False)
+    w.sh("h0", f"(while true; do ping -c 1 -W 1 {OUT4}; done </dev/null >/dev/null 2>&1 &)")
+    w.sh("h0", f"(/netpeer hold {OUT4} 5000 60 </dev/null >/dev/null 2>&1 &)")
     path = f"{w.base}/talk.pcap"
-    sniffer = subprocess.Popen(["tcpdump", "-i", "any", "-n", "-U", "-w", path, "udp port 9999"],
+    sniffer = subprocess.Popen(["tcpdump", "-i", "any", "-n", "-U", "-w", path, "icmp or tcp port 5000"],
                                stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     sniffer.stderr.readline()
     w.must("fork", "h0", "--name", "h1", timeout=120)
-    until(lambda: ip4(w, "h1") in run("tcpdump", "-n", "-r", path, ok=False).stdout, "a datagram of the fork", 60)
+    until(lambda: ip4(w, "h1") in run("tcpdump", "-n", "-r", path, ok=False).stdout, "a packet of the fork", 60)
     sniffer.terminate()
     sniffer.wait()
     tap, mine = nic(w, "h1")["tap"], ip4(w, "h0")
