@@ -117,7 +117,7 @@ static int clear_slot(struct attach *a, struct lease *l, struct err *e)
 
 	if (l->fresh)
 		return 0;
-	lease_read(a->nw, l->fd, l->slot, &old);
+	lease_read(a->nw, &a->d, l->slot, &old);
 	ready_take(&a->d, l->slot);
 	wbuf_init(&w, RULES_MAX);
 	rules_lease_remove(&w, a->nw, &old);
@@ -160,11 +160,11 @@ static bool take_ready(struct attach *a, size_t i, unsigned int slot)
 		lease_close(&l);
 		return false;
 	}
-	lease_read(a->nw, l.fd, slot, &l);
+	lease_read(a->nw, &a->d, slot, &l);
 	snprintf(l.vm, sizeof(l.vm), "%s", a->want[i].vm ? a->want[i].vm : "");
 	/* if somebody removed the TAP, that made one that leads nowhere: left for the sweep */
 	if (!tap_open(l.tap, 1, p->tap_fd, NULL) && tap_is_persistent(p->tap_fd[0]) &&
-	    !tap_persist(p->tap_fd[0], false, NULL) && !lease_write(&l, NULL)) {
+	    !tap_persist(p->tap_fd[0], false, NULL) && !lease_write(&a->d, &l, NULL)) {
 		a->l[i] = l;
 		return true;
 	}

@@ -32,7 +32,7 @@ static int sweep_dead(const struct network *nw, const struct netdir *d, struct l
 		else if (!r && ready_is(d, slots[i]))
 			lease_close(&l);
 		else if (!r) {
-			lease_read(nw, l.fd, slots[i], &l);
+			lease_read(nw, d, slots[i], &l);
 			r = leases_add(gone, &l, e);
 			if (r)
 				lease_close(&l);
@@ -63,7 +63,7 @@ static int sweep_ready(const struct network *nw, const struct netdir *d, struct 
 			r = 0;
 			continue;
 		}
-		lease_read(nw, l.fd, slots[i], &l);
+		lease_read(nw, d, slots[i], &l);
 		r = ready_take(d, slots[i]) ? leases_add(gone, &l, e) : -EAGAIN;
 		if (r)
 			lease_close(&l);
@@ -72,6 +72,20 @@ static int sweep_ready(const struct network *nw, const struct netdir *d, struct 
 			r = 0;
 		}
 	}
+	return r;
+}
+
+static int count_others(const struct netdir *d, const struct leases *ours, size_t *live,
+			struct err *e)
+{
+	cleanup_free unsigned int *slots = NULL;
+	size_t n = 0, held = 0;
+	int r = lease_slots(d->leases, &slots, &n, e);
+
+	for (size_t i = 0; !r && i < n; i++)
+		held += lease_held(d, slots[i]);
+	if (!r && held > ours->n)
+		*live += held - ours->n;
 	return r;
 }
 
@@ -133,7 +147,7 @@ static void disown(struct hostlock *l, const struct network *nw)
 static int take_down(struct hostlock *l, const struct up *u, const struct leases *gone,
 		     struct err *e)
 {
-	bool tables = nft_tables_there(), last = !nft_other_network(u->nw.id);
+	bool tables = nft_tables_there(), last = network_is_last(l, &u->nw);
 	struct wbuf w;
 	int r = 0;
 
@@ -165,10 +179,14 @@ static int down(struct hostlock *l, const struct up *u, const struct netdir *d, 
 	bool all = false;
 	int r = sweep_dead(&u->nw, d, &gone, &live, e);
 
-	if (!r && !live && (wanted || !hold_is(d)))
+	if (!r && !live && (wanted || !hold_is(d))) {
 		r = sweep_ready(&u->nw, d, &gone, &live, e);
-	else
+		/* one that waited when we looked may have been taken before we took the others */
+		if (!r && !live)
+			r = count_others(d, &gone, &live, e);
+	} else {
 		++live;
+	}
 	if (!r && !live) {
 		all = true;
 		r = take_down(l, u, &gone, e);

@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a lease file says: small JSON, written in one go by whoever has it locked, read by
- * everybody.
+ * What a slot was given: small JSON, written by whoever has the lease locked, read by everybody.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "base/fd.h"
 #include "base/util.h"
 #include "control/json.h"
 #include "image/image.h"
@@ -56,12 +52,11 @@ static json_t *publish_json(const struct lease *l)
 	return list;
 }
 
-int lease_write(const struct lease *l, struct err *e)
+int lease_write(const struct netdir *d, const struct lease *l, struct err *e)
 {
 	char mac[20], ip4[ADDR_TEXT] = "", ip6[ADDR_TEXT] = "";
 	cleanup_json json_t *j = NULL;
-	cleanup_free char *text = NULL;
-	int r;
+	char name[8];
 
 	mac_text(l->mac, mac, sizeof(mac));
 	if (!bytes_are_zero(l->ip4, 4))
@@ -70,14 +65,9 @@ int lease_write(const struct lease *l, struct err *e)
 		ip6_text(l->ip6, ip6, sizeof(ip6));
 	j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o}", "vm", l->vm, "tap", l->tap, "mac", mac,
 		      "ipv4", ip4, "ipv6", ip6, "publish", publish_json(l));
-	text = json_text(j, JSON_COMPACT);
-	if (!text)
-		return err_set(e, ENOMEM, "lease: out of memory");
-	/* in this order a reader sees the new one, with or without the old one's end */
-	r = fd_pwrite_full(l->fd, text, strlen(text), 0);
-	if (!r && ftruncate(l->fd, (off_t)strlen(text)))
-		r = -errno;
-	return r ? err_sys(e, -r, "lease of %s", l->tap) : 0;
+	slot_name(l->slot, name);
+	return j ? json_write_file(d->given, name, 0600, j, e)
+		 : err_set(e, ENOMEM, "lease of %s: out of memory", l->tap);
 }
 
 static void read_publish(const json_t *list, struct lease *l)
@@ -96,25 +86,21 @@ static void read_publish(const json_t *list, struct lease *l)
 	}
 }
 
-void lease_read(const struct network *nw, int fd, unsigned int slot, struct lease *l)
+void lease_read(const struct network *nw, const struct netdir *d, unsigned int slot,
+		struct lease *l)
 {
 	const char *vm = "", *tap = "", *mac = "", *ip4 = "", *ip6 = "";
 	cleanup_json json_t *j = NULL;
 	const json_t *publish = NULL;
-	char text[LEASE_MAX];
-	struct stat st;
-	size_t n;
+	char name[8];
 	int keep = l->fd;
 
 	*l = (struct lease){ .slot = slot, .fd = keep };
 	snprintf(l->tap, sizeof(l->tap), TAP_PREFIX "%04x%04x", nw->id, slot & 0xffffu);
-	if (fstat(fd, &st) || st.st_size < 0 || (uint64_t)st.st_size > sizeof(text))
+	slot_name(slot, name);
+	if (json_read_file(d->given, name, LEASE_MAX, &j, NULL))
 		return;
-	n = (size_t)st.st_size;
-	if (fd_pread_full(fd, text, n, 0))
-		return;
-	j = json_loadb(text, n, JSON_DISABLE_EOF_CHECK, NULL);
-	if (!j || json_unpack(j, "{s:s, s:s, s:s, s:s, s:s, s:o}", "vm", &vm, "tap", &tap, "mac",
+	if (json_unpack(j, "{s:s, s:s, s:s, s:s, s:s, s:o}", "vm", &vm, "tap", &tap, "mac",
 			      &mac, "ipv4", &ip4, "ipv6", &ip6, "publish", &publish))
 		return;
 	if (!mac_parse(mac, l->mac))

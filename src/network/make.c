@@ -29,7 +29,7 @@ int leases_make(const struct making *m, struct err *e)
 		return 0;
 	/* before the rules: whoever sweeps must know which to remove */
 	for (size_t i = 0; !r && i < m->n; i++)
-		r = lease_write(&m->l[i], e);
+		r = lease_write(m->d, &m->l[i], e);
 	if (!r)
 		r = put_rules(m, e);
 	for (size_t i = 0; !r && i < m->n; i++)

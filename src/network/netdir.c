@@ -33,12 +33,12 @@ static int by_slot(const void *a, const void *b)
 
 void netdir_init(struct netdir *d)
 {
-	*d = (struct netdir){ -1, -1, -1, -1 };
+	*d = (struct netdir){ -1, -1, -1, -1, -1 };
 }
 
 void netdir_close(struct netdir *d)
 {
-	int *fds[] = { &d->fd, &d->leases, &d->ready, &d->last };
+	int *fds[] = { &d->fd, &d->leases, &d->given, &d->ready, &d->last };
 
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
 		if (*fds[i] >= 0)
@@ -90,6 +90,8 @@ int netdir_open(const char *name, bool make, struct netdir *d, struct err *e)
 	r = MIN(d->fd, 0);
 	if (!r)
 		r = MIN(d->leases = sub_open(d->fd, "leases", make), 0);
+	if (!r)
+		r = MIN(d->given = sub_open(d->fd, "given", make), 0);
 	if (!r)
 		r = MIN(d->ready = sub_open(d->fd, "ready", make), 0);
 	if (!r)
@@ -170,7 +172,7 @@ static void empty_dir(int dir)
 
 void netdir_remove(const char *name)
 {
-	static const char *const sub[] = { "leases", "ready", "last" };
+	static const char *const sub[] = { "leases", "given", "ready", "last" };
 	cleanup_close int nets = networks_open(false, NULL);
 	struct netdir d;
 
@@ -178,6 +180,8 @@ void netdir_remove(const char *name)
 		return;
 	/* what is locked was taken by somebody who did not wait for the host lock: not ours */
 	empty_dir(d.ready);
+	if (unlinkat(d.fd, "leases", AT_REMOVEDIR) == 0)
+		empty_dir(d.given);
 	empty_dir(d.last);
 	for (size_t i = 0; i < ARRAY_SIZE(sub); i++)
 		unlinkat(d.fd, sub[i], AT_REMOVEDIR);
@@ -188,7 +192,7 @@ void netdir_remove(const char *name)
 
 /* ---- leases ---- */
 
-static void slot_name(unsigned int slot, char buf[8])
+void slot_name(unsigned int slot, char buf[8])
 {
 	snprintf(buf, 8, "%04x", slot & 0xffffu);
 }
@@ -275,7 +279,7 @@ bool lease_peek(const struct network *nw, const struct netdir *d, unsigned int s
 	fd = openat(d->leases, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	*l = (struct lease){ .slot = slot, .fd = -1 };
 	if (fd >= 0)
-		lease_read(nw, fd, slot, l);
+		lease_read(nw, d, slot, l);
 	return fd >= 0 && !fcntl(fd, F_OFD_GETLK, &fl) && fl.l_type != F_UNLCK;
 }
 
@@ -302,6 +306,7 @@ void lease_drop(const struct netdir *d, struct lease *l)
 
 	slot_name(l->slot, name);
 	unlinkat(d->ready, name, 0);
+	unlinkat(d->given, name, 0);
 	unlinkat(d->leases, name, 0);
 	lease_close(l);
 }

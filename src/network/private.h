@@ -5,7 +5,9 @@
  * STATE/networks/NAME.json      a definition (define.c)
  * RUN/networks/NAME/            what is on the host of it (netdir.c):
  *     up.json                   resolvers that the rules let through; there while rules are
- *     leases/SLOT               locked by whoever has the slot; says which TAP and addresses
+ *     leases/SLOT               locked by whoever has the slot, a VM process; empty, and never read,
+ *                               because that process could write to it
+ *     given/SLOT                what it was given: VM, TAP, addresses, ports
  *     ready/SLOT                the slot's TAP waits, made ahead, for the first who locks its lease
  *     last/VM, last/.SLOT       links to the slot that VM had last, and back
  *     next                      where the search for a free slot begins
@@ -105,7 +107,7 @@ struct lease {
 };
 
 struct netdir {
-	int fd, leases, ready, last;
+	int fd, leases, given, ready, last;
 };
 
 void netdir_init(struct netdir *d);
@@ -119,9 +121,12 @@ int netdir_list(char ***names, size_t *n);
 
 /* -EAGAIN: somebody has it. make: also when there is none; else -ENOENT. l->fd is the lock. */
 int lease_lock(const struct netdir *d, unsigned int slot, bool make, struct lease *l);
-/* What its file says, locked or not; fields stay zero when that makes no sense. */
-void lease_read(const struct network *nw, int fd, unsigned int slot, struct lease *l);
-int lease_write(const struct lease *l, struct err *e);
+/* What it was given, locked or not; fields stay zero when that makes no sense. */
+void lease_read(const struct network *nw, const struct netdir *d, unsigned int slot,
+		struct lease *l);
+/* In one step: a reader sees all of the old one or of the new one. */
+int lease_write(const struct netdir *d, const struct lease *l, struct err *e);
+void slot_name(unsigned int slot, char buf[8]);
 /* Reads it, whoever has it; does anybody? */
 bool lease_peek(const struct network *nw, const struct netdir *d, unsigned int slot,
 		struct lease *l);
@@ -206,6 +211,8 @@ int up_read(const struct netdir *d, const char *name, struct up *u);
  * whoever flushed them. -EBUSY: another run directory has it. */
 int network_up(struct hostlock *l, const struct network *nw, const struct netdir *d, bool publish,
 	       struct up *u, struct err *e);
+/* Is no other network up, from whatever run directory? */
+bool network_is_last(const struct hostlock *l, const struct network *nw);
 /* All is in place, without asking nft. */
 bool network_is_up(const struct network *nw, const struct netdir *d, struct up *u);
 /* Removes what dead holders of leases left. */

@@ -6,6 +6,7 @@
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
@@ -53,6 +54,21 @@ bool publish_owner(const struct network_publish *p, char *vm, size_t n)
 	return found && *vm;
 }
 
+/* Whoever holds it, a VM process that was taken over too, can do nothing else with it: it hears
+ * nothing, so that no connection comes about, and of UDP sends nothing. */
+static int harmless(int fd, bool udp)
+{
+	static struct sock_filter nothing[] = { BPF_STMT(BPF_RET | BPF_K, 0) };
+	struct sock_fprog prog = { 1, nothing };
+	int on = 1;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof(prog)) ||
+	    setsockopt(fd, SOL_SOCKET, SO_LOCK_FILTER, &on, sizeof(on)))
+		return -errno;
+	/* says ENOTCONN, and does it */
+	return udp && shutdown(fd, SHUT_RDWR) && errno != ENOTCONN ? -errno : 0;
+}
+
 static int bind_one(int family, const struct network_publish *p)
 {
 	struct sockaddr_in6 a6 = { .sin6_family = AF_INET6, .sin6_port = htons(p->host_port) };
@@ -70,7 +86,10 @@ static int bind_one(int family, const struct network_publish *p)
 	} else {
 		r = bind(fd, (struct sockaddr *)&a4, sizeof(a4));
 	}
-	return r ? -errno : take_fd(&fd);
+	if (r)
+		return -errno;
+	r = harmless(fd, p->udp);
+	return r ? r : take_fd(&fd);
 }
 
 int publish_hold(const struct network_want *w, struct network_port *p, struct err *e)

@@ -18,6 +18,7 @@
 static const char tables[] =
 	"table inet clone {\n"
 	"	counter spoofed { }\n"
+	"	set nd { type ifname; flags dynamic; size 65535; timeout 10s; }\n"
 	"	set mac { type ifname . ether_addr; }\n"
 	"	set source4 { type ifname . ether_addr . ipv4_addr; }\n"
 	"	set source6 { type ifname . ether_addr . ipv6_addr; flags interval; }\n"
@@ -42,6 +43,9 @@ static const char tables[] =
 	"	chain source {\n"
 	/* a TAP with published ports has route_localnet */
 	"		ip daddr 127.0.0.0/8 drop\n"
+	/* each may make a neighbour of the host's, whose table is one for all */
+	"		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } "
+	"update @nd { iifname limit rate over 4/second burst 10 packets } drop\n"
 	"		iifname . ether saddr . ip saddr @source4 accept\n"
 	"		iifname . ether saddr . ip6 saddr @source6 accept\n"
 	/* it looks for its gateway before it has an address; a RA of its own is none of these */
@@ -59,6 +63,7 @@ static const char tables[] =
 	"		oifname \"clone-*\" jump forward_to\n"
 	"	}\n"
 	"	chain forward_from {\n"
+	"		ct state invalid drop\n"
 	"		ct state established,related accept\n"
 	"		oifname != \"clone-*\" meta l4proto { tcp, udp } th dport 53 ip saddr . ip "
 	"daddr "

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is looked at by every command that makes a VM: did somebody die? Only then the host lock is
- * taken.
+ * What is looked at by every command that makes or lists VMs: did somebody die, or flush our rules?
+ * Only then the host lock is taken.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -75,6 +75,26 @@ static bool is_dirty(const struct netdir *d)
 	return !live && !hold_is(d);
 }
 
+/* It has users and its rules are gone: somebody flushed them, and since then all is open. */
+static bool is_flushed(const struct netdir *d, const char *name, struct up *u)
+{
+	return !up_read(d, name, u) && !nft_network_there(u->nw.id);
+}
+
+static void look_after(struct hostlock *host, const char *name, const struct netdir *d)
+{
+	struct up u, now;
+	bool dirty = is_dirty(d), flushed = is_flushed(d, name, &u);
+
+	if ((!dirty && !flushed) || (host->fd < 0 && hostlock_take(host, NULL)))
+		return;
+	if (dirty)
+		network_sweep_one(host, name, d);
+	/* unless that was the end of it */
+	if (flushed && is_flushed(d, name, &u))
+		network_up(host, &u.nw, d, false, &now, NULL);
+}
+
 void network_sweep(void)
 {
 	struct hostlock host = { .fd = -1 };
@@ -90,8 +110,7 @@ void network_sweep(void)
 
 		if (netdir_open(names[i], false, &d, NULL))
 			continue;
-		if (is_dirty(&d) && (host.fd >= 0 || !hostlock_take(&host, NULL)))
-			network_sweep_one(&host, names[i], &d);
+		look_after(&host, names[i], &d);
 		netdir_close(&d);
 	}
 	hostlock_drop(&host);

@@ -51,6 +51,9 @@ static int one_queue(const char *name, short flags, int *out, struct err *e)
 		return errno == EPERM && need_admin(e) ? -EPERM : err_sys(e, errno, "TAP %s", name);
 	if (ioctl(fd, TUNSETVNETHDRSZ, &header))
 		return err_sys(e, errno, "TAP %s: header", name);
+	/* without an owner anybody who can open /dev/net/tun may attach to it by its name */
+	if (ioctl(fd, TUNSETOWNER, 0ul))
+		return err_sys(e, errno, "TAP %s: owner", name);
 	*out = take_fd(&fd);
 	return 0;
 }
@@ -136,6 +139,10 @@ static void ask_link(struct nl_msg *m, const struct network *nw, const struct le
 	family = nl_nest(m, AF_INET);
 	conf = nl_nest(m, IFLA_INET_CONF);
 	nl_u32(m, IPV4_DEVCONF_ARP_IGNORE, 1);
+	/* also for ARP, which nft does not see: no neighbour but the guest is learned, or it could
+	 * fill the host's table; and when somebody has flushed the rules */
+	if (!bridge)
+		nl_u32(m, IPV4_DEVCONF_RP_FILTER, 1);
 	nl_u32(m, IPV4_DEVCONF_ACCEPT_REDIRECTS, 0);
 	nl_u32(m, IPV4_DEVCONF_SEND_REDIRECTS, 0);
 	nl_u32(m, IPV4_DEVCONF_ROUTE_LOCALNET, l->nr_publish > 0);

@@ -94,6 +94,34 @@ bool network_is_up(const struct network *nw, const struct netdir *d, struct up *
 
 /* ---- whose it is ---- */
 
+/* dir: RUN/networks/NAME, of whatever RUN. */
+static bool owner_is_up(const char *dir)
+{
+	char path[PATH_MAX + 64];
+
+	snprintf(path, sizeof(path), "%s/" UP_FILE, dir);
+	return !access(path, F_OK);
+}
+
+bool network_is_last(const struct hostlock *l, const struct network *nw)
+{
+	json_t *owners = json_object_get(l->rec, "owners");
+	char id[8];
+	const char *key;
+	json_t *v;
+
+	snprintf(id, sizeof(id), "%04x", nw->id);
+	json_object_foreach(owners, key, v)
+	{
+		const char *dir = json_string_value(v);
+
+		/* whether its rules are there or somebody flushed them */
+		if (strcmp(key, id) && dir && owner_is_up(dir))
+			return false;
+	}
+	return !nft_other_network(nw->id);
+}
+
 /* A definition can be used from several run directories, but its addresses only from one at once.
  */
 static int own(struct hostlock *l, const struct network *nw, struct err *e)
@@ -106,19 +134,19 @@ static int own(struct hostlock *l, const struct network *nw, struct err *e)
 	if (r)
 		return r;
 	snprintf(id, sizeof(id), "%04x", nw->id);
+	snprintf(dir, sizeof(dir), "%s/networks/%s", run, nw->name);
 	owner = json_string_value(json_object_get(owners, id));
-	if (owner && !strcmp(owner, run))
+	if (owner && !strcmp(owner, dir))
 		return 0;
-	snprintf(dir, sizeof(dir), "%s/networks/%s/" UP_FILE, owner ? owner : "", nw->name);
-	if (owner && !access(dir, F_OK))
-		return err_set(e, EBUSY, "network %s is in use from CLONE_RUN_DIR=%s", nw->name,
-			       owner);
+	if (owner && owner_is_up(owner))
+		return err_set(e, EBUSY, "network %s is in use from %s (another CLONE_RUN_DIR)",
+			       nw->name, owner);
 	if (!owners) {
 		owners = json_object();
 		if (json_object_set_new(l->rec, "owners", owners))
 			return err_set(e, ENOMEM, "out of memory");
 	}
-	if (json_object_set_new(owners, id, json_string(run)))
+	if (json_object_set_new(owners, id, json_string(dir)))
 		return err_set(e, ENOMEM, "out of memory");
 	return hostlock_save(l, e);
 }

@@ -15,13 +15,22 @@
 /* virtio_pci.c: BAR, capabilities, registers. */
 int virtio_pci_init(struct virtio_dev *v, struct err *e);
 
-/* virtio.c, on behalf of the registers. */
+/* virtio.c, on behalf of the registers and of kicks. */
+bool virtio_queue_live(const struct virtio_dev *v, unsigned int q);
 uint64_t virtio_offered(struct virtio_dev *v);
 void virtio_set_status(struct virtio_dev *v, uint8_t val);
 void virtio_enable_queue(struct virtio_dev *v, unsigned int q);
-/* A notify write that reached us instead of an ioeventfd: main will call kick. */
+
+/* kick.c. Device lock held; main, but for the two that any thread may call. */
+/* type->kick of each live queue in the mask, or what stands in its place. */
+void virtio_kick_queues(struct virtio_dev *v, uint64_t mask);
+/* Eventfds are bound to where the notify area is, and watched by the right one. */
+void virtio_kicks_resume(struct virtio_dev *v);
+void virtio_kicks_fini(struct virtio_dev *v);
+/* Any thread: a notify write that reached us instead of an ioeventfd: main will call kick. */
 void virtio_slow_kick(struct virtio_dev *v, unsigned int q);
-/* The notify area became visible at base, or (0) nowhere: main will bind the ioeventfds. */
+/* Any thread: the notify area became visible at base, or (0) nowhere: main will bind the
+ * ioeventfds. */
 void virtio_notify_area(struct virtio_dev *v, uint64_t base);
 
 /* vq.c */

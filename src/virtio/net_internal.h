@@ -11,7 +11,7 @@
 #include "virtio/net.h"
 #include "virtio/virtio.h"
 
-#define VNET_KEEP_MAX 40
+#define VNET_KEEP_MAX 65 /* a lease, and NETWORK_PUBLISH_MAX ports of two families */
 
 struct responder;
 struct vnet;
