@@ -20,118 +20,7 @@
 #include "control/json.h"
 #include "network/private.h"
 
-#define FORWARD4 "ipv4/ip_forward"
-#define FORWARD6 "ipv6/conf/all/forwarding"
 #define MINE "clone" /* the comment of rules of ours in others' chains */
-
-static char sysctl_get(const char *name)
-{
-	cleanup_close int fd = -1;
-	char path[128], v = 0;
-
-	snprintf(path, sizeof(path), "/proc/sys/net/%s", name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	return fd >= 0 && read(fd, &v, 1) == 1 ? v : '\0';
-}
-
-static int sysctl_set(const char *name, char v, struct err *e)
-{
-	cleanup_close int fd = -1;
-	char path[128];
-
-	snprintf(path, sizeof(path), "/proc/sys/net/%s", name);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	return fd < 0 || write(fd, &v, 1) != 1 ? err_sys(e, errno, "set %s to %c", path, v) : 0;
-}
-
-static int record(struct hostlock *l, const char *key, json_t *value, struct err *e)
-{
-	/* before the change: what is recorded in vain is undone in vain */
-	if (json_object_set_new(l->rec, key, value))
-		return err_set(e, ENOMEM, "record of the host's settings: out of memory");
-	return hostlock_save(l, e);
-}
-
-/* ---- forwarding ---- */
-
-static int keep_advertisements(struct hostlock *l, struct err *e)
-{
-	DIR *d = opendir("/proc/sys/net/ipv6/conf");
-	json_t *list = json_array();
-	struct dirent *de;
-	size_t i;
-	json_t *v;
-	int r = 0;
-
-	while (d && list && (de = readdir(d))) {
-		char name[320];
-
-		if (de->d_name[0] == '.' || !strcmp(de->d_name, "all") ||
-		    !strcmp(de->d_name, "default") || !if_name_ok(de->d_name) ||
-		    !strncmp(de->d_name, TAP_PREFIX, strlen(TAP_PREFIX)))
-			continue;
-		snprintf(name, sizeof(name), "ipv6/conf/%s/accept_ra", de->d_name);
-		if (sysctl_get(name) == '1')
-			json_array_append_new(list, json_string(de->d_name));
-	}
-	if (d)
-		closedir(d);
-	r = record(l, "accept_ra", list, e);
-	if (r)
-		return r;
-	json_array_foreach(list, i, v)
-	{
-		char name[64];
-
-		snprintf(name, sizeof(name), "ipv6/conf/%s/accept_ra", json_string_value(v));
-		sysctl_set(name, '2', NULL); /* an interface may have gone */
-	}
-	return 0;
-}
-
-static int turn_on(struct hostlock *l, const char *name, const char *key, struct err *e)
-{
-	int r;
-
-	if (sysctl_get(name) != '0')
-		return 0;
-	r = record(l, key, json_true(), e);
-	return r ? r : sysctl_set(name, '1', e);
-}
-
-static int forward6(struct hostlock *l, const struct network *nw, bool publish, struct err *e)
-{
-	bool useful = publish || (nw->allow & NETWORK_ALLOW_PEERS) ||
-		      (nw->mode == NETWORK_NAT && host_has_default6());
-	int r;
-
-	if (!nw->prefix6 || !useful || sysctl_get(FORWARD6) != '0' || !host_has_ip6())
-		return 0;
-	r = keep_advertisements(l, e);
-	return r ? r : turn_on(l, FORWARD6, "ipv6_forwarding", e);
-}
-
-static void turn_off(struct hostlock *l)
-{
-	size_t i;
-	json_t *v;
-
-	if (json_object_get(l->rec, "ip_forward") && sysctl_get(FORWARD4) == '1')
-		sysctl_set(FORWARD4, '0', NULL);
-	if (json_object_get(l->rec, "ipv6_forwarding") && sysctl_get(FORWARD6) == '1')
-		sysctl_set(FORWARD6, '0', NULL);
-	json_array_foreach(json_object_get(l->rec, "accept_ra"), i, v)
-	{
-		const char *s = json_string_value(v);
-		char name[64];
-
-		if (!s || !if_name_ok(s))
-			continue;
-		snprintf(name, sizeof(name), "ipv6/conf/%s/accept_ra", s);
-		if (sysctl_get(name) == '2')
-			sysctl_set(name, '1', NULL);
-	}
-}
 
 /* ---- other people's tables ---- */
 
@@ -226,7 +115,7 @@ static int pass_docker(struct hostlock *l, const char *family, struct err *e)
 		wbuf_bytes(&w, "insert rule ", 12);
 		say_rule(&w, family, rest);
 	}
-	r = record(l, !strcmp(family, "ip") ? "docker_ip" : "docker_ip6", json_true(), e);
+	r = host_record(l, !strcmp(family, "ip") ? "docker_ip" : "docker_ip6", json_true(), e);
 	if (!r)
 		r = nft_apply(&w, e);
 	wbuf_fini(&w);
@@ -273,6 +162,44 @@ static int let_through(struct hostlock *l, struct err *e)
 
 /* ---- both ---- */
 
+/* Others' chains that forwarding matters to. */
+static int list_others(json_t *out, struct err *e)
+{
+	cleanup_json json_t *all = NULL;
+	size_t i;
+	json_t *o;
+	int r = chains(&all, e);
+
+	if (r)
+		return r;
+	json_array_foreach(json_object_get(all, "nftables"), i, o)
+	{
+		const json_t *c = json_object_get(o, "chain");
+		char name[300];
+
+		if (!c || is_mine(c) ||
+		    (strcmp(text(c, "hook"), "forward") && strcmp(text(c, "type"), "nat")))
+			continue;
+		snprintf(name, sizeof(name), "%.20s %.120s %.120s", text(c, "family"),
+			 text(c, "table"), text(c, "name"));
+		json_object_set_new(out, name, json_true());
+	}
+	return 0;
+}
+
+/* Those that were there while it was off can do without it. */
+static int note_others(struct hostlock *l, struct err *e)
+{
+	json_t *list = json_object();
+	int r = list ? list_others(list, e) : err_set(e, ENOMEM, "out of memory");
+
+	if (r) {
+		json_decref(list);
+		return r;
+	}
+	return host_record(l, "others", list, e);
+}
+
 int host_prepare(struct hostlock *l, const struct network *nw, bool publish, bool first,
 		 struct err *e)
 {
@@ -280,42 +207,46 @@ int host_prepare(struct hostlock *l, const struct network *nw, bool publish, boo
 
 	if (nw->mode == NETWORK_BRIDGE)
 		return 0;
-	r = turn_on(l, FORWARD4, "ip_forward", e);
+	r = forwarding_is_on() ? 0 : note_others(l, e);
 	if (!r)
-		r = forward6(l, nw, publish, e);
+		r = forwarding_on(l, nw, publish, e);
 	return r || !first ? r : let_through(l, e);
 }
 
-/* Somebody else came to rely on forwarding since. */
-static bool others_forward(void)
+/* Has somebody come to rely on forwarding since we turned it on? 1, 0; -errno: it cannot be told.
+ */
+static int others_forward(const struct hostlock *l, struct err *e)
 {
-	cleanup_json json_t *all = NULL;
-	size_t i;
-	json_t *o;
+	cleanup_json json_t *now = json_object();
+	const char *name;
+	json_t *v;
+	int r = now ? list_others(now, e) : -ENOMEM;
 
-	if (chains(&all, NULL))
-		return true;
-	json_array_foreach(json_object_get(all, "nftables"), i, o)
+	if (r)
+		return r;
+	json_object_foreach(now, name, v)
 	{
-		const json_t *c = json_object_get(o, "chain");
-
-		if (c && !is_mine(c) &&
-		    (!strcmp(text(c, "hook"), "forward") || !strcmp(text(c, "type"), "nat")))
-			return true;
+		if (!json_object_get(json_object_get(l->rec, "others"), name))
+			return 1;
 	}
-	return false;
+	return 0;
 }
 
 void host_restore(struct hostlock *l)
 {
+	int others;
+
 	if (!json_object_size(l->rec))
 		return;
 	if (json_object_get(l->rec, "docker_ip"))
 		unpass_docker("ip");
 	if (json_object_get(l->rec, "docker_ip6"))
 		unpass_docker("ip6");
-	if (!others_forward())
-		turn_off(l);
+	others = others_forward(l, NULL);
+	if (others < 0)
+		return; /* the record stays: whoever takes a network down next tries again */
+	if (!others)
+		forwarding_off(l);
 	json_object_clear(l->rec);
 	hostlock_save(l, NULL);
 }

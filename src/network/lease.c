@@ -100,8 +100,8 @@ void lease_read(const struct network *nw, const struct netdir *d, unsigned int s
 	slot_name(slot, name);
 	if (json_read_file(d->given, name, LEASE_MAX, &j, NULL))
 		return;
-	if (json_unpack(j, "{s:s, s:s, s:s, s:s, s:s, s:o}", "vm", &vm, "tap", &tap, "mac",
-			      &mac, "ipv4", &ip4, "ipv6", &ip6, "publish", &publish))
+	if (json_unpack(j, "{s:s, s:s, s:s, s:s, s:s, s:o}", "vm", &vm, "tap", &tap, "mac", &mac,
+			"ipv4", &ip4, "ipv6", &ip6, "publish", &publish))
 		return;
 	if (!mac_parse(mac, l->mac))
 		return;

@@ -5,15 +5,13 @@
  * STATE/networks/NAME.json      a definition (define.c)
  * RUN/networks/NAME/            what is on the host of it (netdir.c):
  *     up.json                   resolvers that the rules let through; there while rules are
- *     leases/SLOT               locked by whoever has the slot, a VM process; empty, and never read,
- *                               because that process could write to it
- *     given/SLOT                what it was given: VM, TAP, addresses, ports
- *     ready/SLOT                the slot's TAP waits, made ahead, for the first who locks its lease
- *     last/VM, last/.SLOT       links to the slot that VM had last, and back
- *     next                      where the search for a free slot begins
- *     hold                      locked (shared) by who wants the network kept (network_hold)
- * /run/lock/clone-network.NS    the host lock of a network namespace, and in it what we changed of
- *                               the host's settings (hostlock.c)
+ *     leases/SLOT               locked by whoever has the slot, a VM process; empty, and never
+ * read, because that process could write to it given/SLOT                what it was given: VM,
+ * TAP, addresses, ports ready/SLOT                the slot's TAP waits, made ahead, for the first
+ * who locks its lease last/VM, last/.SLOT       links to the slot that VM had last, and back next
+ * where the search for a free slot begins hold                      locked (shared) by who wants
+ * the network kept (network_hold) /run/lock/clone-network.NS    the host lock of a network
+ * namespace, and in it what we changed of the host's settings (hostlock.c)
  *
  * Locks are fcntl's of open file descriptions: they live as long as any copy of the descriptor, in
  * whatever process, and can be asked about without being taken.
@@ -163,7 +161,16 @@ int hostlock_save(const struct hostlock *l, struct err *e);
 void hostlock_drop(struct hostlock *l);
 #define cleanup_hostlock __attribute__((cleanup(hostlock_drop)))
 
-/* ---- host.c: forwarding, and other people's tables ---- */
+/* ---- forwarding.c ---- */
+
+/* Notes what is about to be changed. */
+int host_record(struct hostlock *l, const char *key, json_t *value, struct err *e);
+bool forwarding_is_on(void);
+int forwarding_on(struct hostlock *l, const struct network *nw, bool publish, struct err *e);
+/* As far as it is still as we left it. */
+void forwarding_off(struct hostlock *l);
+
+/* ---- host.c: what networks do to a host that has others on it ---- */
 
 /* Turns on what the network needs (publish: it has published ports) and is off, and says so in the
  * record; first: and looks after others' tables, which takes two runs of nft. */

@@ -224,8 +224,8 @@ static void test_docker__lets_guests_through_and_is_left_as_it_was(void **state)
 	network_sweep();
 	after = netns_out(0, "nft -s list ruleset");
 	assert_string_equal(after, before);
-	/* they forward too: that stays on */
-	assert_int_equal(netns_run(0, "test $(cat /proc/sys/net/ipv4/ip_forward) = 1"), 0);
+	/* they were there while it was off */
+	assert_int_equal(netns_run(0, "test $(cat /proc/sys/net/ipv4/ip_forward) = 0"), 0);
 	netns_kill(out);
 }
 
@@ -478,6 +478,46 @@ static void test_bridge__peers_and_pool(void **state)
 	assert_int_equal(netns_run(0, "nft list ruleset | grep -q ."), 1);
 }
 
+static void settings_are(const char *redirects, const char *forwarding)
+{
+	cleanup_free char *a = netns_out(0, "cat /proc/sys/net/ipv4/conf/all/accept_redirects");
+	cleanup_free char *b = netns_out(0, "cat /proc/sys/net/ipv4/conf/e1/forwarding");
+
+	assert_string_equal(a, redirects);
+	assert_string_equal(b, forwarding);
+}
+
+/* Those that the kernel changes with forwarding, and a firewall that was there before. */
+static void test_settings__that_forwarding_changes_come_back(void **state)
+{
+	struct network_port p;
+	struct network nw;
+
+	(void)state;
+	assert_int_equal(netns_run(0, "ip link add e1 type veth peer name e2"), 0);
+	assert_int_equal(netns_run(0, "echo 0 >/proc/sys/net/ipv4/conf/all/accept_redirects; "
+				      "echo 1 >/proc/sys/net/ipv4/conf/e1/forwarding"),
+			 0);
+	assert_int_equal(netns_run(0, "nft 'add table inet filter; add chain inet filter forward "
+				      "{ type filter hook forward priority 0; }'"),
+			 0);
+	nw = netns_nat("one");
+	netns_attach(&nw, "vm-a", NULL, 0, &p);
+	assert_int_equal(netns_run(0, "grep -q 1 /proc/sys/net/ipv4/ip_forward"), 0);
+	network_port_close(&p);
+	network_sweep();
+	assert_int_equal(netns_run(0, "grep -q 0 /proc/sys/net/ipv4/ip_forward"), 0);
+	settings_are("0", "1");
+	/* who comes while it is on may rely on it: it stays */
+	netns_attach(&nw, "vm-a", NULL, 0, &p);
+	assert_int_equal(netns_run(0, "nft 'add table ip vpn; add chain ip vpn out { type nat hook "
+				      "postrouting priority 100; }'"),
+			 0);
+	network_port_close(&p);
+	network_sweep();
+	assert_int_equal(netns_run(0, "grep -q 1 /proc/sys/net/ipv4/ip_forward"), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -492,6 +532,7 @@ int main(void)
 		TEST(test_obstacle__is_said),
 		TEST(test_settings__advertisements_are_kept),
 		TEST(test_settings__of_others_stay),
+		TEST(test_settings__that_forwarding_changes_come_back),
 		TEST(test_ipv6__host_without_does_without),
 		TEST(test_bridge__guest_is_on_it_by_its_own_mac_only),
 		TEST(test_bridge__no_tags_of_guests),
