@@ -261,7 +261,8 @@ static void configure(struct net *t, const struct nic *c, bool restart)
 			 0);
 		nl_attr(&t->m, IFLA_ADDRESS, w->mac, 6);
 	}
-	if (w->mtu && w->mtu != c->mtu) {
+	/* one that was made for a smaller MTU goes on with that: smaller packets get through */
+	if (w->mtu && w->mtu != c->mtu && (!c->max_mtu || w->mtu <= c->max_mtu)) {
 		set_link(t, &(struct step){ c->name, "MTU", 0 }, c->index, 0, 0);
 		nl_u32(&t->m, IFLA_MTU, w->mtu);
 	}

@@ -39,7 +39,7 @@ static void on_link(void *arg, const uint8_t *body, size_t n)
 	uint8_t mac[6], permanent[6];
 	const uint8_t *name;
 	bool has_permanent;
-	uint32_t mtu = 0;
+	uint32_t mtu = 0, max_mtu = 0;
 	size_t len = 0;
 
 	if (n < sizeof(h))
@@ -55,6 +55,7 @@ static void on_link(void *arg, const uint8_t *body, size_t n)
 		return;
 	has_permanent = nl_get(body, n, IFLA_PERM_ADDRESS, permanent, sizeof(permanent));
 	nl_get(body, n, IFLA_MTU, &mtu, sizeof(mtu));
+	nl_get(body, n, IFLA_MAX_MTU, &max_mtu, sizeof(max_mtu));
 	name = nl_find(body, n, IFLA_IFNAME, &len);
 	for (size_t i = 0; i < l->nnics; i++) {
 		struct nic *c = &l->nics[i];
@@ -66,6 +67,7 @@ static void on_link(void *arg, const uint8_t *body, size_t n)
 		c->index = h.ifi_index;
 		c->up = h.ifi_flags & IFF_UP;
 		c->mtu = mtu;
+		c->max_mtu = max_mtu;
 		memcpy(c->mac, mac, sizeof(mac));
 		snprintf(c->name, sizeof(c->name), "%.*s", (int)len, name ? (char *)name : "");
 	}

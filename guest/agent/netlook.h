@@ -15,7 +15,7 @@ struct nic { /* an interface that is one of the list */
 	int index, rank; /* how surely it is this one; 0: there is none */
 	char name[IFNAMSIZ];
 	uint8_t mac[6];
-	uint32_t mtu;
+	uint32_t mtu, max_mtu; /* max_mtu 0: the kernel does not say */
 	bool up;
 };
 

@@ -165,9 +165,12 @@ static int add_rules(scmp_filter_ctx ctx, int who)
 	for (unsigned int i = 0; i < kvm_ioctls_count && !ret; i++)
 		ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				       SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, kvm_ioctls[i].nr));
-	for (unsigned int i = 0; i < net_ioctls_count && !ret; i++)
+	for (unsigned int i = 0; i < net_ioctls_count && !ret; i++) {
+		if (who == VCPU && !net_ioctls[i].vcpu)
+			continue;
 		ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				       SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, net_ioctls[i].nr));
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(fcntls) && !ret; i++)
 		ret = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
 				       SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, fcntls[i]));

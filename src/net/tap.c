@@ -17,25 +17,25 @@
 #define DRAIN_MAX 2048 /* packets: a TAP's queue holds 1000, and a sender may be fast */
 #define HAS(f, bit) (((f) >> (bit)) & 1u)
 
-#define IOCTL(n, w)                                                                                \
+#define IOCTL(n, w, vcpu)                                                                          \
 	{                                                                                          \
-		n, #n, w                                                                           \
+		n, #n, w, vcpu                                                                     \
 	}
 const struct net_ioctl net_ioctls[] = {
-	IOCTL(TUNSETOFFLOAD, "what the guest's driver negotiated"),
-	IOCTL(TUNSETQUEUE, "how many queues it uses"),
-	IOCTL(VHOST_SET_OWNER, "vhost: each VM process, a fork's child too, has its own"),
-	IOCTL(VHOST_GET_FEATURES, "vhost: can it do what was negotiated"),
-	IOCTL(VHOST_SET_FEATURES, "vhost: start"),
-	IOCTL(VHOST_SET_MEM_TABLE, "vhost: guest RAM"),
-	IOCTL(VHOST_SET_VRING_NUM, "vhost: start"),
-	IOCTL(VHOST_SET_VRING_BASE, "vhost: start"),
-	IOCTL(VHOST_SET_VRING_ADDR, "vhost: start"),
-	IOCTL(VHOST_SET_VRING_KICK, "vhost: start"),
-	IOCTL(VHOST_SET_VRING_CALL, "vhost: start"),
-	IOCTL(VHOST_SET_VRING_ERR, "vhost: start"),
-	IOCTL(VHOST_GET_VRING_BASE, "vhost: stop; also a driver's reset, on a vCPU thread"),
-	IOCTL(VHOST_NET_SET_BACKEND, "vhost: start and stop, as above"),
+	IOCTL(TUNSETOFFLOAD, "what the guest's driver negotiated", true),
+	IOCTL(TUNSETQUEUE, "how many queues it uses", false),
+	IOCTL(VHOST_SET_OWNER, "vhost: each VM process, a fork's child too, has its own", false),
+	IOCTL(VHOST_GET_FEATURES, "vhost: can it do what was negotiated", false),
+	IOCTL(VHOST_SET_FEATURES, "vhost: start", false),
+	IOCTL(VHOST_SET_MEM_TABLE, "vhost: guest RAM", false),
+	IOCTL(VHOST_SET_VRING_NUM, "vhost: start", false),
+	IOCTL(VHOST_SET_VRING_BASE, "vhost: start", false),
+	IOCTL(VHOST_SET_VRING_ADDR, "vhost: start", false),
+	IOCTL(VHOST_SET_VRING_KICK, "vhost: start", false),
+	IOCTL(VHOST_SET_VRING_CALL, "vhost: start", false),
+	IOCTL(VHOST_SET_VRING_ERR, "vhost: start", false),
+	IOCTL(VHOST_GET_VRING_BASE, "vhost: stop; also a driver's reset, on a vCPU thread", true),
+	IOCTL(VHOST_NET_SET_BACKEND, "vhost: start and stop, as above", true),
 };
 const unsigned int net_ioctls_count = ARRAY_SIZE(net_ioctls);
 

@@ -28,6 +28,7 @@ void tap_drain(int fd);
 struct net_ioctl {
 	unsigned int nr;
 	const char *name, *why;
+	bool vcpu; /* vCPU threads, too: a driver that starts or resets */
 };
 extern const struct net_ioctl net_ioctls[];
 extern const unsigned int net_ioctls_count;

@@ -183,6 +183,10 @@ static int options_of(const struct network_options *o, struct network *nw, struc
 	}
 	if (o->mode == NETWORK_ISOLATED && (o->allow & NETWORK_ALLOW_METADATA))
 		return err_set(e, EINVAL, "metadata services are outside of an isolated network");
+	/* a port with less would lower the bridge's for everybody on it */
+	if (o->bridge && o->mtu && o->mtu < mtu)
+		return err_set(e, EINVAL, "MTU %u: bridge %s has %u, and would get that too",
+			       o->mtu, o->bridge, mtu);
 	if (o->mtu)
 		mtu = o->mtu;
 	if (mtu < NIC_MTU_MIN || mtu > NIC_MTU_MAX)

@@ -19,7 +19,7 @@
 #include "network/private.h"
 
 #define RECORD_MAX (64u << 10)
-#define LOCK_DIR "/run/lock"
+#define LOCK_DIR "/run/clone-network" /* ours alone: in /run/lock anybody may be first */
 
 int hostlock_path(char *buf, size_t n, struct err *e)
 {
@@ -31,7 +31,7 @@ int hostlock_path(char *buf, size_t n, struct err *e)
 	 * namespace that is no more must not be taken for this one's */
 	if (sock < 0 || getsockopt(sock, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &len))
 		return err_sys(e, errno, "which network namespace is this?");
-	snprintf(buf, n, LOCK_DIR "/clone-network.%llu", (unsigned long long)cookie);
+	snprintf(buf, n, LOCK_DIR "/%llu", (unsigned long long)cookie);
 	return 0;
 }
 
@@ -47,10 +47,11 @@ int hostlock_take(struct hostlock *l, struct err *e)
 	r = hostlock_path(path, sizeof(path), e);
 	if (r)
 		return r;
+	if (mkdir(LOCK_DIR, 0700) && errno != EEXIST)
+		return err_sys(e, errno, LOCK_DIR);
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0 || fstat(fd, &st))
 		return err_sys(e, errno, "%s", path);
-	/* anybody may make files there */
 	if (st.st_uid != geteuid() || !S_ISREG(st.st_mode) || st.st_nlink != 1)
 		return err_set(e, EPERM, "%s is not ours (uid %u): remove it", path,
 			       (unsigned int)st.st_uid);

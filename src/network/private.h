@@ -5,13 +5,14 @@
  * STATE/networks/NAME.json      a definition (define.c)
  * RUN/networks/NAME/            what is on the host of it (netdir.c):
  *     up.json                   resolvers that the rules let through; there while rules are
- *     leases/SLOT               locked by whoever has the slot, a VM process; empty, and never
- * read, because that process could write to it given/SLOT                what it was given: VM,
- * TAP, addresses, ports ready/SLOT                the slot's TAP waits, made ahead, for the first
- * who locks its lease last/VM, last/.SLOT       links to the slot that VM had last, and back next
- * where the search for a free slot begins hold                      locked (shared) by who wants
- * the network kept (network_hold) /run/lock/clone-network.NS    the host lock of a network
- * namespace, and in it what we changed of the host's settings (hostlock.c)
+ *     leases/SLOT               locked by whoever has the slot: a VM process, so it is never read
+ *     given/SLOT                what the slot was given: VM, TAP, addresses, ports
+ *     ready/SLOT                the slot's TAP waits, made ahead, for the first who locks its lease
+ *     last/VM, last/.SLOT       links to the slot that VM had last, and back
+ *     next                      where the search for a free slot begins
+ *     hold                      locked (shared) by who wants the network kept (network_hold)
+ * /run/clone-network/NS         the host lock of a network namespace, and in it what we changed of
+ *                               the host's settings (hostlock.c)
  *
  * Locks are fcntl's of open file descriptions: they live as long as any copy of the descriptor, in
  * whatever process, and can be asked about without being taken.
