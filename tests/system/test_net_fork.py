@@ -84,10 +84,10 @@ def test_net_fork__a_fork_is_new_on_the_network_at_every_depth(w):
         check(pings(ip4(w, vm)) and pings(ip6(w, vm)), f"{vm} does not answer")
         w.sh(vm, f"ping -c 1 -W 10 {OUT4} && ping -c 1 -W 10 {OUT6}")
     same([len({v[i] for v in seen.values()}) for i in range(4)], [4] * 4, "different MACs, addresses and TAPs")
+    for vm in ("f1", "f2", "f3"):
+        until(lambda v=vm: announced(path, *seen[v][:3]) == (True, True), f"announcements of {vm} by ARP and IPv6", 60)
     sniffer.terminate()
     sniffer.wait()
-    for vm in ("f1", "f2", "f3"):
-        same(announced(path, *seen[vm][:3]), (True, True), f"announcements of {vm} by ARP and IPv6")
     w.drop("f0", "f1", "f2", "f3")
 
 
