@@ -342,6 +342,32 @@ static void test_stranger__bodies_that_are_no_json_get_a_fault(void **state)
 	free(text);
 }
 
+/* 256 children with their NICs: more than other requests may be. */
+static void test_stranger__a_fork_may_say_more_but_not_without_end(void **state)
+{
+	static const struct {
+		const char *path;
+		size_t bytes;
+		const char *says;
+	} t[] = {
+		{ "/fork", HTTP_FORK_BODY_MAX, "children" },
+		{ "/fork", HTTP_FORK_BODY_MAX + 1, "exceeds the limit" },
+		{ "/entropy", HTTP_BODY_MAX + 1, "exceeds the limit" },
+	};
+	struct world *w = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		char *text = malloc(t[i].bytes + 200);
+		int head = sprintf(text, "PUT %s HTTP/1.1\r\nContent-Length: %zu\r\n\r\n",
+				   t[i].path, t[i].bytes);
+
+		memset(text + head, ' ', t[i].bytes);
+		memcpy(text + head, "{}", 2);
+		must_fault(w, text, (size_t)head + t[i].bytes, t[i].says);
+		free(text);
+	}
+}
+
 static void test_stranger__requests_may_be_pipelined_and_cut(void **state)
 {
 	static const char two[] = "GET /version HTTP/1.1\r\n\r\nPUT /entropy HTTP/1.1\r\n"
@@ -624,6 +650,7 @@ int main(void)
 		CASE(test_api__identity_can_be_set_before_the_start),
 		CASE(test_stranger__malformed_requests_get_a_fault),
 		CASE(test_stranger__bodies_that_are_no_json_get_a_fault),
+		CASE(test_stranger__a_fork_may_say_more_but_not_without_end),
 		CASE(test_stranger__requests_may_be_pipelined_and_cut),
 		CASE(test_stranger__continue_is_said_when_it_is_expected),
 		CASE(test_stranger__more_connections_than_allowed_wait_their_turn),
