@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -198,6 +199,29 @@ static int put_rules(const struct network *nw, const struct netdir *d, const str
 	return r;
 }
 
+/* What was free when the network was made may be another's by now: of the host, or of a network of
+ * another state directory. */
+static int still_free(const struct network *nw, struct err *e)
+{
+	char which[ADDR_TEXT + 64], net[ADDR_TEXT];
+	int r;
+
+	if (nw->mode == NETWORK_BRIDGE)
+		return 0;
+	ip4_text(nw->subnet4, net, sizeof(net));
+	r = host_overlap(AF_INET, nw->subnet4, nw->prefix4, which, sizeof(which), e);
+	if (!r && nw->prefix6) {
+		ip6_text(nw->subnet6, net, sizeof(net));
+		r = host_overlap(AF_INET6, nw->subnet6, nw->prefix6, which, sizeof(which), e);
+	}
+	if (r <= 0)
+		return r;
+	return err_set(e, EADDRINUSE,
+		       "network %s: its subnet %s overlaps %s, which the host has now: remove the "
+		       "network and make it anew with another --subnet",
+		       nw->name, net, which);
+}
+
 int network_up(struct hostlock *l, const struct network *nw, const struct netdir *d, bool publish,
 	       struct up *u, struct err *e)
 {
@@ -215,9 +239,11 @@ int network_up(struct hostlock *l, const struct network *nw, const struct netdir
 			       "network %s was made anew while VMs are on the old one: end them",
 			       nw->name);
 	/* it comes up for the first time: what bears its name was left by a RUN that is no more */
-	if (!there && !u->nw.name[0])
+	if (!there && !u->nw.name[0]) {
 		taps_delete_all(nw);
-	if (!there)
+		r = still_free(nw, e);
+	}
+	if (!r && !there)
 		r = put_rules(nw, d, &now, e);
 	if (!r)
 		r = host_prepare(l, nw, publish, !there, e);

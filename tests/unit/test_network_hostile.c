@@ -221,6 +221,35 @@ static void test_tap__is_nobody_elses(void **state)
 	close_and_sweep(&p);
 }
 
+/* The host joined the subnet's addresses after the network was made. */
+static void test_attach__a_subnet_that_is_anothers_by_now_is_refused(void **state)
+{
+	struct network nw = netns_nat("one");
+	struct network_want w = { .vm = "vm-a", .queues = 1 };
+	char *addr, *before;
+	struct network_port p;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(
+		asprintf(&addr, "%d.%d.%d.2", nw.subnet4[0], nw.subnet4[1], nw.subnet4[2]) < 0, 0);
+	assert_int_equal(netns_run(0,
+				   "ip link add e1 type veth peer name e2; ip link set e1 up; "
+				   "ip addr add %s/24 dev e1",
+				   addr),
+			 0);
+	before = netns_state();
+	assert_int_equal(network_attach(&nw, &w, 1, &p, &e), -EADDRINUSE);
+	assert_non_null(strstr(e.msg, "make it anew"));
+	network_sweep();
+	netns_unchanged(before);
+	assert_int_equal(netns_run(0, "ip link del e1"), 0);
+	netns_attach(&nw, "vm-a", NULL, 0, &p);
+	close_and_sweep(&p);
+	free(before);
+	free(addr);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -232,6 +261,7 @@ int main(void)
 		TEST(test_guest__cannot_fill_the_hosts_neighbours),
 		TEST(test_published__its_socket_reaches_nobody),
 		TEST(test_tap__is_nobody_elses),
+		TEST(test_attach__a_subnet_that_is_anothers_by_now_is_refused),
 	};
 
 	if (!netns_possible())
