@@ -15,12 +15,6 @@
 #include "base/err.h"
 #include "device/device.h"
 
-#define MAC_TEXT 18 /* bytes of "02:c1:00:00:00:01" */
-
-/* False: it is no unicast MAC. */
-bool mac_from_text(const char *text, uint8_t mac[NIC_MAC]);
-void mac_to_text(const uint8_t mac[NIC_MAC], char text[MAC_TEXT]);
-
 /* All but the MAC, which requests say on its own. -EINVAL. */
 int nic_address_from_json(const json_t *j, struct nic_address *a, struct err *e);
 /* The caller's; NULL: no memory. */

@@ -40,4 +40,10 @@ struct nic_address {
 	bool peers;   /* other guests of the network can be reached, so ARP for them is answered */
 };
 
+#define MAC_TEXT 18 /* bytes of "02:c1:00:00:00:01" */
+
+/* False: it is no unicast MAC. */
+bool mac_from_text(const char *text, uint8_t mac[NIC_MAC]);
+void mac_to_text(const uint8_t mac[NIC_MAC], char text[MAC_TEXT]);
+
 #endif

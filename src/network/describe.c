@@ -16,10 +16,10 @@ static json_t *text_or_null(const char *s)
 
 static json_t *vm_json(const struct lease *l)
 {
-	char mac[20], ip4[ADDR_TEXT] = "", ip6[ADDR_TEXT] = "";
+	char mac[MAC_TEXT], ip4[ADDR_TEXT] = "", ip6[ADDR_TEXT] = "";
 	json_t *publish = json_array();
 
-	mac_text(l->mac, mac, sizeof(mac));
+	mac_to_text(l->mac, mac);
 	if (!bytes_are_zero(l->ip4, 4))
 		ip4_text(l->ip4, ip4, sizeof(ip4));
 	if (!bytes_are_zero(l->ip6, 16))

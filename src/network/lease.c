@@ -54,11 +54,11 @@ static json_t *publish_json(const struct lease *l)
 
 int lease_write(const struct netdir *d, const struct lease *l, struct err *e)
 {
-	char mac[20], ip4[ADDR_TEXT] = "", ip6[ADDR_TEXT] = "";
+	char mac[MAC_TEXT], ip4[ADDR_TEXT] = "", ip6[ADDR_TEXT] = "";
 	cleanup_json json_t *j = NULL;
 	char name[8];
 
-	mac_text(l->mac, mac, sizeof(mac));
+	mac_to_text(l->mac, mac);
 	if (!bytes_are_zero(l->ip4, 4))
 		ip4_text(l->ip4, ip4, sizeof(ip4));
 	if (!bytes_are_zero(l->ip6, 16))
@@ -103,7 +103,7 @@ void lease_read(const struct network *nw, const struct netdir *d, unsigned int s
 	if (json_unpack(j, "{s:s, s:s, s:s, s:s, s:s, s:o}", "vm", &vm, "tap", &tap, "mac", &mac,
 			"ipv4", &ip4, "ipv6", &ip6, "publish", &publish))
 		return;
-	if (!mac_parse(mac, l->mac))
+	if (!mac_from_text(mac, l->mac))
 		return;
 	if (image_name_ok(vm))
 		snprintf(l->vm, sizeof(l->vm), "%s", vm);

@@ -38,8 +38,6 @@
 
 void ip4_text(const uint8_t a[4], char *buf, size_t n);
 void ip6_text(const uint8_t a[16], char *buf, size_t n);
-void mac_text(const uint8_t a[6], char *buf, size_t n);
-bool mac_parse(const char *s, uint8_t a[6]);
 /* "A/N"; the address with nothing behind the prefix. -EINVAL. */
 int cidr_parse(int family, const char *s, uint8_t *a, uint8_t *prefix, struct err *e);
 bool prefix_overlap(const uint8_t *a, unsigned int na, const uint8_t *b, unsigned int nb);

@@ -250,11 +250,11 @@ static void lease_publish(struct wbuf *w, enum rules_verb v, const struct lease 
 
 void rules_lease(struct wbuf *w, enum rules_verb v, const struct network *nw, const struct lease *l)
 {
-	char mac[20], text[ADDR_TEXT];
+	char mac[MAC_TEXT], text[ADDR_TEXT];
 
 	if (bytes_are_zero(l->mac, NIC_MAC)) /* its maker died before it was written */
 		return;
-	mac_text(l->mac, mac, sizeof(mac));
+	mac_to_text(l->mac, mac);
 	if (nw->mode == NETWORK_BRIDGE) {
 		say(w, "%s element bridge clone source { \"%s\" . %s }\n", verb(v), l->tap, mac);
 		return;

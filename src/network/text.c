@@ -23,24 +23,6 @@ void ip6_text(const uint8_t a[16], char *buf, size_t n)
 		buf[0] = '\0';
 }
 
-void mac_text(const uint8_t a[6], char *buf, size_t n)
-{
-	snprintf(buf, n, "%02x:%02x:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3], a[4], a[5]);
-}
-
-bool mac_parse(const char *s, uint8_t a[6])
-{
-	unsigned int v[6];
-	char end;
-
-	if (strlen(s) != 17 || sscanf(s, "%2x:%2x:%2x:%2x:%2x:%2x%c", &v[0], &v[1], &v[2], &v[3],
-				      &v[4], &v[5], &end) != 6)
-		return false;
-	for (size_t i = 0; i < 6; i++)
-		a[i] = (uint8_t)v[i];
-	return true;
-}
-
 /* Is there anything behind the first n bits? */
 static bool host_bits(const uint8_t *a, size_t bytes, unsigned int n)
 {
