@@ -30,6 +30,7 @@
 #define QUEUE_SIZE 256
 #define CTRL_SIZE 64
 #define BIT(n) (1ull << (n))
+#define STATUS_AT 6u
 #define CONFIG_BYTES 12u /* mac, status, max_virtqueue_pairs, mtu */
 #define GUEST_OFFLOADS                                                                             \
 	(BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO4) |                             \
@@ -86,7 +87,7 @@ uint64_t vnet_guest_offloads(const struct vnet *d)
 /* struct virtio_net_config, virtio 1.2 section 5.1.4. */
 static void vnet_config_read(struct virtio_dev *v, unsigned int off, void *buf, unsigned int len)
 {
-	const struct vnet *d = vnet_of(v);
+	struct vnet *d = vnet_of(v);
 	le16 status = le16_put(d->state.status), pairs = le16_put((uint16_t)d->cfg.queue_pairs),
 	     mtu = le16_put(d->cfg.mtu);
 	uint8_t raw[CONFIG_BYTES];
@@ -98,6 +99,8 @@ static void vnet_config_read(struct virtio_dev *v, unsigned int off, void *buf, 
 	memset(buf, 0, len);
 	if (off < sizeof(raw))
 		memcpy(buf, raw + off, MIN(len, (unsigned int)sizeof(raw) - off));
+	if (off <= STATUS_AT && off + len > STATUS_AT)
+		vnet_announce_seen(d);
 }
 
 /* Nothing in it is the driver's to write since virtio 1.0. */
@@ -138,6 +141,8 @@ static void vnet_started(struct virtio_dev *v)
 
 static void forget_driver(struct vnet *d)
 {
+	d->rounds = 0;
+	d->unseen = false;
 	d->state.status &= (uint16_t)~VIRTIO_NET_S_ANNOUNCE;
 	d->state.pairs = 1;
 	d->state.guest_offloads = 0;
@@ -381,8 +386,7 @@ void virtio_net_connect(struct device *dev)
 		if (d->pair[i].tap_fd >= 0)
 			tap_drain(d->pair[i].tap_fd);
 	d->state.status |= VIRTIO_NET_S_LINK_UP;
-	if (virtio_has(&d->v, VIRTIO_NET_F_GUEST_ANNOUNCE))
-		d->state.status |= VIRTIO_NET_S_ANNOUNCE;
+	vnet_announce(d);
 	virtio_config_changed(&d->v);
 	vnet_update(d);
 }

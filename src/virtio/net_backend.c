@@ -302,6 +302,8 @@ int vnet_backend_adopt(struct vnet *d, struct err *e)
 	for (unsigned int i = 0; i < d->cfg.queue_pairs && !ret; i++)
 		ret = adopt_pair(d, i, e);
 	d->timer = ret ? NULL : loop_add_timer(m->loop, vnet_go_on, d);
+	if (!ret)
+		ret = vnet_announce_adopt(d, e);
 	if (!ret && !d->timer)
 		ret = err_set(e, ENOMEM, "out of memory");
 	while (!ret && d->nr_keep < VNET_KEEP_MAX) {
@@ -347,6 +349,7 @@ void vnet_backend_fini(struct vnet *d)
 		drop_fd(d, &d->keep[--d->nr_keep]);
 	responder_destroy(d->responder);
 	loop_del_timer(d->timer);
+	loop_del_timer(d->announcer);
 	if (d->v.dev.m && d->v.dev.m->loop)
 		loop_unpost(d->v.dev.m->loop, d);
 }

@@ -52,7 +52,10 @@ struct vnet {
 	struct responder *responder;
 	int keep[VNET_KEEP_MAX];
 	unsigned int nr_keep;
-	struct nic_address addr;  /* what its network gave it; a zero MAC: none did */
+	struct nic_address addr; /* what its network gave it; a zero MAC: none did */
+	struct loop_timer *announcer;
+	unsigned int rounds;	  /* in which the driver is still asked to announce itself */
+	bool unseen;		  /* it has not looked at the link since that came up */
 	struct loop_timer *timer; /* looks at the queues again, */
 	uint64_t again_ns;	  /* then; 0: it is not set */
 	uint64_t rated_ns;	  /* until when the rate limits know the time */
@@ -88,6 +91,13 @@ void vnet_look_never(struct vnet *d);
 /* What was sent so far comes back to the driver and goes nowhere. The link is down. */
 void vnet_drop_sent(struct vnet *d);
 bool vnet_limited(const struct vnet *d);
+
+/* net_announce.c */
+/* The link has come up. */
+void vnet_announce(struct vnet *d);
+/* The driver looks at it; any thread. */
+void vnet_announce_seen(struct vnet *d);
+int vnet_announce_adopt(struct vnet *d, struct err *e);
 
 /* net_ctrl.c */
 unsigned int vnet_ctrl_queue(const struct vnet *d);

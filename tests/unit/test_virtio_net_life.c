@@ -38,6 +38,11 @@ static uint64_t link_status(struct vnic_rig *g)
 	return fm_read(&g->fm, g->d.config + 6, 2);
 }
 
+static bool is_asked(void *arg)
+{
+	return link_status(arg) & VIRTIO_NET_S_ANNOUNCE;
+}
+
 static unsigned int received(struct vnic_rig *g)
 {
 	unsigned int n = 0;
@@ -179,20 +184,25 @@ static void test_vnet__a_copy_is_cut_off_until_it_is_connected(void **state)
 	virtio_net_connect(h.dev);
 	vnic_settle(&h);
 	assert_false(vnic_got_seed(&h, 0, 100, 0));
-	assert_int_equal(link_status(&h), VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE);
+	/* it is asked to announce itself when it has seen the link, and more than once */
+	vnic_settle(&h);
 	assert_int_equal(h.fm.m.kvm->msgs[VD_MSI_DATA], interrupts + 1);
-	assert_int_equal(received(&h), 0);
-	assert_int_equal(vnic_command(&h, CTRL, VIRTIO_NET_CTRL_ANNOUNCE,
-				      VIRTIO_NET_CTRL_ANNOUNCE_ACK, NULL, 0),
-			 VIRTIO_NET_OK);
 	assert_int_equal(link_status(&h), VIRTIO_NET_S_LINK_UP);
+	for (int i = 0; i < 2; i++) {
+		assert_true(fm_until(&h.fm, is_asked, &h));
+		assert_int_equal(vnic_command(&h, CTRL, VIRTIO_NET_CTRL_ANNOUNCE,
+					      VIRTIO_NET_CTRL_ANNOUNCE_ACK, NULL, 0),
+				 VIRTIO_NET_OK);
+	}
+	assert_true(h.fm.m.kvm->msgs[VD_MSI_DATA] >= interrupts + 3);
+	assert_int_equal(received(&h), 0);
 	vnic_put_seed(&h, 0, 60, 3);
 	vnic_send(&h, 0, 100, 301);
 	vnic_settle(&h);
 	assert_true(vnic_took_seed(&h, 0, 60, 3, 1));
 	assert_true(vnic_got_seed(&h, 0, 100, 301));
 	virtio_net_connect(h.dev); /* again: nothing */
-	assert_int_equal(link_status(&h), VIRTIO_NET_S_LINK_UP);
+	assert_true(link_status(&h) & VIRTIO_NET_S_LINK_UP);
 	vnic_end(&h);
 	fm_resume(&g->fm);
 }
