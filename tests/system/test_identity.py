@@ -189,8 +189,15 @@ def test_identity__hostname_is_the_forks_name(w):
         same(f.of(key), ["f-1", "f-2", "k-1", "k-2"], key)
 
 
-def test_identity__there_is_no_interface_but_lo_yet(w):
-    same(kept(w, "links"), ["lo"], "network interfaces")
+def test_identity__mac_and_addresses_are_the_forks_own(w):
+    same(kept(w, "links"), ["eth0", "lo"], "network interfaces")
+    macs = renewed(w, "mac")[1:]
+    renewed(w, "addresses")
+    f = family(w)
+    for vm, mac, addresses in zip(("f-1", "f-2", "k-1", "k-2"), macs, f.of("addresses")):
+        nic = json.loads(w.must("inspect", vm).out)["networks"][0]
+        want = sorted(nic["address"][key].split("/")[0] for key in ("ipv4", "ipv6"))
+        same((mac, addresses), (nic["mac"], want), f"MAC and addresses in {vm}")
 
 
 def test_identity__vsock_connections_end_in_the_fork_alone(w):

@@ -61,7 +61,8 @@ def facts(verbs):
         "machine_id": read("/etc/machine-id"), "dbus_id": read("/var/lib/dbus/machine-id"),
         "boot_id": read(kernel + "random/boot_id"), "uuid": read(kernel + "random/uuid"),
         "getrandom": os.getrandom(4096).hex(),
-        "links": sorted(os.listdir("/sys/class/net")),
+        "links": sorted(os.listdir("/sys/class/net")), "mac": read("/sys/class/net/eth0/address"),
+        "addresses": sorted(run("hostname", "-I").split()),
         "clocksource": read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
         "complaints": [line for line in run("dmesg").splitlines() if any(
             word in line for word in ("stall", "lockup", "backwards", "hung task"))],
