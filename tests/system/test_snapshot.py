@@ -305,9 +305,10 @@ def test_snapshot__a_power_cut_leaves_the_old_or_the_new(w):
     mount()
     try:
         there = small_world(w, at)
-        # the VM is on another host, so to say: what it writes to its disk is not cut off
-        os.makedirs(f"{w.state}/overlay", exist_ok=True)
-        os.symlink(f"{w.state}/overlay", f"{at}/overlay")
+        # the VM is on another host, so to say: its disk and its network are not cut off
+        for other in ("overlay", "networks"):
+            os.makedirs(f"{w.state}/{other}", exist_ok=True)
+            os.symlink(f"{w.state}/{other}", f"{at}/{other}")
         snapshot(there, "pc", "old")
         cut()  # at once after success: it is all there
         subprocess.run(["umount", "-l", at], check=True)
