@@ -23,7 +23,7 @@ def template(w):
 
 
 def fork(w, what, prefix, n=1, *more):
-    w.must("fork", what, "-n", str(n), "--name", prefix, *more, timeout=600)
+    w.must("fork", what, "-n", str(n), "--name", prefix, "--timeout", "300s", *more, timeout=600)
     return [prefix] if n == 1 else [f"{prefix}-{i}" for i in range(1, n + 1)]
 
 

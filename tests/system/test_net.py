@@ -230,7 +230,7 @@ def test_net__nothing_is_left_whatever_ends(w):
     w.must("template", "create", template, "--image", "bb", "--memory", "128M", "--network", "net", timeout=600)
     guest(w, "c1", "-p", "18090:80")
     w.must("fork", "c1", "--name", "c2")
-    w.must("fork", template, "-n", "4", "--name", "c3")
+    w.must("fork", template, "-n", "4", "--name", "c3", "--timeout", "300s")
     check(any(l.startswith("clone-") for l in host_state()["links"]), "no TAP, though VMs run")
     for vm in ("c1", "c3-1", "c3-2"):
         kill_pid(w.pid(vm))

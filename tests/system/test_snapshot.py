@@ -374,7 +374,7 @@ def test_template__layers_share_what_they_stand_on(w):
         check(stored[name] * 4 < stored[base], f"{name} stores {stored[name]} over a base of {stored[base]}")
     ram = saved(w, "template")[base]["directory"] + "/ram"
     for name, want in (("app", "rt\napp"), ("app2", "rt\napp2"), ("rt", "rt")):
-        w.must("fork", name, "-n", "2", "--name", f"f{name}", timeout=600)
+        w.must("fork", name, "-n", "2", "--name", f"f{name}", "--timeout", "300s", timeout=600)
         for i in (1, 2):
             vm = f"f{name}-{i}"
             same(w.sh(vm, "hostname; cat /root/layers"), f"{vm}\n{want}", vm)
