@@ -124,9 +124,9 @@ def test_net_fork__a_hundred_on_one_network_are_distinct_and_answer(w):
     same(len(vms), FORKS, "forks")
     where = {v: (nic(w, v)["mac"], ip4(w, v), ip6(w, v), nic(w, v)["tap"]) for v in vms}
     same([len({x[i] for x in where.values()}) for i in range(4)], [FORKS] * 4, "MACs, addresses, TAPs")
-    pending = {v: subprocess.Popen(["ping", "-q", "-c", "1", "-W", "60", where[v][1]], stdout=subprocess.DEVNULL)
+    pending = {v: subprocess.Popen(["ping", "-q", "-c", "1", "-w", "120", where[v][1]], stdout=subprocess.DEVNULL)
                for v in vms}
-    lost = [v for v, p in pending.items() if p.wait(120)]
+    lost = [v for v, p in pending.items() if p.wait(180)]
     same(lost, [], "forks that do not answer")
     for v in vms[::20]:
         same(w.sh(v, "ip -4 -o addr show eth0").split()[3].split("/")[0], where[v][1], f"the address in {v}")
