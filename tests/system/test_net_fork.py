@@ -23,7 +23,7 @@ class Stream:
 
     def end(self):
         got = json.loads(self.process.communicate(timeout=300)[0])
-        check("error" not in got and got["count"] > 3, f"the stream: {got}")
+        check("error" not in got and got["count"] > 20, f"the stream: {got}")
         return got
 
 
