@@ -59,7 +59,8 @@ static void on_identity(void *arg, const struct agent_reply *r)
 {
 	struct vm *vm = arg;
 
-	if (r->ret && vm->child.wait) {
+	/* one without an agent was ready when it ran, and may run on */
+	if (r->ret && vm->child.wait && vm->child.report_fd >= 0) {
 		fail(vm, r->ret, r->e.msg);
 		return;
 	}

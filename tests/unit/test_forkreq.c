@@ -80,16 +80,22 @@ static struct fork_child_info *name_them(size_t n)
 	return c;
 }
 
-static int fork_them(const struct world *w, struct fork_child_info *c, size_t n, bool all,
-		     struct err *e)
+static int fork_them_for(const struct world *w, struct fork_child_info *c, size_t n, bool all,
+			 uint64_t timeout_ms, struct err *e)
 {
 	const struct fork_source src = { .dir = &w->vm.proc.dir, .live = true, .info = w->vm.info };
 	const struct fork_how how = {
-		.wait = true, .all = all, .userdata_fd = -1, .timeout_ms = TINY_MS
+		.wait = true, .all = all, .userdata_fd = -1, .timeout_ms = timeout_ms
 	};
 	uint64_t pause_ns = 0;
 
 	return fork_request(&src, c, n, &how, -1, &pause_ns, e);
+}
+
+static int fork_them(const struct world *w, struct fork_child_info *c, size_t n, bool all,
+		     struct err *e)
+{
+	return fork_them_for(w, c, n, all, TINY_MS, e);
 }
 
 static void must_not_exist(const char *name)
@@ -118,6 +124,22 @@ static void test_forkreq__all_of_a_running_vm_are_of_one_instant(void **state)
 	for (size_t i = 0; i < MANY; i++)
 		end(&c[i]);
 	fork_child_info_free(c, MANY);
+}
+
+static void test_forkreq__a_guest_without_an_agent_outlives_the_wait_for_one(void **state)
+{
+	struct fork_child_info *c = name_them(1);
+	struct world *w = *state;
+	struct err e;
+
+	if (fork_them_for(w, c, 1, false, 200, &e))
+		fail_msg("%s", e.msg);
+	if (!c->ok)
+		fail_msg("%s", c->why);
+	usleep(600000);
+	must_run("kid-0");
+	end(c);
+	fork_child_info_free(c, 1);
 }
 
 static void test_forkreq__a_taken_name_fails_that_fork_alone(void **state)
@@ -237,6 +259,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(test_forkreq__all_of_a_running_vm_are_of_one_instant),
+		CASE(test_forkreq__a_guest_without_an_agent_outlives_the_wait_for_one),
 		CASE(test_forkreq__a_taken_name_fails_that_fork_alone),
 		CASE(test_forkreq__more_than_one_request_takes_is_refused),
 		CASE(test_forkreq__user_data_is_a_copy_that_nobody_changes),
