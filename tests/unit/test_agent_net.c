@@ -2,7 +2,8 @@
 /*
  * The network's part of clone-agent's IDENTITY, in the agent's own network namespace: a veth pair
  * is its NIC, the other end of which is in a second namespace, the network. iproute2 makes and
- * shows what there is.
+ * shows what there is. Long, because all rows need the same two namespaces and the same look at
+ * them.
  */
 #include <setjmp.h>
 #include <stdarg.h>
