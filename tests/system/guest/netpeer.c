@@ -2,12 +2,14 @@
 /*
  * Both ends of network measurements, one static program for host and guests:
  *
- *   netpeer serve PORT                        TCP and UDP; each TCP connection begins with a
- * letter: E echoes bytes, S swallows, G gives until it is closed netpeer rr HOST PORT SECONDS one
- * byte there and back, again and again netpeer send|recv HOST PORT SECONDS STREAMS netpeer udp HOST
- * PORT SECONDS SIZE        datagrams there; what arrived is asked for afterwards netpeer hold HOST
- * PORT SECONDS            a stream of numbers there and back, each checked: the longest time
- * without one netpeer first HOST PORT SECONDS           tries until a connection answers
+ * - serve PORT: TCP and UDP; each TCP connection begins with a letter: E echoes bytes, S swallows,
+ *   G gives until it is closed
+ * - rr HOST PORT SECONDS: one byte there and back, again and again
+ * - send|recv HOST PORT SECONDS STREAMS
+ * - udp HOST PORT SECONDS SIZE: datagrams there; what arrived is asked for afterwards
+ * - hold HOST PORT SECONDS: a stream of numbers there and back, each checked: the longest time
+ *   without one
+ * - first HOST PORT SECONDS: tries until a connection answers
  *
  * Prints one JSON object. An error is "error" in it, and exit 1.
  */
