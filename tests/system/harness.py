@@ -141,16 +141,46 @@ def kill_pid(pid, sig=9):
 
 
 def epitaphs(world):
-    """What is known of each VM that ended while a test that failed still had it: how, and its logs' last lines."""
+    """What is known of each VM that a test which failed still had: how it ended and its logs' last lines; of one that
+    still runs what its threads do, and whether its guest answers."""
     for name, vm in world.names().items():
-        if vm["state"] in ("running", "paused"):
-            continue
         yield f"{name} is {vm['state']}: {vm.get('end')}"
         for log in ("vmm.log", "console.log"):
             path = f"{world.run_dir}/vms/{name}/{log}"
             if os.path.exists(path):
                 with open(path, errors="replace", encoding="utf-8") as f:
                     yield from (f"{log}: {line.rstrip()}" for line in f.readlines()[-15:])
+        if vm["state"] == "running" and vm.get("pid"):
+            yield from threads(vm["pid"])
+            yield from last_words(world, name)
+
+
+def threads(pid):
+    """Each thread's state, its ticks of CPU time in user and in kernel mode before and after two seconds, where it waits."""
+    def look():
+        for tid in sorted(os.listdir(f"/proc/{pid}/task")):
+            with open(f"/proc/{pid}/task/{tid}/stat", encoding="utf-8", errors="replace") as f:
+                comm, rest = f.read().split("(", 1)[1].rsplit(")", 1)
+            with open(f"/proc/{pid}/task/{tid}/wchan", encoding="utf-8", errors="replace") as f:
+                rest = rest.split()
+                yield tid, (comm, rest[0], rest[11], rest[12], f.read())
+    try:
+        before = dict(look())
+        time.sleep(2)
+        return [f"thread {comm}: {state} {before.get(tid, '?')[2:4]} {user, kernel} {at}"
+                for tid, (comm, state, user, kernel, at) in look()]
+    except OSError as why:
+        return [f"threads: {why}"]
+
+
+def last_words(world, name):
+    """For most guests that hang a second command makes the difference: it is answered, or it is not."""
+    try:
+        r = world.clone("exec", name, "--", "/bin/sh", "-c", "cat /proc/uptime /proc/loadavg; ps ax 2>/dev/null || ps",
+                        timeout=60)
+        return [f"in {name}: {line}" for line in (r.out + r.err).splitlines()[-40:]]
+    except subprocess.TimeoutExpired:
+        return [f"in {name}: no answer in 60 s"]
 
 
 def until(probe, what, limit=WAIT):
