@@ -158,8 +158,8 @@ test: deps
 	$(MAKE) -s VARIANT=tsan $(TSAN_TESTS:%=build/tsan/tests/test_%)
 	$(MAKE) -s fuzz-build
 	$(MAKE) -s test-images build/guest/rngspin build/guest/hail build/guest/netpeer
-	tests/run system unit:release unit:asan unit:tsan:$(subst $(SPACE),$(COMMA),$(TSAN_TESTS)) \
-		fuzz:fuzz
+	tests/run system:1/2 unit:release unit:asan unit:tsan:$(subst $(SPACE),$(COMMA),$(TSAN_TESTS)) \
+		fuzz:fuzz system:2/2
 
 ## soak           10,000 forks, natively and with guests that answer: nothing may grow (hours in the rig)
 SOAK_ROUNDS ?= 10000
@@ -175,6 +175,20 @@ bench: deps
 	$(MAKE) -s VARIANT=release all build/release/bench/tiny build/release/bench/live build/release/bench/initrd
 	$(MAKE) -s images build/state/images/fio/image.json
 	tests/bench/run
+
+## bench-density  the memory of many forks of a template beside QEMU's, in build/density.json (hours in the rig; DENSITY=--quick)
+DENSITY ?=
+.PHONY: bench-density
+bench-density: deps
+	python3 -B -m unittest discover -q -s tests/bench
+	$(MAKE) -s VARIANT=release all build/release/bench/initrd
+	$(MAKE) -s images
+	tests/bench/density $(DENSITY)
+
+## density-picture  doc/density.svg of doc/density.json (a copy of build/density.json that is to be kept)
+.PHONY: density-picture
+density-picture:
+	tests/bench/density_svg.py doc/density.json doc/density.svg
 
 ## deps           install what the project needs, by apt package name (root; does nothing when all is there)
 DEPS := gcc make pkg-config musl-tools linux-libc-dev libevent-dev libjansson-dev libseccomp-dev \

@@ -7,7 +7,13 @@
  *
  * TRANSPORT. AF_VSOCK streams. The agent listens on port PROTO_AGENT_PORT; one connection is one
  * session. Once it listens (and again after a restart of the agent) it connects to the host, CID
- * 2, port PROTO_READY_PORT, sends one READY frame and closes; nobody answering there is no error.
+ * 2, port PROTO_READY_PORT, and sends one READY frame; the host closes when it has heard it, and
+ * what ends otherwise, in a fork or because nobody listens, the agent tries again (every 5 s at
+ * last). From version 4 on it does the same with a REPORT when tasks of the guest stand still for
+ * want of memory (at most once in PROTO_PRESSURE_MS), so that the host need not ask often.
+ *
+ * VERSIONS. The host takes agents of PROTO_VERSION_OLDEST on (they lie in templates and images); an
+ * agent does not learn the host's. Version 3 is without what is marked "from 4 on".
  *
  * FRAME. le32 length of the payload (at most PROTO_MAX_PAYLOAD), u8 type, payload. Integers are
  * little-endian, unsigned. In the layouts below
@@ -52,7 +58,13 @@
  *   ERROR     u32 errno (Linux number), u8 stage (PROTO_STAGE_*), s16 text (one line)
  *   REPORT    u64 uptime_ms, u32 load1_x100, u32 procs, u32 sessions (commands running), u64
  *             exec_count, u64 last_exec_ms (milliseconds since the last EXEC was accepted; ~0:
- *             never), u64 mem_total_bytes, u64 mem_available_bytes
+ *             never), u64 mem_total_bytes, u64 mem_available_bytes; from 4 on u32 flags
+ *             (PROTO_REPORT_*), u64 mem_free_bytes, u64 mem_cached_bytes (page cache and
+ *             reclaimable slab), u64 swap_total_bytes, u64 swap_used_bytes, u64 swap_in_pages and
+ *             u64 oom_kills (both since boot), u64 cpu_busy_ms, u64 cpu_idle_ms (both since boot,
+ *             of all CPUs; waiting for a disk is busy), u32 psi_some_x100, u32 psi_full_x100
+ *             (percent of the last 10 s in which some or all tasks stood still for want of
+ *             memory), u64 psi_some_us, u64 psi_full_us (the same in sum since boot)
  *   READY     u32 version, gen (the agent's)
  * IDENTITY, SETTLE, SHUTDOWN and PING are answered by one ACK or ERROR, ACTIVITY by one REPORT or
  * ERROR; then the agent closes.
@@ -144,7 +156,8 @@
 
 #include "proto_wire.h"
 
-#define PROTO_VERSION 3u
+#define PROTO_VERSION 4u
+#define PROTO_VERSION_OLDEST 3u
 #define PROTO_AGENT_PORT 1024u /* the agent listens here */
 /* The agent tells the host at READY_PORT that it is there, from a port that the guest's kernel
  * keeps for root: ROOT_PORT_MAX at most. */
@@ -166,6 +179,7 @@
 #define PROTO_LINGER_MS 200
 #define PROTO_KILL_GRACE_MS 500
 #define PROTO_HOOK_MS 10000
+#define PROTO_PRESSURE_MS 1000
 #define PROTO_SHUTDOWN_MS 10000	      /* by default until the agent forces it ... */
 #define PROTO_SHUTDOWN_TAKEN_MS 60000 /* ... once the distribution has begun to shut down */
 
@@ -200,6 +214,9 @@ enum proto_type {
 #define PROTO_IDENTITY_FORK 1u /* the guest has run under another identity */
 #define PROTO_IDENTITY_ALL 1u
 
+#define PROTO_REPORT_PSI 1u /* the kernel accounts pressure: the psi_ fields are good */
+#define PROTO_REPORT_ALL 1u
+
 #define PROTO_SETTLE_IDLE 1u	/* wait until the CPUs are at least 97 % idle for a second */
 #define PROTO_SETTLE_SYNC 2u	/* write dirty data to disk */
 #define PROTO_SETTLE_DROP 4u	/* drop the page cache, dentries, inodes */
@@ -230,7 +247,7 @@ enum proto_type {
  * proto_get_X reads the payload of a frame of that type and returns false if it is malformed;
  * slices in its result point into the frame.
  */
-#define PROTO_SMALL_FRAME 128u
+#define PROTO_SMALL_FRAME 192u
 
 struct proto_exec_args { /* EXEC as its sender has it */
 	const uint8_t *gen;
@@ -525,8 +542,15 @@ struct proto_report {
 	uint64_t uptime_ms;
 	uint32_t load1_x100, procs, sessions;
 	uint64_t exec_count, last_exec_ms, mem_total_bytes, mem_available_bytes;
+	bool more; /* from 4 on: what follows was said */
+	uint32_t flags;
+	uint64_t mem_free_bytes, mem_cached_bytes, swap_total_bytes, swap_used_bytes;
+	uint64_t swap_in_pages, oom_kills, cpu_busy_ms, cpu_idle_ms;
+	uint32_t psi_some_x100, psi_full_x100;
+	uint64_t psi_some_us, psi_full_us;
 };
 
+/* Without `more` it is what version 3 sends. */
 static inline size_t proto_put_report(void *buf, size_t cap, const struct proto_report *p)
 {
 	struct proto_wr w;
@@ -540,11 +564,27 @@ static inline size_t proto_put_report(void *buf, size_t cap, const struct proto_
 	proto_put_u64(&w, p->last_exec_ms);
 	proto_put_u64(&w, p->mem_total_bytes);
 	proto_put_u64(&w, p->mem_available_bytes);
+	if (!p->more)
+		return proto_end(&w);
+	proto_put_u32(&w, p->flags);
+	proto_put_u64(&w, p->mem_free_bytes);
+	proto_put_u64(&w, p->mem_cached_bytes);
+	proto_put_u64(&w, p->swap_total_bytes);
+	proto_put_u64(&w, p->swap_used_bytes);
+	proto_put_u64(&w, p->swap_in_pages);
+	proto_put_u64(&w, p->oom_kills);
+	proto_put_u64(&w, p->cpu_busy_ms);
+	proto_put_u64(&w, p->cpu_idle_ms);
+	proto_put_u32(&w, p->psi_some_x100);
+	proto_put_u32(&w, p->psi_full_x100);
+	proto_put_u64(&w, p->psi_some_us);
+	proto_put_u64(&w, p->psi_full_us);
 	return proto_end(&w);
 }
 
 static inline bool proto_get_report(struct proto_rd r, struct proto_report *p)
 {
+	*p = (struct proto_report){ 0 };
 	p->uptime_ms = proto_get_u64(&r);
 	p->load1_x100 = proto_get_u32(&r);
 	p->procs = proto_get_u32(&r);
@@ -553,7 +593,23 @@ static inline bool proto_get_report(struct proto_rd r, struct proto_report *p)
 	p->last_exec_ms = proto_get_u64(&r);
 	p->mem_total_bytes = proto_get_u64(&r);
 	p->mem_available_bytes = proto_get_u64(&r);
-	return proto_done(&r);
+	p->more = r.left;
+	if (!p->more)
+		return proto_done(&r);
+	p->flags = proto_get_u32(&r);
+	p->mem_free_bytes = proto_get_u64(&r);
+	p->mem_cached_bytes = proto_get_u64(&r);
+	p->swap_total_bytes = proto_get_u64(&r);
+	p->swap_used_bytes = proto_get_u64(&r);
+	p->swap_in_pages = proto_get_u64(&r);
+	p->oom_kills = proto_get_u64(&r);
+	p->cpu_busy_ms = proto_get_u64(&r);
+	p->cpu_idle_ms = proto_get_u64(&r);
+	p->psi_some_x100 = proto_get_u32(&r);
+	p->psi_full_x100 = proto_get_u32(&r);
+	p->psi_some_us = proto_get_u64(&r);
+	p->psi_full_us = proto_get_u64(&r);
+	return proto_done(&r) && !(p->flags & ~PROTO_REPORT_ALL);
 }
 
 struct proto_ready {

@@ -28,6 +28,7 @@ struct power;
 struct agent {
 	struct loop loop;
 	const char *root;   /* put in front of every path of the guest's that IDENTITY touches */
+	char host[100];	    /* "": CID 2; else a unix socket that is the host, in tests */
 	bool may_shut_down; /* obey SHUTDOWN and the power button */
 	bool taken;	    /* another agent serves this machine */
 	uint8_t gen[PROTO_GEN];
@@ -109,6 +110,9 @@ void power_begin(struct agent *a, struct conn *c, uint32_t mode, uint32_t grace_
 /* Fills in ACTIVITY's answer: activity.c. */
 void activity_report(struct agent *a, struct proto_report *p);
 
+/* Tells the host by itself when the guest is short of memory: pressure.c. */
+void pressure_open(struct agent *a);
+
 /* Reads a pipe or terminal to its end and drops it, so that its writers live on: drain.c. Takes the
  * descriptor over. */
 void drain_open(struct agent *a, int fd);
@@ -116,7 +120,12 @@ void drain_open(struct agent *a, int fd);
 /* Watches the ACPI power button for guests where nobody else does: button.c. */
 void button_open(struct agent *a);
 
-/* listen.c: listens as `where` says, "vsock" (retrying until the kernel can) or "unix:PATH".
+/* listen.c: a connection to where the host listens, from a port that only root may have, perhaps
+ * not yet made; or -errno. */
+int listen_dial_host(const struct agent *a);
+
+/* listen.c: listens as `where` says, "vsock" (retrying until the kernel can) or "unix:PATH"
+ * (then PATH.host is the host), and says hello.
  * Returns 0 or -errno. */
 int listen_open(struct agent *a, const char *where);
 

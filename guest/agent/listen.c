@@ -10,6 +10,7 @@
  * first and then every few seconds. Event handlers of the agent's thread.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -26,7 +27,7 @@
 
 struct listener {
 	struct agent *agent;
-	bool vsock, complained;
+	bool vsock, complained, said;
 	struct watch watch, ready;
 	struct timer retry, rest;
 	uint64_t delay_ms;
@@ -74,21 +75,38 @@ static void retry_later(struct listener *l)
 	l->delay_ms = l->delay_ms * 2 > RETRY_LAST_MS ? RETRY_LAST_MS : l->delay_ms * 2;
 }
 
-/* Connected, or refused because nobody waits for us: in either case that was it. */
-static void on_ready(struct watch *w, uint32_t events)
+static bool send_ready(struct listener *l, int fd)
 {
-	struct listener *l = container_of(w, struct listener, ready);
 	struct proto_ready y = { .version = PROTO_VERSION };
 	uint8_t frame[PROTO_SMALL_FRAME];
 	size_t n;
 
-	if (!(events & (EPOLLERR | EPOLLHUP))) {
-		if (l->agent->gen_state == GEN_SET)
-			memcpy(y.gen, l->agent->gen, PROTO_GEN);
-		n = proto_put_ready(frame, sizeof(frame), &y);
-		if (send(w->fd, frame, n, MSG_NOSIGNAL) != (ssize_t)n)
-			agent_log("ready: %s", strerror(errno));
+	if (l->agent->gen_state == GEN_SET)
+		memcpy(y.gen, l->agent->gen, PROTO_GEN);
+	n = proto_put_ready(frame, sizeof(frame), &y);
+	return send(fd, frame, n, MSG_NOSIGNAL) == (ssize_t)n;
+}
+
+/*
+ * Connected; then the host has heard us when it closes. Anything else may be a fork or a restore in
+ * the midst of it, whose host has heard nothing, or a host that had no time for us: once more.
+ */
+static void on_ready(struct watch *w, uint32_t events)
+{
+	struct listener *l = container_of(w, struct listener, ready);
+	char c;
+
+	if (!l->said && !(events & (EPOLLERR | EPOLLHUP)) && send_ready(l, w->fd) &&
+	    !loop_watch(&l->agent->loop, w, EPOLLIN | EPOLLRDHUP)) {
+		l->said = true;
+		return;
 	}
+	if (l->said && recv(w->fd, &c, 1, 0) >= 0)
+		l->delay_ms = RETRY_FIRST_MS;
+	else if (l->said && (errno == EAGAIN || errno == EINTR))
+		return;
+	else
+		retry_later(l);
 	loop_close(&l->agent->loop, w);
 }
 
@@ -103,25 +121,44 @@ static void bind_privileged(int fd)
 			return;
 }
 
-/* Returns 0 if it is on its way, done or pointless; -errno if there is no way to the host yet. */
-static int say_ready(struct listener *l)
+int listen_dial_host(const struct agent *a)
 {
-	struct sockaddr_vm host = { .svm_family = AF_VSOCK,
-				    .svm_cid = VMADDR_CID_HOST,
-				    .svm_port = PROTO_READY_PORT };
-	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	const struct sockaddr_vm vm = { .svm_family = AF_VSOCK,
+					.svm_cid = VMADDR_CID_HOST,
+					.svm_port = PROTO_READY_PORT };
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	bool vsock = !a->host[0];
+	int fd = socket(vsock ? AF_VSOCK : AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
 	if (fd < 0)
 		return -errno;
-	bind_privileged(fd);
-	if (connect(fd, (struct sockaddr *)&host, sizeof(host)) && errno != EINPROGRESS) {
+	if (vsock)
+		bind_privileged(fd);
+	memcpy(un.sun_path, a->host, strlen(a->host));
+	if (connect(fd, vsock ? (const struct sockaddr *)&vm : (const struct sockaddr *)&un,
+		    vsock ? sizeof(vm) : sizeof(un)) &&
+	    errno != EINPROGRESS) {
 		int err = errno;
 
 		close(fd);
-		return err == ECONNRESET || err == ECONNREFUSED ? 0 : -err;
+		return -err;
 	}
+	return fd;
+}
+
+/* Returns 0 if it is on its way; -errno if there is no way to the host yet. */
+static int say_ready(struct listener *l)
+{
+	int fd = listen_dial_host(l->agent), r;
+
+	if (fd < 0)
+		return fd;
+	l->said = false;
 	l->ready = (struct watch){ .fd = fd, .fn = on_ready };
-	return loop_watch(&l->agent->loop, &l->ready, EPOLLOUT);
+	r = loop_watch(&l->agent->loop, &l->ready, EPOLLOUT);
+	if (r)
+		loop_close(&l->agent->loop, &l->ready);
+	return r;
 }
 
 static int start(struct listener *l, int family, const void *addr, socklen_t n)
@@ -155,6 +192,7 @@ static void on_retry(struct timer *t)
 	if (!r) {
 		if (l->complained)
 			agent_log("vsock: listening on port %u", PROTO_AGENT_PORT);
+		l->complained = false;
 		return;
 	}
 	/* another agent, such as that of clone-init beside an image's own */
@@ -173,6 +211,7 @@ int listen_open(struct agent *a, const char *where)
 {
 	struct sockaddr_un un = { .sun_family = AF_UNIX };
 	struct listener *l = calloc(1, sizeof(*l)); /* lives as long as the agent */
+	int r;
 
 	if (!l)
 		return -ENOMEM;
@@ -189,5 +228,9 @@ int listen_open(struct agent *a, const char *where)
 	if (strncmp(where, "unix:", 5) != 0 || strlen(where + 5) >= sizeof(un.sun_path))
 		return -EINVAL;
 	strcpy(un.sun_path, where + 5);
-	return start(l, AF_UNIX, &un, sizeof(un));
+	r = snprintf(a->host, sizeof(a->host), "%s.host", un.sun_path);
+	r = r < (int)sizeof(a->host) ? start(l, AF_UNIX, &un, sizeof(un)) : -EINVAL;
+	if (!r)
+		on_retry(&l->retry);
+	return r;
 }

@@ -99,6 +99,14 @@ static void die_last(void)
 	(void)procfs_write("/proc/self/oom_score_adj", "-1000");
 }
 
+/* By itself Linux tells the host of free memory in blocks of 2 MiB only. What a fork's programs
+ * have used and freed is scattered: it is told of page by page. Best effort: what the balloon's
+ * driver stands on may not be there. */
+static void report_all_that_is_free(void)
+{
+	(void)procfs_write("/sys/module/page_reporting/parameters/page_reporting_order", "0");
+}
+
 static int agent_main(const char *where, const char *root, bool may_shut_down)
 {
 	struct agent *a = calloc(1, sizeof(*a));
@@ -117,6 +125,10 @@ static int agent_main(const char *where, const char *root, bool may_shut_down)
 	}
 	if (may_shut_down)
 		button_open(a);
+	if (!strcmp(where, "vsock")) { /* a guest's agent, not one that is tested */
+		pressure_open(a);
+		report_all_that_is_free();
+	}
 	run_first();
 	r = loop_run(&a->loop);
 	if (r)

@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Makes the guest small before it becomes a template: waits until it idles, writes back, drops
- * caches, compacts, and overwrites free memory with zeros. The last because most kernels leave in a
- * free page what was in it, and only a page of zeros need not be stored. Runs in a child process of
- * the agent, so it may block, and be chosen by the OOM killer.
+ * caches, compacts, and overwrites free memory with zeros, because most kernels leave in a free
+ * page what was in it, and only a page of zeros need not be stored. Then it reads again what every
+ * fork will need. Runs in a child process of the agent, so it may block, and be chosen by the OOM
+ * killer.
  */
 #include "settle.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,34 +25,13 @@
 #include "procfs.h"
 
 #define MIB (1024u * 1024u)
+#define REHEARSAL_MS 5000
 
 static void nap_ms(long ms)
 {
 	struct timespec ts = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 };
 
 	nanosleep(&ts, NULL);
-}
-
-/*
- * Total and idle ticks of all CPUs. Waiting for a disk is work that will be done, so not idle; what
- * the host's other guests steal is no work of this one's and does not count at all.
- */
-static bool cpu_ticks(uint64_t *total, uint64_t *idle)
-{
-	char buf[4096], *p;
-
-	if (!procfs_read("/proc/stat", buf, sizeof(buf)) || strncmp(buf, "cpu ", 4))
-		return false;
-	p = buf + 4;
-	*total = *idle = 0;
-	for (int i = 0; i < 7; i++) { /* user nice system idle iowait irq softirq */
-		uint64_t v = strtoull(p, &p, 10);
-
-		*total += v;
-		if (i == 3)
-			*idle += v;
-	}
-	return true;
 }
 
 /*
@@ -60,11 +43,11 @@ static bool wait_idle(uint32_t timeout_ms)
 	uint64_t end = loop_now_ms() + timeout_ms, total, idle, total0, idle0;
 	int quiet = 0;
 
-	if (!cpu_ticks(&total0, &idle0))
+	if (!procfs_cpu(&total0, &idle0))
 		return false;
 	for (;;) {
 		nap_ms(250);
-		if (!cpu_ticks(&total, &idle))
+		if (!procfs_cpu(&total, &idle))
 			return false;
 		uint64_t busy = (total - total0) - (idle - idle0);
 
@@ -140,6 +123,34 @@ static void warm(void)
 		procfs_read(files[i], buf, sizeof(buf));
 }
 
+/*
+ * What the first command of each fork would do for itself: read a shell, the C library and what a
+ * command needs from the disk into memory that is only its own. Here it is done once for all of
+ * them. A guest without a shell has nothing to rehearse.
+ */
+static void rehearse(void)
+{
+	static const char *const argv[] = { "/bin/sh", "-c", "/bin/true", NULL };
+	static const char *const envp[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL };
+	uint64_t end = loop_now_ms() + REHEARSAL_MS;
+	pid_t pid = fork();
+
+	if (!pid) {
+		int fd = open("/dev/null", O_RDWR);
+
+		for (int i = 0; i < 3; i++)
+			dup2(fd, i);
+		syscall(SYS_close_range, 3u, ~0u, 0u);
+		execve(argv[0], (char *const *)argv, (char *const *)envp);
+		_exit(127);
+	}
+	while (pid > 0 && !waitpid(pid, NULL, WNOHANG)) {
+		if (loop_now_ms() >= end)
+			kill(pid, SIGKILL);
+		nap_ms(5);
+	}
+}
+
 void settle_work(uint32_t flags, uint32_t timeout_ms, struct settle_result *res)
 {
 	uint64_t zeroed = 0;
@@ -162,6 +173,8 @@ void settle_work(uint32_t flags, uint32_t timeout_ms, struct settle_result *res)
 		res->done |= PROTO_SETTLE_ZERO;
 	}
 	warm();
+	if (flags & PROTO_SETTLE_DROP)
+		rehearse();
 	if (!idle)
 		strcpy(res->text, "still busy at the deadline; ");
 	if (flags & PROTO_SETTLE_ZERO)

@@ -33,6 +33,8 @@ struct agent {
 	void *changed_arg;
 	void (*acknowledged)(void *arg);
 	void *acknowledged_arg;
+	void (*pressure)(void *arg, const struct proto_report *p);
+	void *pressure_arg;
 
 	/* The identity given last, kept to be given again. */
 	bool wanted, set_clock, fresh; /* fresh: `entropy` has not been used */
@@ -109,7 +111,7 @@ static void give_answered(void *arg, const struct agent_reply *answer)
 	}
 	if (!r.ret && r.type != PROTO_ACK)
 		call_not_an_answer(&r, "a frame of the wrong type", r.type);
-	else if (!r.ret && r.ack.version != PROTO_VERSION)
+	else if (!r.ret && !call_version_ok(r.ack.version))
 		call_not_an_answer(&r, "another version of the protocol", r.ack.version);
 	else if (!r.ret && memcmp(r.ack.gen, a->gen, PROTO_GEN))
 		call_not_an_answer(&r, "another generation than it was given", r.ack.gen[0]);
@@ -321,6 +323,15 @@ static void said_hello(void *arg, const struct proto_ready *y)
 	tell_change(a);
 }
 
+/* Anything in the guest that is root can say it; who listens minds only that. */
+static void said_pressure(void *arg, const struct proto_report *p)
+{
+	struct agent *a = arg;
+
+	if (a->pressure && agent_reconciled(a))
+		a->pressure(a->pressure_arg, p);
+}
+
 /* ---- the rest of the API ---- */
 
 static void on_ready(void *arg)
@@ -341,7 +352,7 @@ int agent_create(struct machine *m, struct device *vsock, struct agent **out, st
 		return err_set(e, ENOMEM, "no memory for the agent's client");
 	a->m = m;
 	a->vsock = vsock;
-	calls_init(&a->calls, m, vsock, said_hello, a);
+	calls_init(&a->calls, m, vsock, said_hello, said_pressure, a);
 	execs_init(&a->execs, m, vsock);
 	vsock_mux_set_gate(virtio_vsock_mux(vsock), gate, a);
 	virtio_vsock_set_ready_cb(vsock, on_ready, a);
@@ -399,6 +410,13 @@ void agent_on_reconciled(struct agent *a, void (*fn)(void *arg), void *arg)
 	a->acknowledged_arg = arg;
 }
 
+void agent_on_pressure(struct agent *a, void (*fn)(void *arg, const struct proto_report *p),
+		       void *arg)
+{
+	a->pressure = fn;
+	a->pressure_arg = arg;
+}
+
 bool agent_present(const struct agent *a)
 {
 	return virtio_vsock_agent_seen(a->vsock);
@@ -428,6 +446,11 @@ int agent_request(struct agent *a, const void *frame, size_t n, unsigned int tim
 	if (virtio_vsock_resetting(a->vsock))
 		return err_set(e, EAGAIN, "the guest's vsock transport is being reset");
 	return call_send(&a->calls, frame, n, timeout_ms, done, arg, NULL, e);
+}
+
+void agent_request_drop(struct agent *a, agent_done_fn done, const void *arg)
+{
+	calls_drop_of(&a->calls, done, arg);
 }
 
 int agent_exec(struct agent *a, const struct proto_exec_args *x, agent_exec_fn done, void *arg,

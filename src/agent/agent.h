@@ -61,6 +61,10 @@ int agent_adopt(struct agent *a, struct err *e);
 void agent_on_change(struct agent *a, void (*fn)(void *arg), void *arg);
 /* Called each time the guest has acknowledged who it is. One listener; it outlives a fork. */
 void agent_on_reconciled(struct agent *a, void (*fn)(void *arg), void *arg);
+/* Called when the reconciled guest reports, unasked, that it is short of memory: as often as it
+ * likes. One listener; NULL: nobody; it outlives a fork. */
+void agent_on_pressure(struct agent *a, void (*fn)(void *arg, const struct proto_report *p),
+		       void *arg);
 /* The agent has said hello since the guest's driver started (it survives snapshot and fork). */
 bool agent_present(const struct agent *a);
 /* The guest has acknowledged the identity that was given last, and its agent has not restarted
@@ -93,6 +97,9 @@ int agent_set_identity(struct agent *a, const struct identity *id, bool set_cloc
  */
 int agent_request(struct agent *a, const void *frame, size_t n, unsigned int timeout_ms,
 		  agent_done_fn done, void *arg, struct err *e);
+
+/* Ends such requests, without a call of done. */
+void agent_request_drop(struct agent *a, agent_done_fn done, const void *arg);
 
 /* What a command came to; its bytes are good during the call only. */
 struct agent_exec_result {

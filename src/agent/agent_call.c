@@ -111,6 +111,17 @@ void call_drop(struct call *c)
 	free(c);
 }
 
+void calls_drop_of(struct calls *cs, agent_done_fn done, const void *arg)
+{
+	struct call *c, *next;
+
+	for (c = TAILQ_FIRST(&cs->list); c; c = next) {
+		next = TAILQ_NEXT(c, entry);
+		if (c->done == done && c->arg == arg)
+			call_drop(c);
+	}
+}
+
 static void call_end(struct call *c, const struct agent_reply *r)
 {
 	agent_done_fn done = c->done;
@@ -135,19 +146,25 @@ static void take_hello(struct call *c)
 {
 	struct calls *cs = c->cs;
 	struct proto_ready y = { 0 };
+	struct proto_report p;
 	struct proto_frame f;
 	int k = proto_frame(c->buf, c->len, &f);
 	bool good;
 
 	if (!k && c->len < sizeof(c->buf))
 		return;
+	if (k > 0 && f.type == PROTO_REPORT && proto_get_report(f.payload, &p)) {
+		call_drop(c);
+		cs->pressure(cs->arg, &p);
+		return;
+	}
 	good = k > 0 && f.type == PROTO_READY && proto_get_ready(f.payload, &y);
 	call_drop(c);
 	if (!good)
 		log_guest(&cs->log, "the guest's agent: malformed hello");
-	else if (y.version != PROTO_VERSION)
-		log_guest(&cs->log, "the guest's agent speaks version %u, not %u", y.version,
-			  PROTO_VERSION);
+	else if (!call_version_ok(y.version))
+		log_guest(&cs->log, "the guest's agent speaks version %u, not %u to %u", y.version,
+			  PROTO_VERSION_OLDEST, PROTO_VERSION);
 	else
 		cs->hello(cs->arg, &y);
 }
@@ -243,10 +260,18 @@ static void on_hello(void *arg, int fd)
 	call_start(arg, true, fd, AGENT_HELLO_MS, &c, NULL);
 }
 
-void calls_init(struct calls *cs, struct machine *m, struct device *vsock,
-		void (*hello)(void *arg, const struct proto_ready *y), void *arg)
+bool call_version_ok(uint32_t version)
 {
-	*cs = (struct calls){ .m = m, .vsock = vsock, .hello = hello, .arg = arg };
+	return version >= PROTO_VERSION_OLDEST && version <= PROTO_VERSION;
+}
+
+void calls_init(struct calls *cs, struct machine *m, struct device *vsock,
+		void (*hello)(void *arg, const struct proto_ready *y),
+		void (*pressure)(void *arg, const struct proto_report *p), void *arg)
+{
+	*cs = (struct calls){
+		.m = m, .vsock = vsock, .hello = hello, .pressure = pressure, .arg = arg
+	};
 	TAILQ_INIT(&cs->list);
 	vsock_mux_listen(virtio_vsock_mux(vsock), PROTO_READY_PORT, on_hello, cs);
 }

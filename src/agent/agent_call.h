@@ -19,14 +19,16 @@ struct calls {
 	struct device *vsock;
 	TAILQ_HEAD(, call) list;
 	unsigned int nr, nr_hellos;
-	void (*hello)(void *arg, const struct proto_ready *y); /* of our protocol version */
+	void (*hello)(void *arg, const struct proto_ready *y);	   /* of a version that we speak */
+	void (*pressure)(void *arg, const struct proto_report *p); /* unasked for */
 	void *arg;
 	struct log_limit log;
 };
 
 /* Also listens for hellos: cs lives as long as the device. */
 void calls_init(struct calls *cs, struct machine *m, struct device *vsock,
-		void (*hello)(void *arg, const struct proto_ready *y), void *arg);
+		void (*hello)(void *arg, const struct proto_ready *y),
+		void (*pressure)(void *arg, const struct proto_report *p), void *arg);
 /* Ends all calls without a callback. */
 void calls_drop(struct calls *cs);
 /* The same in a fork's child, where their descriptors and loop are not ours. */
@@ -41,6 +43,11 @@ int call_send(struct calls *cs, const void *frame, size_t n, unsigned int timeou
 	      agent_done_fn done, void *arg, struct call **out, struct err *e);
 /* Ends a call without a callback. */
 void call_drop(struct call *c);
+/* The same with all that would be this callback with this argument. */
+void calls_drop_of(struct calls *cs, agent_done_fn done, const void *arg);
+
+/* Can we talk to an agent of this version? */
+bool call_version_ok(uint32_t version);
 
 /* The part of a reply that an ERROR frame makes: ret, e, stage, text. */
 void call_parse_error(const struct proto_frame *f, struct agent_reply *r);

@@ -89,6 +89,16 @@ int fd_pwrite_full(int fd, const void *buf, size_t n, uint64_t off)
 	return 0;
 }
 
+FILE *fd_fopenat(int dir, const char *name)
+{
+	int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
+
+	if (fd >= 0 && !f)
+		close(fd);
+	return f;
+}
+
 int fd_set_nonblock(int fd, bool on)
 {
 	int fl = fcntl(fd, F_GETFL);

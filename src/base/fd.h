@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "base/err.h"
@@ -20,6 +21,9 @@ int fd_read_full(int fd, void *buf, size_t n);
 int fd_write_full(int fd, const void *buf, size_t n);
 int fd_pread_full(int fd, void *buf, size_t n, uint64_t off);
 int fd_pwrite_full(int fd, const void *buf, size_t n, uint64_t off);
+
+/* dir/name to be read by stdio, the caller's to close; NULL and errno. */
+FILE *fd_fopenat(int dir, const char *name);
 
 int fd_set_nonblock(int fd, bool on);
 int fd_set_cloexec(int fd, bool on);

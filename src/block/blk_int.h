@@ -14,7 +14,7 @@
 #include "block/source.h"
 #include "block/uring.h"
 
-#define BLK_IOS 256    /* operations in the kernel at most: a request may need many */
+#define BLK_IOS 128    /* operations in the kernel at most: a request may need many */
 #define BLK_IO_SEGS 32 /* pieces of guest memory in one of them */
 #define BLK_IO_FLUSH 8 /* operations that only a flush may use: it never waits for requests */
 

@@ -50,7 +50,10 @@ static int restrict_and_enable(struct io_uring *ring)
 
 int uring_create(unsigned int depth, struct uring **out, struct err *e)
 {
-	struct io_uring_params p = { .flags = IORING_SETUP_R_DISABLED };
+	/* never more answers than questions: without this the kernel makes room for twice as many
+	 */
+	struct io_uring_params p = { .flags = IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE,
+				     .cq_entries = depth };
 	cleanup_free struct uring *u = calloc(1, sizeof(*u));
 	int r;
 

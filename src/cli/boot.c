@@ -179,6 +179,9 @@ int launch_boot(struct vmproc *p, struct launch_vm *vm, struct err *e)
 			e);
 	if (!r)
 		r = put(p, "/entropy", json_object(), e);
+	if (!r && !vm->no_balloon)
+		r = put(p, "/balloon",
+			json_pack("{s:i, s:b}", "amount_mib", 0, "deflate_on_oom", 1), e);
 	if (!r)
 		r = put(p, "/actions", json_pack("{s:s}", "action_type", "InstanceStart"), e);
 	return r;

@@ -29,6 +29,11 @@ void cli_clean(const char *text, char *buf, size_t n)
 	for (i = 0; i < n - 1 && text[i]; i++)
 		buf[i] = (unsigned char)text[i] < ' ' || text[i] == 127 ? ' ' : text[i];
 	buf[i] = '\0';
+	/* U+0080 to U+009F: terminals take some for an escape sequence's beginning */
+	for (i = 0; buf[i]; i++)
+		if ((unsigned char)buf[i] == 0xc2 && (unsigned char)buf[i + 1] >= 0x80 &&
+		    (unsigned char)buf[i + 1] < 0xa0)
+			buf[i] = buf[i + 1] = ' ';
 }
 
 int cli_fail(const struct err *e)
@@ -108,9 +113,19 @@ int cli_flush(void)
 	return CLI_FAIL;
 }
 
+/* DEL is in strings only, and is ASCII to jansson. */
+static int put_json(const char *text, size_t n, void *out)
+{
+	for (size_t i = 0; i < n; i++)
+		if ((text[i] == 127 ? fputs("\\u007F", out) : putc(text[i], out)) == EOF)
+			return -1;
+	return 0;
+}
+
 int cli_print_json(json_t *obj)
 {
-	int r = obj ? json_dumpf(obj, stdout, JSON_INDENT(2)) : -1;
+	int r = obj ? json_dump_callback(obj, put_json, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII)
+		    : -1;
 
 	json_decref(obj);
 	if (r) {

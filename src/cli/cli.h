@@ -41,7 +41,8 @@ const struct command *cli_find(const char *name);
 
 /* Prints "clone: story"; returns CLI_FAIL. */
 int cli_fail(const struct err *e);
-/* text in one line and without what a terminal acts on: parts of it come from guests and files. */
+/* text in one line and without what a terminal acts on: parts of it come from guests and files. buf
+ * may be text. */
 void cli_clean(const char *text, char *buf, size_t n);
 /* Prints "clone: ..." and where help is; returns CLI_USAGE. */
 int cli_usage(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -60,8 +61,8 @@ int cli_options(const char *cmd, int argc, char **argv, const char *letters,
 
 /* -o json or -o text. False (and said so) for others. */
 bool cli_output_json(const char *cmd, const char *arg, bool *json);
-/* Prints obj (reference taken over) indented on stdout. CLI_OK, or CLI_FAIL when stdout is closed.
- */
+/* Prints obj (reference taken over) indented on stdout, in ASCII: strings may be a guest's. CLI_OK,
+ * or CLI_FAIL when stdout is closed. */
 int cli_print_json(json_t *obj);
 /* Flushes stdout: a full disk or closed pipe must not look like success. */
 int cli_flush(void);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * clone doctor: what this host has of what clone wants, and what to do about the rest. A table of
- * checks; each looks at one thing and changes nothing. One thread.
+ * checks; each looks at one thing and changes nothing (doctor.h). One thread.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -9,7 +9,6 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <linux/kvm.h>
-#include <linux/magic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,12 +16,13 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/doctor.h"
+#include "cli/ksm.h"
 #include "cli/state.h"
 #include "image/image.h"
 #include "image/initrd.h"
@@ -40,23 +40,9 @@ const char cmd_doctor_usage[] =
 #define FILES_WANTED 4096
 #define PROCESSES_WANTED 4096
 
-enum status { OK, WARN, FAIL };
 static const char *const status_text[] = { "ok", "warn", "fail" };
 
-struct finding {
-	char found[400];
-	char advice[400];
-};
-
-struct check {
-	const char *name;
-	enum status (*look)(const struct check *c, struct finding *f);
-	const char *arg, *advice; /* look's own; advice is copied when the look gave none */
-};
-
-static enum status say(struct finding *f, enum status s, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-static enum status say(struct finding *f, enum status s, const char *fmt, ...)
+enum status doctor_say(struct finding *f, enum status s, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -66,8 +52,7 @@ static enum status say(struct finding *f, enum status s, const char *fmt, ...)
 	return s;
 }
 
-/* The first line of a small file of the kernel's; false when it cannot be read. */
-static bool read_line(const char *path, char *buf, size_t n)
+bool doctor_line(const char *path, char *buf, size_t n)
 {
 	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t r = fd < 0 ? -1 : read(fd, buf, n - 1);
@@ -87,15 +72,15 @@ static enum status look_kvm(const struct check *c, struct finding *f)
 	if (fd < 0 && errno == EACCES) {
 		snprintf(f->advice, sizeof(f->advice),
 			 "run as root, or join the group that owns %s", c->arg);
-		return say(f, FAIL, "%s: no permission", c->arg);
+		return doctor_say(f, FAIL, "%s: no permission", c->arg);
 	}
 	if (fd < 0)
-		return say(f, FAIL, "%s: %s", c->arg, strerrordesc_np(errno));
+		return doctor_say(f, FAIL, "%s: %s", c->arg, strerrordesc_np(errno));
 	version = ioctl(fd, KVM_GET_API_VERSION, 0);
 	if (version != KVM_API_VERSION)
-		return say(f, FAIL, "%s speaks API version %d, not %d", c->arg, version,
-			   KVM_API_VERSION);
-	return say(f, OK, "%s, API version %d", c->arg, version);
+		return doctor_say(f, FAIL, "%s speaks API version %d, not %d", c->arg, version,
+				  KVM_API_VERSION);
+	return doctor_say(f, OK, "%s, API version %d", c->arg, version);
 }
 
 static enum status look_guests(const struct check *c, struct finding *f)
@@ -105,10 +90,10 @@ static enum status look_guests(const struct check *c, struct finding *f)
 
 	(void)c;
 	if (r == 1)
-		return say(f, OK, "a probe guest ran as a stock kernel would");
+		return doctor_say(f, OK, "a probe guest ran as a stock kernel would");
 	if (r == 0)
-		return say(f, FAIL, "a stock kernel would not run: %s", why);
-	return say(f, FAIL, "the probe could not run: %s", strerrordesc_np(-r));
+		return doctor_say(f, FAIL, "a stock kernel would not run: %s", why);
+	return doctor_say(f, FAIL, "the probe could not run: %s", strerrordesc_np(-r));
 }
 
 static enum status look_device(const struct check *c, struct finding *f)
@@ -116,8 +101,8 @@ static enum status look_device(const struct check *c, struct finding *f)
 	cleanup_close int fd = open(c->arg, O_RDWR | O_CLOEXEC);
 
 	if (fd < 0)
-		return say(f, WARN, "%s: %s", c->arg, strerrordesc_np(errno));
-	return say(f, OK, "%s", c->arg);
+		return doctor_say(f, WARN, "%s: %s", c->arg, strerrordesc_np(errno));
+	return doctor_say(f, OK, "%s", c->arg);
 }
 
 /* clone answers vsock in the VM process: the host's module is for other programs. */
@@ -131,55 +116,16 @@ static enum status look_optional(const struct check *c, struct finding *f)
 	return OK;
 }
 
-static enum status look_ksm(const struct check *c, struct finding *f)
-{
-	char run[16];
-
-	if (!read_line(c->arg, run, sizeof(run)))
-		return say(f, WARN, "%s: %s", c->arg, strerrordesc_np(errno));
-	return say(f, OK, strcmp(run, "0") ? "there, and running" : "there, and off");
-}
-
-static enum status look_cgroup(const struct check *c, struct finding *f)
-{
-	struct statfs fs;
-	char line[1024];
-	bool favor = false;
-	FILE *mounts;
-
-	if (statfs(c->arg, &fs) || fs.f_type != CGROUP2_SUPER_MAGIC) {
-		snprintf(f->advice, sizeof(f->advice),
-			 "boot with systemd.unified_cgroup_hierarchy=1");
-		return say(f, WARN, "%s is not cgroup v2", c->arg);
-	}
-	mounts = fopen("/proc/self/mounts", "re");
-	while (mounts && fgets(line, sizeof(line), mounts))
-		favor |= strstr(line, " cgroup2 ") && strstr(line, "favordynmods");
-	if (mounts)
-		fclose(mounts);
-	if (!favor)
-		return say(f, WARN, "cgroup v2 without favordynmods: making a VM is slower");
-	return say(f, OK, "cgroup v2 with favordynmods");
-}
-
-static enum status look_thp(const struct check *c, struct finding *f)
-{
-	char line[64];
-
-	if (!read_line(c->arg, line, sizeof(line)))
-		return say(f, WARN, "%s: %s", c->arg, strerrordesc_np(errno));
-	return say(f, strstr(line, "[never]") ? WARN : OK, "%s", line);
-}
-
 static enum status look_nx(const struct check *c, struct finding *f)
 {
 	char line[16];
 
-	if (!read_line(c->arg, line, sizeof(line)))
-		return say(f, OK, "this KVM has no such setting");
+	if (!doctor_line(c->arg, line, sizeof(line)))
+		return doctor_say(f, OK, "this KVM has no such setting");
 	if (!strcmp(line, "Y"))
-		return say(f, WARN, "on: making a VM starts a kernel thread and splits huge pages");
-	return say(f, OK, "%s", line);
+		return doctor_say(f, WARN,
+				  "on: making a VM starts a kernel thread and splits huge pages");
+	return doctor_say(f, OK, "%s", line);
 }
 
 static enum status limit(struct finding *f, int which, rlim_t wanted)
@@ -187,10 +133,10 @@ static enum status limit(struct finding *f, int which, rlim_t wanted)
 	struct rlimit l;
 
 	if (getrlimit(which, &l))
-		return say(f, WARN, "%s", strerrordesc_np(errno));
+		return doctor_say(f, WARN, "%s", strerrordesc_np(errno));
 	if (l.rlim_cur == RLIM_INFINITY)
-		return say(f, OK, "no limit");
-	return say(f, l.rlim_cur < wanted ? WARN : OK, "%" PRIu64, (uint64_t)l.rlim_cur);
+		return doctor_say(f, OK, "no limit");
+	return doctor_say(f, l.rlim_cur < wanted ? WARN : OK, "%" PRIu64, (uint64_t)l.rlim_cur);
 }
 
 static enum status look_nofile(const struct check *c, struct finding *f)
@@ -205,26 +151,15 @@ static enum status look_nproc(const struct check *c, struct finding *f)
 	return limit(f, RLIMIT_NPROC, PROCESSES_WANTED);
 }
 
-static enum status look_overcommit(const struct check *c, struct finding *f)
-{
-	char line[16];
-
-	if (!read_line(c->arg, line, sizeof(line)))
-		return say(f, WARN, "%s: %s", c->arg, strerrordesc_np(errno));
-	if (!strcmp(line, "2"))
-		return say(f, WARN, "2: the kernel refuses forks whose copies might not fit");
-	return say(f, OK, "%s", line);
-}
-
 static enum status look_uring(const struct check *c, struct finding *f)
 {
 	char line[16];
 
-	if (!read_line(c->arg, line, sizeof(line)) || !strcmp(line, "0"))
-		return say(f, OK, "allowed");
+	if (!doctor_line(c->arg, line, sizeof(line)) || !strcmp(line, "0"))
+		return doctor_say(f, OK, "allowed");
 	if (!strcmp(line, "2"))
-		return say(f, FAIL, "2: disabled for everybody; VMs with disks cannot run");
-	return say(f, WARN, "%s: only for the privileged, which VM processes are not", line);
+		return doctor_say(f, FAIL, "2: disabled for everybody; VMs with disks cannot run");
+	return doctor_say(f, WARN, "%s: only for the privileged, which VM processes are not", line);
 }
 
 /* Space at path, or at the nearest directory above it that exists. */
@@ -240,12 +175,12 @@ static enum status look_space(struct finding *f, char *path, uint64_t wanted)
 		slash[slash == path] = '\0';
 	}
 	if (statvfs(path, &fs))
-		return say(f, FAIL, "%.300s: %s", path, strerrordesc_np(errno));
+		return doctor_say(f, FAIL, "%.300s: %s", path, strerrordesc_np(errno));
 	if (access(path, W_OK | X_OK))
-		return say(f, FAIL, "%.300s: %s", path, strerrordesc_np(errno));
+		return doctor_say(f, FAIL, "%.300s: %s", path, strerrordesc_np(errno));
 	left = (uint64_t)fs.f_bavail * fs.f_frsize;
 	cli_format_size(left, size, sizeof(size));
-	return say(f, left < wanted ? WARN : OK, "%s left in %.300s", size, path);
+	return doctor_say(f, left < wanted ? WARN : OK, "%s left in %.300s", size, path);
 }
 
 static enum status look_state(const struct check *c, struct finding *f)
@@ -255,7 +190,7 @@ static enum status look_state(const struct check *c, struct finding *f)
 
 	(void)c;
 	if (image_state_dir(path, sizeof(path), &e))
-		return say(f, FAIL, "%.390s", e.msg);
+		return doctor_say(f, FAIL, "%.390s", e.msg);
 	return look_space(f, path, GIB(4));
 }
 
@@ -266,7 +201,7 @@ static enum status look_run(const struct check *c, struct finding *f)
 
 	(void)c;
 	if (run_path(path, sizeof(path), &e))
-		return say(f, FAIL, "%.390s", e.msg);
+		return doctor_say(f, FAIL, "%.390s", e.msg);
 	return look_space(f, path, MIB(64));
 }
 
@@ -276,8 +211,8 @@ static enum status look_guest(const struct check *c, struct finding *f)
 	struct err e;
 
 	if (guest_program_path(c->arg, path, sizeof(path), &e))
-		return say(f, FAIL, "%.390s", e.msg);
-	return say(f, OK, "%.390s", path);
+		return doctor_say(f, FAIL, "%.390s", e.msg);
+	return doctor_say(f, OK, "%.390s", path);
 }
 
 static enum status look_networks(const struct check *c, struct finding *f)
@@ -288,11 +223,11 @@ static enum status look_networks(const struct check *c, struct finding *f)
 
 	(void)c;
 	if (proc_have("nft", "nftables", &e) || network_obstacles(&list, &e))
-		return say(f, WARN, "%.390s", e.msg);
+		return doctor_say(f, WARN, "%.390s", e.msg);
 	if (json_array_size(list))
-		s = say(f, WARN, "%.390s", json_string_value(json_array_get(list, 0)));
+		s = doctor_say(f, WARN, "%.390s", json_string_value(json_array_get(list, 0)));
 	else
-		s = say(f, OK, "nft; nothing drops what is forwarded");
+		s = doctor_say(f, OK, "nft; nothing drops what is forwarded");
 	json_decref(list);
 	return s;
 }
@@ -316,9 +251,9 @@ static enum status look_tools(const struct check *c, struct finding *f)
 		snprintf(packages + p, sizeof(packages) - p, " %s", tools[i][1]);
 	}
 	if (!*missing)
-		return say(f, OK, "all there");
+		return doctor_say(f, OK, "all there");
 	snprintf(f->advice, sizeof(f->advice), "apt install%s", packages);
-	return say(f, WARN, "missing:%s", missing);
+	return doctor_say(f, WARN, "missing:%s", missing);
 }
 
 static const struct check checks[] = {
@@ -333,10 +268,12 @@ static const struct check checks[] = {
 	{ "vhost-vsock", look_optional, "/dev/vhost-vsock", NULL },
 	{ "tun", look_device, "/dev/net/tun", "modprobe tun, for networking" },
 	{ "networks", look_networks, NULL, "for networks; VMs run without (--network none)" },
-	{ "ksm", look_ksm, "/sys/kernel/mm/ksm/run",
+	{ "ksm", look_ksm, KSM_DIR,
 	  "a kernel with CONFIG_KSM, if pages are to be merged on request" },
 	{ "cgroup", look_cgroup, "/sys/fs/cgroup", "mount -o remount,favordynmods /sys/fs/cgroup" },
-	{ "huge-pages", look_thp, "/sys/kernel/mm/transparent_hugepage/enabled",
+	{ "memory-quota", look_quota, NULL, NULL },
+	{ "swap", look_swap, "/proc/swaps", NULL },
+	{ "huge-pages", look_thp, "/sys/kernel/mm/transparent_hugepage",
 	  "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled" },
 	{ "nx-huge-pages", look_nx, "/sys/module/kvm/parameters/nx_huge_pages",
 	  "if the CPU is not affected by iTLB multihit: boot with kvm.nx_huge_pages=never" },
@@ -369,9 +306,11 @@ static void print_finding(const struct check *c, enum status s, const struct fin
 {
 	static const char *const colour[] = { "\033[32m", "\033[33m", "\033[31m" };
 	bool on = cli_colour();
+	char found[sizeof(f->found)];
 
+	cli_clean(f->found, found, sizeof(found));
 	printf("%s%-5s%s%-14s %s\n", on ? colour[s] : "", status_text[s], on ? "\033[0m" : "",
-	       c->name, f->found);
+	       c->name, found);
 	if (*f->advice)
 		printf("%20s-> %s\n", "", f->advice);
 }

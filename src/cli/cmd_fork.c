@@ -3,179 +3,22 @@
  * clone fork: forks a template (through its seed) or a running VM.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/disk_live.h"
-#include "cli/exec_cmd.h"
+#include "cli/fork_args.h"
 #include "cli/forkreq.h"
+#include "cli/group.h"
 #include "cli/machine.h"
-#include "cli/nics.h"
 #include "cli/procid.h"
 #include "cli/seed.h"
 #include "cli/userdata.h"
 #include "control/json.h"
-
-#define FORK_MAX 10000
-
-const char cmd_fork_usage[] =
-	"TEMPLATE|VM [-n N] [--name NAME] [--all] [--paused] [--wait|--no-wait]\n"
-	"            [--disk DISK]... [--network NAME|none]... [--ip A] [--mac M] [-p H:G]...\n"
-	"            [--userdata FILE] [--timeout DURATION] [-o json]\n"
-	"       clone fork TEMPLATE|VM [--name NAME] [--rm] [--disk DISK]... [--network "
-	"NAME|none]...\n"
-	"            [--ip A] [--mac M] [-p H:G]... [--userdata FILE] [--timeout DURATION] [-i] "
-	"[-t] [-e KEY=VALUE]... [-w DIR] [-u USER] -- "
-	"COMMAND [ARGUMENT]...\n"
-	"\n"
-	"  -n, --count N     how many (default 1)\n"
-	"      --name NAME   of the fork; with -n NAME-1 to NAME-N. Default: SOURCE-xxxx\n"
-	"      --all         all or none: when one fails, the others are ended and removed\n"
-	"      --paused      they stand still until clone resume, which is also when they\n"
-	"                    learn who they are\n"
-	"      --disk D      a disk for an empty bay (--bays of template create or run), as with\n"
-	"                    clone disk attach; may be repeated. Each fork writes to an overlay "
-	"of\n"
-	"                    its own, unless it is ,persistent: that can be one fork's only\n"
-	"      --network N   instead of the network that the source was on (in order, if it has\n"
-	"                    more than one interface); none: on none\n"
-	"      --ip, --mac, -p H:G[/udp]  as in clone run\n"
-	"      --userdata F  what each finds as /run/clone/userdata: the file F (-: standard\n"
-	"                    input), 16 KiB at most; without it, there is no such file\n"
-	"      --wait        return when the guests have acknowledged who they are (default)\n"
-	"      --no-wait     return before that\n"
-	"      --timeout D   how long a guest has for that; default 30s\n"
-	"      --rm          remove the fork when COMMAND has ended\n"
-	"  -i -t -e -w -u    of COMMAND, as in clone exec\n"
-	"\n"
-	"A template of that name is preferred to a VM of that name. A VM that is forked goes on,\n"
-	"or stays paused if it is; its forks begin at that instant, with an identity, a disk and\n"
-	"sockets of their own, and run unless --paused is given. Prints the names of those that\n"
-	"are ready; exit 1 when one is not.\n"
-	"With a COMMAND, runs it in the one fork and exits as clone exec does.\n";
-
-struct fork_args {
-	const char *source, *name, *userdata;
-	int userdata_fd;
-	uint64_t n, timeout_ms;
-	bool no_wait, json, rm, all, paused;
-	struct launch_vm disks; /* only those of it */
-	struct nic_options net;
-	char **command; /* NULL: none */
-	struct exec_cmd exec;
-};
-
-enum { O_NAME = 1000, O_WAIT, O_NO_WAIT, O_TIMEOUT, O_RM, O_ALL, O_PAUSED, O_USERDATA, O_DISK };
-
-static int parse_option(void *arg, int opt, struct err *e)
-{
-	struct fork_args *a = arg;
-	int r;
-
-	switch (opt) {
-	case 'n':
-		r = cli_parse_uint(optarg, 1, FORK_MAX, &a->n, e);
-		return r ? err_wrap(e, r, "-n") : 0;
-	case 'o':
-		return cli_output_json("fork", optarg, &a->json) ? 0 : -ECANCELED;
-	case O_NAME:
-		a->name = optarg;
-		return cli_name_check("--name", optarg, e);
-	case O_WAIT:
-	case O_NO_WAIT:
-		a->no_wait = opt == O_NO_WAIT; /* the last one counts */
-		return 0;
-	case O_ALL:
-		a->all = true;
-		return 0;
-	case O_PAUSED:
-		a->paused = true;
-		return 0;
-	case O_TIMEOUT:
-		r = cli_parse_duration(optarg, &a->timeout_ms, e);
-		return r ? err_wrap(e, r, "--timeout") : 0;
-	case O_RM:
-		a->rm = true;
-		return 0;
-	case O_DISK:
-		return launch_disk_option(&a->disks, "--disk", optarg, e);
-	case O_USERDATA:
-		a->userdata = optarg;
-		return 0;
-	default:
-		r = nic_option(&a->net, opt, optarg, e);
-		return r == -ENOSYS ? exec_cmd_option(&a->exec, opt, e) : r;
-	}
-}
-
-/* "--" ends our arguments; what follows is the command's. */
-static int cut_command(struct fork_args *a, int argc, char **argv)
-{
-	for (int i = 1; i < argc; i++) {
-		if (strcmp(argv[i], "--") != 0)
-			continue;
-		a->command = argv + i + 1;
-		return i;
-	}
-	return argc;
-}
-
-static int check_args(const struct fork_args *a)
-{
-	for (size_t i = 0; i < a->disks.ndisks; i++)
-		if (a->disks.disks[i].persistent && a->n > 1)
-			return cli_usage("fork", "a persistent disk has one writer: no -n");
-	if (a->n > 1 && nic_options_single(&a->net))
-		return cli_usage("fork", "--ip, --mac and -p are one fork's: no -n");
-	if (!a->command) {
-		if (a->rm || a->exec.nenv || a->exec.a.input || a->exec.a.tty || a->exec.a.cwd ||
-		    a->exec.a.user)
-			return cli_usage("fork", "--rm, -i, -t, -e, -w and -u need `-- COMMAND`");
-		return CLI_OK;
-	}
-	if (!a->command[0])
-		return cli_usage("fork", "which command?");
-	if (a->n != 1 || a->no_wait || a->json || a->paused)
-		return cli_usage("fork", "a command runs in one fork, when it is ready: no -n, "
-					 "--no-wait, --paused or -o");
-	return CLI_OK;
-}
-
-static int parse_args(struct fork_args *a, int argc, char **argv)
-{
-	static const struct option opts[] = {
-		{ "count", required_argument, NULL, 'n' },
-		{ "output", required_argument, NULL, 'o' },
-		{ "name", required_argument, NULL, O_NAME },
-		{ "wait", no_argument, NULL, O_WAIT },
-		{ "no-wait", no_argument, NULL, O_NO_WAIT },
-		{ "all", no_argument, NULL, O_ALL },
-		{ "paused", no_argument, NULL, O_PAUSED },
-		{ "timeout", required_argument, NULL, O_TIMEOUT },
-		{ "rm", no_argument, NULL, O_RM },
-		{ "userdata", required_argument, NULL, O_USERDATA },
-		{ "disk", required_argument, NULL, O_DISK },
-		NIC_OPTIONS,
-		EXEC_CMD_OPTIONS,
-		{ NULL, 0, NULL, 0 },
-	};
-	int r;
-
-	argc = cut_command(a, argc, argv);
-	r = cli_options("fork", argc, argv, "n:o:p:" EXEC_CMD_LETTERS, opts, parse_option, a);
-	if (r)
-		return r;
-	if (optind + 1 != argc)
-		return cli_usage("fork", "give one template or VM");
-	a->source = argv[optind];
-	return check_args(a);
-}
 
 /* NAME for one, NAME-1 to NAME-N for -n. */
 static struct fork_child_info *name_children(const struct fork_args *a, struct err *e)
@@ -206,6 +49,15 @@ static struct fork_child_info *name_children(const struct fork_args *a, struct e
 	return c;
 }
 
+/* Why is perhaps the source's word for it, which may have been taken over. */
+static void print_failed(const struct fork_child_info *c)
+{
+	char why[sizeof(c->why)];
+
+	cli_clean(c->why, why, sizeof(why));
+	fprintf(stderr, "clone: fork %s: %s\n", c->name, why);
+}
+
 static int print(const struct fork_args *a, const struct fork_child_info *c, uint64_t pause_ns)
 {
 	json_t *list = a->json ? json_array() : NULL;
@@ -221,7 +73,7 @@ static int print(const struct fork_args *a, const struct fork_child_info *c, uin
 			puts(c[i].name);
 		} else if (!failed++) {
 			fflush(stdout);
-			fprintf(stderr, "clone: fork %s: %s\n", c[i].name, c[i].why);
+			print_failed(&c[i]);
 		}
 	}
 	if (failed > 1 && a->all)
@@ -244,7 +96,7 @@ static int run_command(struct fork_args *a, const struct fork_child_info *c)
 	int r;
 
 	if (!c->ok) {
-		fprintf(stderr, "clone: fork %s: %s\n", c->name, c->why);
+		print_failed(c);
 		return CLI_EXEC_FAILED;
 	}
 	if (!a->name && !a->rm)
@@ -290,8 +142,15 @@ static int wait_reconciled(const struct fork_args *a, struct vmproc *p, struct e
 	return r;
 }
 
-/* step 0: disks, step 1: waiting. One that fails is undone. */
-static bool step_all(const struct fork_args *a, struct fork_child_info *c, int step)
+/* The policy is the VM's own: it may run already. */
+static int give_balloon(const struct fork_args *a, struct vmproc *p, struct err *e)
+{
+	return balloon_option_apply(&a->balloon, p, e);
+}
+
+/* One that fails is undone. */
+static bool step_all(const struct fork_args *a, struct fork_child_info *c,
+		     int (*step)(const struct fork_args *a, struct vmproc *p, struct err *e))
 {
 	bool failed = false;
 	struct vmproc p;
@@ -306,7 +165,7 @@ static bool step_all(const struct fork_args *a, struct fork_child_info *c, int s
 		}
 		r = vmproc_attach(c[i].name, -1, &p, &e);
 		if (!r) {
-			r = step ? wait_reconciled(a, &p, &e) : give_disks(a, &p, &e);
+			r = step(a, &p, &e);
 			vmproc_close(&p);
 		}
 		if (!r)
@@ -318,13 +177,15 @@ static bool step_all(const struct fork_args *a, struct fork_child_info *c, int s
 	return failed;
 }
 
-/* One that does not get its disks has failed, with --all all have. */
-static void give_all_disks(const struct fork_args *a, struct fork_child_info *c)
+/* One that does not get its disks, or what --balloon says, has failed, with --all all have. */
+static void give_all(const struct fork_args *a, struct fork_child_info *c)
 {
-	bool failed = step_all(a, c, 0);
+	bool failed = a->balloon.policy && step_all(a, c, give_balloon);
 
-	if (!a->paused && !a->no_wait && !(failed && a->all))
-		failed |= step_all(a, c, 1);
+	if (a->disks.ndisks && !(failed && a->all))
+		failed |= step_all(a, c, give_disks);
+	if (a->disks.ndisks && !a->paused && !a->no_wait && !(failed && a->all))
+		failed |= step_all(a, c, wait_reconciled);
 	for (uint64_t i = 0; i < a->n && failed && a->all; i++) {
 		if (!c[i].ok)
 			continue;
@@ -333,7 +194,8 @@ static void give_all_disks(const struct fork_args *a, struct fork_child_info *c)
 	}
 }
 
-static int fork_from(struct fork_args *a, const struct fork_source *src, int signals, struct err *e)
+static int fork_from(struct fork_args *a, const struct fork_source *src, json_t *info, int signals,
+		     struct err *e)
 {
 	struct nics nics;
 	const struct fork_how how = { .nics = &nics,
@@ -350,11 +212,13 @@ static int fork_from(struct fork_args *a, const struct fork_source *src, int sig
 
 	if (!c)
 		return -EINVAL;
-	r = nics_of(src->info, &a->net, &nics, e);
+	r = shares_note(&a->shares, info, e);
+	if (!r)
+		r = nics_of(info, &a->net, &nics, e);
 	if (!r)
 		r = fork_request(src, c, a->n, &how, signals, &pause_ns, e);
-	if (!r && a->disks.ndisks)
-		give_all_disks(a, c);
+	if (!r && (a->disks.ndisks || a->balloon.policy))
+		give_all(a, c);
 	if (!r)
 		r = a->command ? run_command(a, c) : print(a, c, pause_ns);
 	else
@@ -381,7 +245,8 @@ static int fork_template(struct fork_args *a, int signals, bool *there, struct e
 	if (!r) {
 		info = machine_info(t);
 		src = (struct fork_source){ .dir = &d, .info = info };
-		r = info ? fork_from(a, &src, signals, e) : err_set(e, ENOMEM, "out of memory");
+		r = info ? fork_from(a, &src, info, signals, e)
+			 : err_set(e, ENOMEM, "out of memory");
 		vmdir_close(&d);
 		close(use);
 	}
@@ -407,7 +272,7 @@ static int fork_vm(struct fork_args *a, int signals, struct err *e)
 		r = err_set(e, EINVAL, "%s has ended: only a VM that lives can be forked",
 			    a->source);
 	else
-		r = fork_from(a, &src, signals, e);
+		r = fork_from(a, &src, info, signals, e);
 	vmdir_close(&d);
 	return r;
 }
@@ -420,7 +285,7 @@ int cmd_fork(int argc, char **argv)
 	bool there = true;
 
 	exec_cmd_init(&a.exec);
-	r = parse_args(&a, argc, argv);
+	r = fork_args_parse(&a, argc, argv);
 	if (r)
 		return r;
 	r = cli_name_check("fork", a.source, &e);
@@ -430,7 +295,10 @@ int cmd_fork(int argc, char **argv)
 	signals = cli_catch_signals(&e);
 	if (signals < 0)
 		return cli_fail(&e);
-	if (a.userdata)
+	/* also before a seed is started, which has its place there */
+	if (a.shares.quota_bytes && group_ready(&e))
+		r = err_wrap(&e, -ENOTSUP, "--memory-quota");
+	if (!r && a.userdata)
 		r = a.userdata_fd = userdata_open(a.userdata, &e);
 	if (r >= 0)
 		r = fork_template(&a, signals, &there, &e);
@@ -438,6 +306,7 @@ int cmd_fork(int argc, char **argv)
 		r = fork_vm(&a, signals, &e);
 	if (a.userdata_fd >= 0)
 		close(a.userdata_fd);
+	balloon_option_fini(&a.balloon);
 	if (r < 0)
 		cli_fail(&e);
 	return r >= 0 ? r : a.command ? CLI_EXEC_FAILED : CLI_FAIL;

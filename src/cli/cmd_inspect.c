@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/group.h"
 #include "cli/launch.h"
 #include "cli/procid.h"
 #include "cli/view.h"
@@ -74,6 +75,15 @@ static void add_memory(json_t *v)
 	json_object_set_new(v, "host_memory", m);
 }
 
+/* What it may have and has, by the kernel's count. */
+static void add_group(json_t *v, const struct vmdir *d)
+{
+	json_t *g = group_view(d);
+
+	if (g)
+		json_object_set_new(v, "memory_group", g);
+}
+
 static json_t *inspect(const char *name, struct err *e)
 {
 	char run[PATH_MAX - 80], path[PATH_MAX];
@@ -92,8 +102,10 @@ static json_t *inspect(const char *name, struct err *e)
 		add_request(v, c, "identity", "/identity");
 		add_request(v, c, "stats", "/stats");
 		add_request(v, c, "events", "/events");
+		add_request(v, c, "balloon", "/balloon/statistics");
 		client_close(c);
 		add_memory(v);
+		add_group(v, &d);
 	}
 	vmdir_close(&d);
 	return v;

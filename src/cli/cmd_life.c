@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/group.h"
 #include "cli/launch.h"
 #include "cli/netpool.h"
 #include "cli/procid.h"
@@ -86,6 +87,7 @@ static void ended(const struct vmdir *d)
 
 int vm_kill(struct vmdir *d, int cancel_fd, struct err *e)
 {
+	char group[PATH_MAX];
 	struct err why;
 	int r;
 
@@ -102,6 +104,13 @@ int vm_kill(struct vmdir *d, int cancel_fd, struct err *e)
 	r = procid_kill(d, e);
 	if (!r)
 		r = vmdir_wait_end(d, KILL_MS, cancel_fd, e);
+	/* Or it was not that alone: nobody is in its group whom we did not put there, but what such
+	 * a one has made. */
+	if (r && r != -EINTR && group_path(d, group)) {
+		r = group_settle(d, e);
+		if (!r)
+			r = vmdir_wait_end(d, KILL_MS, cancel_fd, e);
+	}
 	if (!r)
 		ended(d);
 	return r;

@@ -8,18 +8,21 @@
 #include <stdlib.h>
 
 #include "base/util.h"
+#include "cli/balloonopt.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/machine.h"
 #include "cli/nics.h"
 #include "cli/procid.h"
 #include "cli/restore.h"
+#include "cli/shares.h"
 #include "control/json.h"
 
 const char cmd_restore_usage[] =
 	"SNAPSHOT [--name NAME] [--paused] [--network NAME|none]... [--ip A] [--mac M] [-p "
 	"H:G]...\n"
-	"              [--no-wait] [--timeout DURATION] [-o json]\n"
+	"              [--balloon manual|auto[,WORD=VALUE]...] [--memory-quota SIZE]\n"
+	"              [--ksm DOMAIN|none] [--no-wait] [--timeout DURATION] [-o json]\n"
 	"\n"
 	"The machine goes on where it was when the snapshot was taken, as a VM with an identity "
 	"of\n"
@@ -30,6 +33,10 @@ const char cmd_restore_usage[] =
 	"                    guest learns who it is\n"
 	"      --network N   instead of the network that it was on; none: on none\n"
 	"      --ip, --mac, -p H:G[/udp]  as in clone run\n"
+	"      --balloon manual  its balloon, if it has one, is only used on request (default)\n"
+	"      --balloon auto    it is looked after, see `clone balloon --auto`\n"
+	"      --memory-quota SIZE, --ksm DOMAIN  as in clone run; default: no quota, and the\n"
+	"                    trust domain that it had\n"
 	"      --no-wait     return before the guest has acknowledged who it is, and let it\n"
 	"                    live if it never does\n"
 	"      --timeout D   how long it has for that; default 30s\n";
@@ -77,11 +84,19 @@ int restore_vm(const struct restore *rs, int cancel_fd, struct vmproc *p, struct
 {
 	cleanup_json json_t *resumed = json_pack("{s:s}", "state", "Resumed");
 	cleanup_json json_t *info = machine_info(rs->t);
-	int r = vmproc_start(PLACE_VM, rs->name, 0, cancel_fd, p, e);
+	const struct shares as_it_is = { .ksm = NULL };
+	int r = info ? shares_note(rs->shares ? rs->shares : &as_it_is, info, e)
+		     : err_set(e, ENOMEM, "out of memory");
 
+	if (!r)
+		r = vmproc_start(PLACE_VM, rs->name, 0, cancel_fd, p, e);
 	if (r)
 		return r;
-	r = info ? load(rs, p, info, e) : err_set(e, ENOMEM, "out of memory");
+	r = shares_apply(p, info, e);
+	if (!r)
+		r = load(rs, p, info, e);
+	if (!r && rs->balloon)
+		r = balloon_option_apply(rs->balloon, p, e);
 	if (!r && !rs->paused)
 		r = vmproc_request(p, "PATCH", "/vm", resumed, LAUNCH_MS, NULL, e);
 	if (!r && !rs->paused && rs->wait && rs->t->agent)
@@ -97,10 +112,12 @@ struct args {
 	const char *snapshot;
 	struct restore rs;
 	struct nic_options net;
+	struct balloon_option balloon;
+	struct shares shares;
 	bool json;
 };
 
-enum { O_NAME = 1000, O_PAUSED, O_NO_WAIT, O_TIMEOUT };
+enum { O_NAME = 1000, O_PAUSED, O_BALLOON, O_NO_WAIT, O_TIMEOUT };
 
 static int parse_option(void *arg, int opt, struct err *e)
 {
@@ -114,6 +131,8 @@ static int parse_option(void *arg, int opt, struct err *e)
 	case O_PAUSED:
 		a->rs.paused = true;
 		return 0;
+	case O_BALLOON:
+		return balloon_option(&a->balloon, false, optarg, e);
 	case O_NO_WAIT:
 		a->rs.wait = false;
 		return 0;
@@ -123,7 +142,8 @@ static int parse_option(void *arg, int opt, struct err *e)
 	case 'o':
 		return cli_output_json("restore", optarg, &a->json) ? 0 : -ECANCELED;
 	default:
-		return nic_option(&a->net, opt, optarg, e);
+		r = nic_option(&a->net, opt, optarg, e);
+		return r == -ENOSYS ? shares_option(&a->shares, opt, optarg, e) : r;
 	}
 }
 
@@ -132,10 +152,12 @@ static int parse_args(struct args *a, int argc, char **argv)
 	static const struct option opts[] = {
 		{ "name", required_argument, NULL, O_NAME },
 		{ "paused", no_argument, NULL, O_PAUSED },
+		{ "balloon", required_argument, NULL, O_BALLOON },
 		{ "no-wait", no_argument, NULL, O_NO_WAIT },
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
 		{ "output", required_argument, NULL, 'o' },
 		NIC_OPTIONS,
+		SHARES_OPTIONS,
 		{ NULL, 0, NULL, 0 },
 	};
 	int r = cli_options("restore", argc, argv, "o:p:", opts, parse_option, a);
@@ -167,10 +189,13 @@ int cmd_restore(int argc, char **argv)
 	if (!r) {
 		a.rs.t = t;
 		a.rs.net = &a.net;
+		a.rs.balloon = &a.balloon;
+		a.rs.shares = &a.shares;
 		if (!a.rs.name)
 			a.rs.name = t->vm[0] ? t->vm : t->name;
 		r = restore_vm(&a.rs, signals, &p, &e);
 	}
+	balloon_option_fini(&a.balloon);
 	if (r) {
 		err_wrap(&e, r, "restore %s", a.snapshot);
 		return cli_fail(&e);

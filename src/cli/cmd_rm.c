@@ -8,6 +8,7 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/group.h"
 #include "cli/procid.h"
 #include "cli/state.h"
 
@@ -29,6 +30,10 @@ static int rm_one(const char *name, bool force, struct err *e)
 		r = vm_kill(&d, -1, e);
 	if (!r)
 		r = vmdir_remove(&d, e);
+	if (r == -EBUSY && force && !vmdir_alive(&d)) {
+		group_forget(&d); /* what is in it does not end */
+		r = vmdir_remove(&d, e);
+	}
 	vmdir_close(&d);
 	return r;
 }

@@ -14,12 +14,14 @@
 
 #include "base/time.h"
 #include "base/util.h"
+#include "cli/balloonopt.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/imageboot.h"
 #include "cli/launch.h"
 #include "cli/nics.h"
 #include "cli/procid.h"
+#include "cli/shares.h"
 #include "cli/term.h"
 #include "control/json.h"
 #include "control/sock.h"
@@ -28,8 +30,9 @@ const char cmd_run_usage[] =
 	"[-d] [--rm] [--name NAME] (--image IMAGE | --kernel FILE [--initrd FILE|none])\n"
 	"           [--disk FILE,format=raw|qcow2[,OPTION]...]... [--append ARGS] [--memory SIZE]\n"
 	"           [--cpus N] [--bays N] [--network NAME|none[,OPTION]...]... [--ip A] [--mac M]\n"
-	"           [-p HOSTPORT:GUESTPORT]... [--no-agent] [--no-wait] [--timeout DURATION]\n"
-	"           [-o json]\n"
+	"           [-p HOSTPORT:GUESTPORT]... [--balloon none|manual|auto[,WORD=VALUE]...]\n"
+	"           [--memory-quota SIZE] [--ksm DOMAIN] [--no-agent] [--no-wait]\n"
+	"           [--timeout DURATION] [-o json]\n"
 	"\n"
 	"  -d, --detach      in the background; returns when the guest's agent answers\n"
 	"      --rm          remove the VM's directory when it has ended\n"
@@ -62,10 +65,19 @@ const char cmd_run_usage[] =
 	"      --ip, --mac   of the first interface; default: chosen\n"
 	"  -p, --publish H:G[/udp]\n"
 	"                    port H of the host leads to port G of the guest; may be repeated\n"
+	"      --balloon B   manual (default): memory can be taken from the guest by `clone "
+	"balloon`,\n"
+	"                    and what it frees it gives back; none: no such device; auto: memory\n"
+	"                    is taken from it while it is idle and given back when it works, by\n"
+	"                    the thresholds of `clone balloon --auto`\n"
 	"      --append A    more words for the kernel's command line; with --kernel and without\n"
 	"                    root= in it the first --disk is the root\n"
 	"      --memory M    default 512M\n"
 	"      --cpus N      default 1\n"
+	"      --memory-quota SIZE  what it may cost the host: beyond it the VM is slowed down,\n"
+	"                    then ended, and no other; its forks have it too\n"
+	"      --ksm DOMAIN  its pages may be merged with those of the other VMs of this trust\n"
+	"                    domain, who can then tell by timing what it holds\n"
 	"      --no-agent    the guest has no agent: nothing to wait for\n"
 	"      --no-wait     with -d: return when the VM has started\n"
 	"      --timeout D   with -d: how long to wait for the agent; default 2m\n"
@@ -82,6 +94,8 @@ struct run_args {
 	struct nic_options net;
 	struct nics nics;
 	struct nic_ports ports;
+	struct balloon_option balloon;
+	struct shares shares;
 	char auto_name[65];
 };
 
@@ -93,6 +107,7 @@ enum {
 	O_INITRD,
 	O_DISK,
 	O_BAYS,
+	O_BALLOON,
 	O_APPEND_ARGS,
 	O_MEMORY,
 	O_CPUS,
@@ -132,6 +147,10 @@ static int parse_option(void *arg, int opt, struct err *e)
 		return launch_disk_option(&a->vm, "--disk", optarg, e);
 	case O_BAYS:
 		return launch_bays_option(&a->vm.bays, optarg, e);
+	case O_BALLOON:
+		r = balloon_option(&a->balloon, true, optarg, e);
+		a->vm.no_balloon = a->balloon.none;
+		return r;
 	case O_APPEND_ARGS:
 		a->append = optarg;
 		return 0;
@@ -154,7 +173,8 @@ static int parse_option(void *arg, int opt, struct err *e)
 		r = cli_parse_duration(optarg, &a->timeout_ms, e);
 		return r ? err_wrap(e, r, "--timeout") : 0;
 	default:
-		return nic_option(&a->net, opt, optarg, e);
+		r = nic_option(&a->net, opt, optarg, e);
+		return r == -ENOSYS ? shares_option(&a->shares, opt, optarg, e) : r;
 	}
 }
 
@@ -170,6 +190,7 @@ static int parse_args(struct run_args *a, int argc, char **argv)
 		{ "initrd", required_argument, NULL, O_INITRD },
 		{ "disk", required_argument, NULL, O_DISK },
 		{ "bays", required_argument, NULL, O_BAYS },
+		{ "balloon", required_argument, NULL, O_BALLOON },
 		{ "append", required_argument, NULL, O_APPEND_ARGS },
 		{ "memory", required_argument, NULL, O_MEMORY },
 		{ "cpus", required_argument, NULL, O_CPUS },
@@ -177,6 +198,7 @@ static int parse_args(struct run_args *a, int argc, char **argv)
 		{ "no-wait", no_argument, NULL, O_NO_WAIT },
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
 		NIC_OPTIONS,
+		SHARES_OPTIONS,
 		{ NULL, 0, NULL, 0 },
 	};
 	int r;
@@ -196,7 +218,7 @@ static int parse_args(struct run_args *a, int argc, char **argv)
 	return CLI_OK;
 }
 
-static json_t *run_info(const struct run_args *a, const struct vmproc *p)
+static json_t *run_info(const struct run_args *a, const struct vmproc *p, const json_t *shares)
 {
 	json_t *info = vm_info_base(p, &a->vm);
 
@@ -210,11 +232,14 @@ static json_t *run_info(const struct run_args *a, const struct vmproc *p)
 		json_object_set_new(info, "rm", json_true());
 	if (info && a->no_agent)
 		json_object_set_new(info, "agent", json_false());
+	if (info)
+		json_object_update_missing(info, (json_t *)shares);
 	return info;
 }
 
 /* Starts the VM and publishes it. On failure nothing is left. */
-static int start(struct run_args *a, struct vmproc *p, int *console, struct err *e)
+static int start(struct run_args *a, struct vmproc *p, const json_t *shares, int *console,
+		 struct err *e)
 {
 	cleanup_json json_t *info = NULL;
 	int r = 0;
@@ -224,9 +249,13 @@ static int start(struct run_args *a, struct vmproc *p, int *console, struct err 
 		r = MIN(*console, 0);
 	}
 	if (!r)
+		r = shares_apply(p, shares, e);
+	if (!r)
 		r = launch_boot(p, &a->vm, e);
+	if (!r)
+		r = balloon_option_apply(&a->balloon, p, e);
 	if (!r) {
-		info = run_info(a, p);
+		info = run_info(a, p, shares);
 		r = info ? vmdir_publish(&p->dir, info, e) : err_set(e, ENOMEM, "out of memory");
 	}
 	if (!r && a->detach && !a->no_wait && !a->no_agent)
@@ -306,6 +335,7 @@ int cmd_run(int argc, char **argv)
 			      .vm = { .initrd_fd = -1, .mem_bytes = MIB(512), .vcpus = 1 } };
 	struct image_boot ib = { .initrd_fd = -1 };
 	int signals, console = -1, r = parse_args(&a, argc, argv);
+	cleanup_json json_t *shares = NULL;
 	struct vmproc p;
 	struct err e;
 
@@ -326,12 +356,16 @@ int cmd_run(int argc, char **argv)
 	}
 	if (!r)
 		r = nics_new(&a.net, &a.nics, &e);
+	if (!r) {
+		shares = json_pack("{s:I}", "memory_bytes", (json_int_t)a.vm.mem_bytes);
+		r = shares_note(&a.shares, shares, &e);
+	}
 	if (!r)
 		r = vmproc_start(PLACE_VM, a.name, 0, signals, &p, &e);
 	if (!r) {
 		r = nics_attach(&a.nics, &a.net, &a.name, 1, &a.ports, &e);
 		if (!r) {
-			r = start(&a, &p, &console, &e);
+			r = start(&a, &p, shares, &console, &e);
 			nics_detach(&a.nics, &a.ports, 1);
 		}
 		if (r)
@@ -339,6 +373,7 @@ int cmd_run(int argc, char **argv)
 	}
 	image_boot_fini(&ib);
 	launch_vm_fini(&a.vm);
+	balloon_option_fini(&a.balloon);
 	if (r)
 		return cli_fail(&e);
 	r = a.detach ? background(&a, &p) : foreground(&a, &p, console, signals);

@@ -10,22 +10,25 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "cli/balloonopt.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/launch.h"
 #include "cli/nics.h"
 #include "cli/saved.h"
+#include "cli/shares.h"
 #include "cli/state.h"
 #include "cli/template_make.h"
 #include "template/template.h"
 
 const char cmd_template_usage[] =
 	"create NAME --image IMAGE [--warm COMMAND]... [--memory SIZE] [--cpus N]\n"
-	"                [--bays N] [--network NAME|none]... [--append ARGS] [--settle-timeout D]\n"
-	"                [--timeout D]\n"
+	"                [--bays N] [--network NAME|none]... [--balloon none|manual]\n"
+	"                [--append ARGS] [--ksm DOMAIN] [--settle-timeout D] [--timeout D]\n"
 	"       clone template create NAME --from TEMPLATE|VM|SNAPSHOT [--warm COMMAND]... "
 	"[--flat]\n"
-	"                [--no-settle] [--settle-timeout D] [--timeout D]\n" SAVED_VERBS_USAGE(
+	"                [--no-settle] [--settle-timeout D] [--ksm DOMAIN|none] [--timeout "
+	"D]\n" SAVED_VERBS_USAGE(
 		"template") "\n"
 			    "A template is a machine, booted and warmed up, that forks begin from. "
 			    "It never changes.\n"
@@ -49,6 +52,13 @@ const char cmd_template_usage[] =
 			    "unless they say otherwise;\n"
 			    "                       may be repeated; none: no network interface. "
 			    "Default: default\n"
+			    "  --balloon B          manual (default): the machine and its forks "
+			    "have a balloon, see\n"
+			    "                       `clone balloon`; none: they have none\n"
+			    "  --ksm DOMAIN         its forks' pages may be merged with "
+			    "those of this trust domain's\n"
+			    "                       other VMs, unless they say otherwise: see "
+			    "clone help run\n"
 			    "  --append A           more words for the kernel's command line\n"
 			    "  --timeout D          how long booting, and each warm-up command, "
 			    "may take; default 5m\n"
@@ -77,6 +87,7 @@ enum {
 	O_MEMORY,
 	O_CPUS,
 	O_BAYS,
+	O_BALLOON,
 	O_APPEND_ARGS,
 	O_SETTLE,
 	O_TIMEOUT,
@@ -87,6 +98,8 @@ enum {
 struct create_args {
 	struct template_make m;
 	struct nic_options net;
+	struct balloon_option balloon;
+	struct shares shares; /* no quota: that is a VM's, not a template's */
 	const char *warm[WARM_MAX];
 };
 
@@ -126,11 +139,15 @@ static int create_option(void *arg, int opt, struct err *e)
 		return 0;
 	case O_BAYS:
 		return launch_bays_option(&m->bays, optarg, e);
+	case O_BALLOON:
+		return balloon_option(&a->balloon, true, optarg, e);
 	case O_APPEND_ARGS:
 		m->append = optarg;
 		return 0;
 	case O_NIC_NETWORK:
 		return nic_option_network(&a->net, optarg, e);
+	case O_SHARES_KSM:
+		return shares_option(&a->shares, opt, optarg, e);
 	case O_SETTLE:
 		r = cli_parse_duration(optarg, &m->settle_ms, e);
 		return r ? err_wrap(e, r, "--settle-timeout") : 0;
@@ -154,8 +171,10 @@ static int template_create(int argc, char **argv)
 		{ "memory", required_argument, NULL, O_MEMORY },
 		{ "cpus", required_argument, NULL, O_CPUS },
 		{ "bays", required_argument, NULL, O_BAYS },
+		{ "balloon", required_argument, NULL, O_BALLOON },
 		{ "append", required_argument, NULL, O_APPEND_ARGS },
 		{ "network", required_argument, NULL, O_NIC_NETWORK },
+		{ "ksm", required_argument, NULL, O_SHARES_KSM },
 		{ "settle-timeout", required_argument, NULL, O_SETTLE },
 		{ "timeout", required_argument, NULL, O_TIMEOUT },
 		{ NULL, 0, NULL, 0 },
@@ -170,6 +189,7 @@ static int template_create(int argc, char **argv)
 
 	m->warm = a.warm;
 	m->net = &a.net;
+	m->balloon = &a.balloon;
 	r = cli_options("template", argc, argv, "", opts, create_option, &a);
 	if (r)
 		return r;
@@ -181,12 +201,22 @@ static int template_create(int argc, char **argv)
 		return cli_usage("template",
 				 "create: --memory, --cpus, --bays and --append go with --image: "
 				 "a fork has its parent's");
+	if (m->from && a.balloon.none)
+		return cli_usage("template", "create: --balloon none goes with --image: a fork has "
+					     "its parent's devices");
+	if (a.balloon.policy &&
+	    !strcmp(json_string_value(json_object_get(a.balloon.policy, "mode")), "auto")) {
+		balloon_option_fini(&a.balloon);
+		return cli_usage("template", "create: a template does not keep --balloon auto: say "
+					     "auto when you fork it");
+	}
 	if (m->image && (m->flat || m->no_settle))
 		return cli_usage("template", "create: --flat and --no-settle go with --from");
 	if (m->image && !m->mem_bytes)
 		m->mem_bytes = MIB(512);
 	if (m->image && !m->vcpus)
 		m->vcpus = 1;
+	m->ksm = a.shares.ksm;
 	m->name = argv[optind];
 	if (cli_name_check("template", m->name, &e))
 		return cli_fail(&e);
@@ -195,6 +225,7 @@ static int template_create(int argc, char **argv)
 	if (signals < 0)
 		return cli_fail(&e);
 	r = template_make(m, signals, &e);
+	balloon_option_fini(&a.balloon);
 	if (r) {
 		err_wrap(&e, r, "template %s", m->name);
 		return cli_fail(&e);

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -103,22 +104,41 @@ int launch_grant_overlay(int fdsock, const char *prefix, const char *id, struct 
 	return client_grant(fdsock, names, (const int[]){ data, reader }, 2, e);
 }
 
-/* An unnamed file that dies with its last user; memory where the file system cannot do that. */
-int launch_overlay(struct err *e)
+/* A file that has had a name for a moment: overlayfs had no others before Linux 6.6. */
+static int nameless(char *path, size_t cap)
+{
+	size_t n = strlen(path);
+	int fd;
+
+	snprintf(path + n, cap - n, "/XXXXXX");
+	fd = mkostemp(path, O_CLOEXEC);
+	if (fd >= 0)
+		unlink(path);
+	path[n] = '\0';
+	return fd;
+}
+
+int launch_unnamed(const char *folder, bool memory_will_do, struct err *e)
 {
 	char path[PATH_MAX];
 	size_t n;
-	int fd, r = image_state_dir(path, sizeof(path) - sizeof("/overlay"), e);
+	int fd, r = image_state_dir(path, sizeof(path) - 2 * NAME_MAX, e);
 
 	if (r)
 		return r;
 	mkdir(path, 0755);
 	n = strlen(path);
-	snprintf(path + n, sizeof(path) - n, "/overlay");
+	snprintf(path + n, sizeof(path) - n, "/%s", folder);
 	if (mkdir(path, 0700) && errno != EEXIST)
 		return err_sys(e, errno, "make %s", path);
 	fd = open(path, O_TMPFILE | O_RDWR | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL))
-		fd = memfd_create("clone-overlay", MFD_CLOEXEC);
-	return fd < 0 ? err_sys(e, errno, "overlay file in %s", path) : fd;
+		fd = memory_will_do ? memfd_create("clone-overlay", MFD_CLOEXEC)
+				    : nameless(path, sizeof(path));
+	return fd < 0 ? err_sys(e, errno, "a file in %s", path) : fd;
+}
+
+int launch_overlay(struct err *e)
+{
+	return launch_unnamed("overlay", true, e);
 }

@@ -21,7 +21,10 @@
 static int set_cmdline(struct image_boot *b, const char *base, const char *append,
 		       struct launch_vm *vm, struct err *e)
 {
-	if (asprintf(&b->cmdline, "%s%s%s", base, append ? " " : "", append ? append : "") < 0) {
+	/* psi=1: without it Debian's kernel does not say when it is short of memory (vm/squeeze.h)
+	 */
+	if (asprintf(&b->cmdline, "%s psi=1%s%s", base, append ? " " : "", append ? append : "") <
+	    0) {
 		b->cmdline = NULL;
 		return err_set(e, ENOMEM, "out of memory");
 	}

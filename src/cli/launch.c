@@ -21,6 +21,7 @@
 #include "base/time.h"
 #include "base/util.h"
 #include "cli/cli.h"
+#include "cli/group.h"
 #include "cli/procid.h"
 #include "control/json.h"
 #include "control/sock.h"
@@ -272,13 +273,17 @@ void vmproc_abort(struct vmproc *p)
 	vmproc_close(p);
 }
 
-void vmdir_end_text(const struct vmdir *d, char *buf, size_t n)
+static void end_words(const struct vmdir *d, char *buf, size_t n)
 {
 	cleanup_json json_t *rec = NULL;
 	const char *reason, *detail;
 	char line[256];
 
 	if (vmdir_exit(d, &rec, NULL)) {
+		if (!vmdir_alive(d))
+			(void)group_settle(d, NULL);
+		if (group_end_text(d, buf, n))
+			return;
 		last_log_line(d, line, sizeof(line));
 		snprintf(buf, n, "it was killed%s%s", line[0] ? ": " : "", line);
 		return;
@@ -287,6 +292,13 @@ void vmdir_end_text(const struct vmdir *d, char *buf, size_t n)
 	detail = json_string_value(json_object_get(rec, "detail"));
 	snprintf(buf, n, "%s%s%s", reason ? reason : "for no reason", detail && *detail ? ": " : "",
 		 detail ? detail : "");
+}
+
+/* They are the VM process's, in its record and in its log. */
+void vmdir_end_text(const struct vmdir *d, char *buf, size_t n)
+{
+	end_words(d, buf, n);
+	cli_clean(buf, buf, n);
 }
 
 int vmproc_request(struct vmproc *p, const char *method, const char *path, json_t *body,

@@ -39,7 +39,7 @@ void vmproc_close(struct vmproc *p);
 /* client_request, with the reason of the VM's end in e when it ended meanwhile. */
 int vmproc_request(struct vmproc *p, const char *method, const char *path, json_t *body,
 		   uint64_t timeout_ms, json_t **reply, struct err *e);
-/* "poweroff", "panic: ..." from its exit record, or that it was killed. */
+/* "poweroff", "panic: ..." from its exit record, or that it was killed; cli_clean. */
 void vmdir_end_text(const struct vmdir *d, char *buf, size_t n);
 
 #define LAUNCH_DISKS 8
@@ -66,6 +66,7 @@ struct launch_vm {
 	struct disk_files files[LAUNCH_DISKS]; /* of each, from launch_boot on */
 	size_t ndisks;
 	uint64_t bays; /* empty, behind the disks */
+	bool no_balloon;
 	/* places on networks, the caller's; NULL: no NICs */
 	const struct nics *nics;
 	const struct nic_ports *ports;
@@ -94,7 +95,11 @@ void launch_vm_fini(struct launch_vm *vm);
 /* Waits for the agent's answer. */
 int launch_wait_agent(struct vmproc *p, uint64_t timeout_ms, struct err *e);
 
-/* An empty unnamed file for what a VM writes to a disk. The fd, or -errno. */
+/* An empty file without a name in this folder of the state directory, which dies with its last
+ * user. Where the file system cannot make one: one in memory if that will do, else one that has
+ * lost its name. The fd, or -errno. */
+int launch_unnamed(const char *folder, bool memory_will_do, struct err *e);
+/* The same for what a VM writes to a disk. */
 int launch_overlay(struct err *e);
 /* The same file (which stays the caller's), read-only. */
 int launch_overlay_reader(int overlay, struct err *e);

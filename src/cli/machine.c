@@ -242,6 +242,8 @@ json_t *machine_info(const struct template *t)
 		json_object_set_new(info, "image", json_string(t->image));
 	if (info && t->nnics)
 		json_object_set_new(info, "networks", nics_json(t));
+	if (info && t->ksm[0])
+		json_object_set_new(info, "ksm", json_string(t->ksm));
 	return info;
 }
 
@@ -343,10 +345,12 @@ static int describe_nics(const json_t *list, struct template *t, struct err *e)
 int machine_describe(const json_t *info, struct template *t, struct err *e)
 {
 	const char *image = json_string_value(json_object_get(info, "image"));
+	const char *ksm = json_string_value(json_object_get(info, "ksm"));
 	const json_t *disk;
 	size_t i;
 
 	snprintf(t->image, sizeof(t->image), "%s", image ? image : "");
+	snprintf(t->ksm, sizeof(t->ksm), "%s", ksm ? ksm : "");
 	snprintf(t->clone_version, sizeof(t->clone_version), "%s", CLONE_VERSION);
 	cli_format_now(t->created, sizeof(t->created));
 	cpu_name(t->cpu, sizeof(t->cpu));

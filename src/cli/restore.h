@@ -12,7 +12,9 @@
 #include "cli/launch.h"
 #include "template/template.h"
 
+struct balloon_option;
 struct nic_options;
+struct shares; /* cli/shares.h */
 
 struct restore {
 	const struct template *t;
@@ -20,7 +22,9 @@ struct restore {
 	bool paused;	  /* it stays so */
 	bool wait;	  /* until the guest knows who it is, if it has an agent: else it fails */
 	uint64_t timeout_ms;
-	const struct nic_options *net; /* NULL: each NIC is on the network that it was on */
+	const struct balloon_option *balloon; /* NULL: nothing to say */
+	const struct nic_options *net;	      /* NULL: each NIC is on the network that it was on */
+	const struct shares *shares;	      /* NULL: no quota, and its trust domain */
 };
 
 /* A published VM, the caller's to close; on failure nothing is left. */

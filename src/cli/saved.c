@@ -5,12 +5,14 @@
 #include "cli/saved.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
 #include "cli/machine.h"
+#include "cli/saved_memory.h"
 #include "cli/seed.h"
 #include "control/json.h"
 
@@ -49,15 +51,15 @@ static void print_header(enum store where)
 
 static void print_row(const struct template *t)
 {
-	char mem[32], stored[32], age[32];
+	char mem[32], stored[32], age[32], from[MAX(sizeof(t->image), sizeof(t->vm))];
 
 	cli_format_size(t->mem_bytes, mem, sizeof(mem));
 	cli_format_size(template_used_bytes(t), stored, sizeof(stored));
 	cli_format_age(t->created, age, sizeof(age));
-	printf("%-24s %-16s %4u  %-8s %-8s %-5s %s%s%s\n", t->name,
-	       t->store == STORE_TEMPLATES ? t->image : t->vm, t->vcpus, mem, stored, age,
-	       t->parent.name[0] ? store_word(t->parent.store) : "", t->parent.name[0] ? " " : "",
-	       t->parent.name);
+	cli_clean(t->store == STORE_TEMPLATES ? t->image : t->vm, from, sizeof(from));
+	printf("%-24s %-16s %4u  %-8s %-8s %-5s %s%s%s\n", t->name, from, t->vcpus, mem, stored,
+	       age, t->parent.name[0] ? store_word(t->parent.store) : "",
+	       t->parent.name[0] ? " " : "", t->parent.name);
 }
 
 struct ls_args {
@@ -114,13 +116,58 @@ static int ls(enum store where, int argc, char **argv)
 	return a.json ? cli_print_json(json_incref(list)) : cli_flush();
 }
 
-static int inspect(enum store where, const char *name, struct err *e)
+static int inspect_json(enum store where, const char *name, struct err *e)
 {
 	struct template *t = calloc(1, sizeof(*t));
 	int r = t ? template_open(where, name, t, e) : err_set(e, ENOMEM, "out of memory");
+	struct saved_memory m;
+	json_t *j;
+
+	if (!r) {
+		j = to_json(t);
+		/* of a damaged one the rest may still help */
+		r = saved_memory(t, &m, e);
+		if (j && !r)
+			json_object_set_new(j, "memory", saved_memory_json(&m));
+		cli_print_json(j);
+	}
+	free(t);
+	return r;
+}
+
+static void print_size(const char *label, uint64_t bytes)
+{
+	char text[32];
+
+	cli_format_size(bytes, text, sizeof(text));
+	printf("%-18s %s\n", label, text);
+}
+
+static int inspect_text(enum store where, const char *name, struct err *e)
+{
+	struct template *t = calloc(1, sizeof(*t));
+	int r = t ? template_open(where, name, t, e) : err_set(e, ENOMEM, "out of memory");
+	struct saved_memory m;
+	char created[32];
 
 	if (!r)
-		cli_print_json(to_json(t));
+		r = saved_memory(t, &m, e);
+	if (!r) {
+		cli_clean(t->created, created, sizeof(created));
+		printf("%-18s %s\n%-18s %s\n%-18s %u\n", store_word(t->store), t->name, "created",
+		       created, "CPUs", t->vcpus);
+		if (t->parent.name[0])
+			printf("%-18s %s %s\n", "stands on", store_word(t->parent.store),
+			       t->parent.name);
+		print_size("on disk", template_used_bytes(t));
+		print_size("memory", m.size);
+		print_size("  stored", m.stored);
+		if (t->parent.name[0])
+			print_size("  shared", m.shared);
+		print_size("  zero", m.zero);
+		if (m.resident_known)
+			print_size("resident", m.resident);
+	}
 	free(t);
 	return r;
 }
@@ -167,12 +214,43 @@ static int each(enum store where, int argc, char **argv,
 	return code;
 }
 
+struct inspect_args {
+	const char *store;
+	bool json;
+};
+
+static int inspect_option(void *arg, int opt, struct err *e)
+{
+	struct inspect_args *a = arg;
+
+	(void)e;
+	if (opt != 'o')
+		return -ENOSYS;
+	return cli_output_json(a->store, optarg, &a->json) ? 0 : -ECANCELED;
+}
+
+static int inspect(enum store where, int argc, char **argv)
+{
+	static const struct option opts[] = {
+		{ "output", required_argument, NULL, 'o' },
+		{ NULL, 0, NULL, 0 },
+	};
+	struct inspect_args a = { .store = store_word(where), .json = true };
+	int r = cli_options(a.store, argc, argv, "o:", opts, inspect_option, &a);
+
+	if (r)
+		return r;
+	argv[optind - 1] = argv[0]; /* the verb, before the names */
+	return each(where, argc - optind + 1, argv + optind - 1,
+		    a.json ? inspect_json : inspect_text);
+}
+
 int saved_verb(enum store where, int argc, char **argv)
 {
 	if (!strcmp(argv[0], "ls"))
 		return ls(where, argc, argv);
 	if (!strcmp(argv[0], "inspect"))
-		return each(where, argc, argv, inspect);
+		return inspect(where, argc, argv);
 	if (!strcmp(argv[0], "verify"))
 		return each(where, argc, argv, verify);
 	if (!strcmp(argv[0], "rm"))

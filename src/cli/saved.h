@@ -9,7 +9,7 @@
 
 #define SAVED_VERBS_USAGE(word)                                                                    \
 	"       clone " word " ls [-q] [-o json]\n"                                                \
-	"       clone " word " inspect NAME...\n"                                                  \
+	"       clone " word " inspect [-o text|json] NAME...\n"                                   \
 	"       clone " word " verify NAME...\n"                                                   \
 	"       clone " word " rm NAME...\n"
 

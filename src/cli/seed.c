@@ -14,6 +14,7 @@
 
 #include "base/util.h"
 #include "cli/cli.h"
+#include "cli/group.h"
 #include "cli/launch.h"
 #include "cli/machine.h"
 #include "cli/procid.h"
@@ -96,6 +97,7 @@ static int start(const struct template *t, int cancel_fd, struct err *e)
 	r = vmproc_start(PLACE_SEED, t->name, SEED_LINGER_MS, cancel_fd, &p, e);
 	if (r)
 		return err_wrap(e, r, "seed");
+	group_add_seed(p.pid);
 	r = machine_load(&p, t, true, 0, NULL, e);
 	if (!r) {
 		cli_format_now(now, sizeof(now));

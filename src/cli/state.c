@@ -2,6 +2,7 @@
 /*
  * One run directory: making, opening, publishing, watching, removing. See state.h.
  */
+#include "cli/group.h"
 #include "cli/netpool.h"
 #include "cli/state.h"
 
@@ -297,10 +298,20 @@ int vmdir_exit(const struct vmdir *d, json_t **record, struct err *e)
 int vmdir_remove(struct vmdir *d, struct err *e)
 {
 	cleanup_close int run = run_open(e);
-	cleanup_close int lock = run < 0 ? run : run_lock(run, e);
+	cleanup_close int lock = -1;
 	cleanup_json json_t *info = NULL;
-	int r;
+	struct err why;
+	int r = MIN(run, 0);
 
+	if (r)
+		return r;
+	/* its last process may be slow to end: nobody else is to wait for that */
+	r = vmdir_alive(d) ? 0 : group_settle(d, &why);
+	if (r == -EBUSY)
+		return err_set(e, EBUSY, "%s", why.msg);
+	if (r) /* the directory of a VM that has ended is of no use without it, nor in its way */
+		fprintf(stderr, "clone: %s: its group is left: %s\n", d->name, why.msg);
+	lock = run_lock(run, e);
 	if (lock < 0)
 		return lock;
 	if (vmdir_alive(d))

@@ -8,11 +8,13 @@
  *                       its owner lives ("owned" in vm.json): `fork --rm -- COMMAND` and the like
  *         vm.json       what it is; a directory without one is half made
  *         api.sock fd.sock console.sock vsock.sock   console.log vmm.log   exit.json
+ *         group         of one with a memory quota: names its cgroup (cli/group.h); killed.json
  *     seeds/TEMPLATE/   the same for a template's seed
  *     seeds/TEMPLATE.start, .use   who may start the seed; who is forking from the template
  *     uids/N            a symbolic link to the name of the VM that runs under uid N
  *     verified/NAME     what was last found to be intact (src/template)
  *     networks/         who has which address (src/network)
+ *     ksm/              which trust domain has KSM (cli/ksm.h)
  *
  * A process is alive when its lock is taken: the kernel drops it at any death, so no pid is ever
  * trusted. A VM's directory belongs to root and only its group may pass through it, so a VM process
@@ -67,7 +69,8 @@ int vmdir_wait_end(const struct vmdir *d, uint64_t timeout_ms, int cancel_fd, st
 /* vm.json and exit.json: the caller's reference. -ENOENT for half-made, or still running. */
 int vmdir_info(const struct vmdir *d, json_t **info, struct err *e);
 int vmdir_exit(const struct vmdir *d, json_t **record, struct err *e);
-/* Removes the directory and frees the uid. -EBUSY while it is alive. */
+/* Removes the directory and frees the uid. -EBUSY while it is alive, or what is in its group does
+ * not end; a group that cannot be removed for another reason is left, which stderr is told. */
 int vmdir_remove(struct vmdir *d, struct err *e);
 
 /*

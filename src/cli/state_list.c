@@ -15,6 +15,7 @@
 #include "base/time.h"
 #include "base/util.h"
 #include "cli/cli.h"
+#include "cli/group.h"
 #include "cli/procid.h"
 #include "cli/state_private.h"
 #include "control/client.h"
@@ -120,17 +121,24 @@ static void sweep_one(int run, enum place place, const char *name)
 		/* its maker publishes vm.json before letting go of `creator` */
 		if (dir_locked(d.fd, "creator") || !faccessat(d.fd, "vm.json", F_OK, 0))
 			goto out;
-		/* it may be slow to end: nobody else is to wait for that */
+		/* it may be slow to end: nobody else is to wait for that; nor is it asked if it has
+		 * a group, by which it ends */
+		if (dir_locked(d.fd, "lock"))
+			(void)group_settle(&d, NULL);
 		if (dir_locked(d.fd, "lock"))
 			kill_orphan(&d);
+		if (dir_locked(d.fd, "lock") || group_settle(&d, NULL) == -EBUSY)
+			goto out;
 		lock = run_lock(run, NULL);
 		if (!dir_locked(d.fd, "lock"))
 			remove_dir(run, place, name, d.fd);
 	} else if (was_abandoned(&d)) {
 		if (!dir_locked(d.fd, "lock") || !vm_kill(&d, -1, NULL))
 			vmdir_remove(&d, NULL);
-	} else if (!dir_locked(d.fd, "lock") && wants_removal(&d)) {
-		vmdir_remove(&d, NULL);
+	} else if (!dir_locked(d.fd, "lock")) {
+		(void)group_settle(&d, NULL);
+		if (wants_removal(&d))
+			vmdir_remove(&d, NULL);
 	}
 out:
 	vmdir_close(&d);

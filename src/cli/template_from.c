@@ -17,9 +17,11 @@
 #include "cli/origin.h"
 #include "cli/restore.h"
 #include "cli/seed.h"
+#include "cli/shares.h"
 #include "control/json.h"
 
-/* One fork of src under a temporary name, attached to. */
+/* One fork of src under a temporary name, attached to. It lives briefly and is never merged:
+ * whoever has KSM meanwhile, and whatever domain is recorded. */
 static int fork_once(const struct template_from *f, const struct fork_source *src, int cancel_fd,
 		     struct err *e)
 {
@@ -30,16 +32,21 @@ static int fork_once(const struct template_from *f, const struct fork_source *sr
 				      .owned = true,
 				      .userdata_fd = -1,
 				      .timeout_ms = f->timeout_ms };
+	cleanup_json json_t *info = json_deep_copy(src->info);
+	const struct fork_source unmerged = { .dir = src->dir, .live = src->live, .info = info };
 	struct fork_child_info *c = calloc(1, sizeof(*c));
 	uint64_t pause_ns;
 	int r;
 
-	if (!c)
+	if (!c || !info) {
+		free(c);
 		return err_set(e, ENOMEM, "out of memory");
+	}
+	json_object_del(info, "ksm");
 	cli_auto_name("template", c->name, sizeof(c->name));
-	r = nics_of(src->info, &as_it_is, &nics, e);
+	r = nics_of(info, &as_it_is, &nics, e);
 	if (!r)
-		r = fork_request(src, c, 1, &how, cancel_fd, &pause_ns, e);
+		r = fork_request(&unmerged, c, 1, &how, cancel_fd, &pause_ns, e);
 	if (!r && !c->ok)
 		r = err_set(e, EIO, "fork %s: %s", f->source, c->why);
 	if (!r)
@@ -120,7 +127,10 @@ static int link_snapshot(const struct template_from *f, struct err *e)
 
 static int from_snapshot(const struct template_from *f, int cancel_fd, struct err *e)
 {
-	struct restore rs = { .t = f->base, .timeout_ms = f->timeout_ms, .wait = true };
+	const struct shares unmerged = { .ksm = "" };
+	struct restore rs = {
+		.t = f->base, .timeout_ms = f->timeout_ms, .wait = true, .shares = &unmerged
+	};
 	char temporary[65];
 	int r;
 

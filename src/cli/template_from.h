@@ -19,7 +19,7 @@ struct template_from {
 	bool flat;	    /* stand on nothing */
 	bool as_it_is;	    /* a snapshot need not run: its files are linked */
 	uint64_t timeout_ms;
-	struct vmproc *p; /* out: a temporary VM, the caller's to abort */
+	struct vmproc *p; /* out: a temporary VM in no trust domain, the caller's to abort */
 	struct template_stage *stage;
 	struct template *t;    /* out: of a snapshot as it is: all but the name */
 	struct template *base; /* out: what to stand on; its name is "" for nothing */

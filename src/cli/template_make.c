@@ -12,6 +12,8 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "cli/balloon_wait.h"
+#include "cli/balloonopt.h"
 #include "cli/cli.h"
 #include "cli/exec.h"
 #include "cli/imageboot.h"
@@ -20,6 +22,7 @@
 #include "cli/template_from.h"
 #include "control/json.h"
 
+#define REPORTED_MS 60000
 #define SETTLE_EXTRA_MS 60000 /* the agent's own work after the guest is idle */
 
 struct maker {
@@ -118,7 +121,12 @@ static int make_in_vm(struct maker *k, json_t *info, int cancel_fd, struct err *
 	if (!r && !k->m->no_settle) {
 		k->m->step("settling");
 		r = settle(k, "settle", e);
+		/* what is left to report each fork would have to, anew */
+		if (!r)
+			r = balloon_wait_reported(&k->p, REPORTED_MS, e);
 	}
+	if (!r)
+		r = balloon_option_apply(k->m->balloon, &k->p, e);
 	if (!r)
 		r = machine_describe(info, &k->t, e);
 	if (!r) {
@@ -167,7 +175,8 @@ int template_make(const struct template_make *m, int cancel_fd, struct err *e)
 			     .vm = { .initrd_fd = -1,
 				     .mem_bytes = m->mem_bytes,
 				     .vcpus = m->vcpus,
-				     .bays = m->bays } };
+				     .bays = m->bays,
+				     .no_balloon = m->balloon->none } };
 	k->vm.nics = &k->nics;
 	k->vm.ports = &k->ports;
 	k->vm.nic_options = m->net;
@@ -175,6 +184,8 @@ int template_make(const struct template_make *m, int cancel_fd, struct err *e)
 	r = template_stage_begin(STORE_TEMPLATES, m->name, &k->stage, e);
 	if (!r)
 		r = make(k, cancel_fd, e);
+	if (!r && m->ksm)
+		snprintf(k->t.ksm, sizeof(k->t.ksm), "%s", m->ksm);
 	if (!r) {
 		m->step("computing digests");
 		r = template_stage_publish(&k->stage, &k->t, e);

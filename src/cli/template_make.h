@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 
+struct balloon_option;
 struct nic_options;
 
 struct template_make {
@@ -22,8 +23,10 @@ struct template_make {
 	size_t nwarm;
 	uint64_t mem_bytes;
 	unsigned int vcpus;
-	uint64_t bays;			      /* of image: empty disks */
-	const struct nic_options *net;	      /* of image: its networks */
+	uint64_t bays;	 /* of image: empty disks */
+	const char *ksm; /* trust domain of its forks; NULL: that of the source; "": none */
+	const struct nic_options *net; /* of image: its networks */
+	const struct balloon_option *balloon;
 	uint64_t boot_ms, warm_ms, settle_ms; /* limits */
 	/* Called when a step begins, for people who wait. */
 	void (*step)(const char *what);

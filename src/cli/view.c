@@ -21,6 +21,7 @@ static const char *living_state(const struct vmdir *d)
 		const char *theirs, *ours;
 	} states[] = { { "Running", "running" },
 		       { "Paused", "paused" },
+		       { "Parked", "parked" },
 		       { "Not started", "starting" },
 		       { "Seed", "seed" } };
 	cleanup_json json_t *root = NULL;

@@ -13,8 +13,8 @@
 #include "cli/state.h"
 
 /*
- * vm.json with "state" ("starting", "running", "paused", "exited", "unresponsive"), "source", and
- * for an exited one "end". NULL: half made, or e.
+ * vm.json with "state" ("starting", "running", "paused", "parked", "exited", "unresponsive"),
+ * "source", and for an exited one "end". NULL: half made, or e.
  */
 json_t *view_vm(const struct vmdir *d, struct err *e);
 /* An array, by name; with `all` also those that have exited. NULL: e. */

@@ -44,15 +44,23 @@ typedef int api_fn(struct api_call *call, json_t **reply, struct err *e);
 void api_answer(struct http_request *rq, json_t *reply);
 void api_refuse(struct http_request *rq, const struct err *e);
 
+/* What a guest's agent said of itself. The caller's; NULL: no memory. */
+struct proto_report;
+json_t *api_report_json(const struct proto_report *p);
+
 /* As GET / says it. */
 const char *api_state_text(const struct vm *vm);
 
 api_fn api_get_root, api_get_version, api_get_machine, api_put_machine, api_put_boot, api_put_drive,
-	api_patch_drive, api_put_nic, api_patch_nic, api_put_vsock, api_put_entropy;
-api_fn api_put_actions, api_patch_vm, api_get_stats, api_get_events;
+	api_patch_drive, api_put_nic, api_patch_nic, api_put_vsock, api_put_entropy, api_put_quota;
+api_fn api_get_balloon, api_put_balloon, api_patch_balloon, api_get_balloon_stats,
+	api_patch_balloon_stats, api_get_balloon_hinting, api_patch_balloon_hinting;
+api_fn api_put_actions, api_patch_vm, api_get_stats, api_get_events, api_get_metrics;
 api_fn api_get_snapshot, api_put_snapshot_create, api_put_snapshot_cancel, api_put_snapshot_load,
 	api_put_snapshot_flatten;
 api_fn api_get_identity, api_put_identity, api_put_fork;
 api_fn api_put_exec, api_put_agent;
+api_fn api_get_policy, api_put_policy;
+api_fn api_put_park, api_put_unpark;
 
 #endif

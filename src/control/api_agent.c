@@ -13,6 +13,7 @@
 #include "agent/agent.h"
 #include "control/api.h"
 #include "event/loop.h"
+#include "vm/park.h"
 #include "vm/vm.h"
 
 #define SETTLE_WORK_MS 300000u /* for the steps after the guest got idle */
@@ -151,20 +152,54 @@ static json_t *ack_json(const struct agent_reply *r)
 		if (r->ack.done & steps[i].bit)
 			json_array_append_new(done, json_string(steps[i].name));
 	return json_pack("{s:i, s:I, s:o, s:s}", "version", (int)r->ack.version, "realtime_ns",
-			 (json_int_t)r->ack.realtime_ns, "done", done, "text", r->text);
+			 (json_int_t)MIN(r->ack.realtime_ns, INT64_MAX), "done", done, "text",
+			 r->text);
 }
 
-static json_t *report_json(const struct proto_report *p)
+/* The agent is the guest's: it may say any number. */
+static void set(json_t *j, const char *key, uint64_t v)
 {
-	json_t *j = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "uptime_ms",
-			      (json_int_t)p->uptime_ms, "load1_x100", (json_int_t)p->load1_x100,
-			      "procs", (json_int_t)p->procs, "sessions", (json_int_t)p->sessions,
-			      "exec_count", (json_int_t)p->exec_count, "mem_total_bytes",
-			      (json_int_t)p->mem_total_bytes, "mem_available_bytes",
-			      (json_int_t)p->mem_available_bytes);
+	json_object_set_new(j, key, json_number(v));
+}
 
-	if (j && p->last_exec_ms != UINT64_MAX)
-		json_object_set_new(j, "last_exec_ms", json_integer((json_int_t)p->last_exec_ms));
+/* What agents say from version 4 of the protocol on. */
+static void add_more(json_t *j, const struct proto_report *p)
+{
+	json_t *psi;
+
+	set(j, "mem_free_bytes", p->mem_free_bytes);
+	set(j, "mem_cached_bytes", p->mem_cached_bytes);
+	set(j, "swap_total_bytes", p->swap_total_bytes);
+	set(j, "swap_used_bytes", p->swap_used_bytes);
+	set(j, "swap_in_pages", p->swap_in_pages);
+	set(j, "oom_kills", p->oom_kills);
+	set(j, "cpu_busy_ms", p->cpu_busy_ms);
+	set(j, "cpu_idle_ms", p->cpu_idle_ms);
+	if (!(p->flags & PROTO_REPORT_PSI))
+		return;
+	psi = json_object();
+	set(psi, "some_x100", p->psi_some_x100);
+	set(psi, "full_x100", p->psi_full_x100);
+	set(psi, "some_us", p->psi_some_us);
+	set(psi, "full_us", p->psi_full_us);
+	json_object_set_new(j, "psi", psi);
+}
+
+json_t *api_report_json(const struct proto_report *p)
+{
+	json_t *j = json_object();
+
+	set(j, "uptime_ms", p->uptime_ms);
+	set(j, "load1_x100", p->load1_x100);
+	set(j, "procs", p->procs);
+	set(j, "sessions", p->sessions);
+	set(j, "exec_count", p->exec_count);
+	set(j, "mem_total_bytes", p->mem_total_bytes);
+	set(j, "mem_available_bytes", p->mem_available_bytes);
+	if (p->last_exec_ms != UINT64_MAX)
+		set(j, "last_exec_ms", p->last_exec_ms);
+	if (p->more)
+		add_more(j, p);
 	return j;
 }
 
@@ -177,7 +212,7 @@ static void agent_answered(void *arg, const struct agent_reply *r)
 		api_refuse(arg, &r->e);
 		return;
 	}
-	j = r->type == PROTO_REPORT ? report_json(&r->report) : ack_json(r);
+	j = r->type == PROTO_REPORT ? api_report_json(&r->report) : ack_json(r);
 	if (j) {
 		api_answer(arg, j);
 		return;
@@ -244,6 +279,9 @@ int api_put_agent(struct api_call *call, json_t **reply, struct err *e)
 			"action: must be wait, ping, activity, idle, settle, poweroff or reboot");
 	if (!agent_reconciled(a))
 		return err_set(e, EAGAIN, "the guest's agent is not there yet (action wait waits)");
+	r = vm_unpark(call->vm, "exec", e);
+	if (r)
+		return r;
 	r = agent_request(a, frame, n, call_ms, agent_answered, call->rq, e);
 	return r ? r : API_LATER;
 }

@@ -7,6 +7,7 @@
 
 #include "control/api.h"
 #include "event/grants.h"
+#include "vm/quota.h"
 #include "vm/vm.h"
 
 const char *api_state_text(const struct vm *vm)
@@ -18,6 +19,8 @@ const char *api_state_text(const struct vm *vm)
 		return "Running";
 	case VM_PAUSED:
 		return "Paused";
+	case VM_PARKED:
+		return "Parked";
 	case VM_SEED:
 		return "Seed";
 	case VM_ENDED:
@@ -43,9 +46,10 @@ int api_get_version(struct api_call *call, json_t **reply, struct err *e)
 
 int api_get_machine(struct api_call *call, json_t **reply, struct err *e)
 {
-	*reply = json_pack("{s:i, s:I, s:b, s:b}", "vcpu_count", (int)vm_vcpus(call->vm),
+	*reply = json_pack("{s:i, s:I, s:b, s:b, s:b, s:I}", "vcpu_count", (int)vm_vcpus(call->vm),
 			   "mem_size_mib", (json_int_t)(vm_mem_bytes(call->vm) >> 20), "smt", 0,
-			   "track_dirty_pages", 0);
+			   "track_dirty_pages", 0, "mergeable", vm_mergeable(call->vm),
+			   "quota_bytes", (json_int_t)vm_quota_bytes(call->vm));
 	return *reply ? 0 : err_set(e, ENOMEM, "out of memory");
 }
 
@@ -71,6 +75,22 @@ int api_put_machine(struct api_call *call, json_t **reply, struct err *e)
 	if (b.smt)
 		return err_set(e, EINVAL, "smt: every vCPU is a core here; leave it false");
 	return vm_set_machine(call->vm, (unsigned int)b.vcpu_count, b.mem_size_mib << 20, e);
+}
+
+struct quota_body {
+	uint64_t quota_bytes;
+};
+
+int api_put_quota(struct api_call *call, json_t **reply, struct err *e)
+{
+	static const struct json_field tab[] = {
+		JSON_FIELD(struct quota_body, quota_bytes, WANT_UINT, true, 0, INT64_MAX),
+	};
+	struct quota_body b = { 0 };
+	int r = json_fields(call->body, tab, ARRAY_SIZE(tab), &b, e);
+
+	(void)reply;
+	return r ? r : vm_set_quota(call->vm, b.quota_bytes, e);
 }
 
 struct boot_body {

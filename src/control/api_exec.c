@@ -10,6 +10,7 @@
 
 #include "agent/agent.h"
 #include "control/api.h"
+#include "vm/park.h"
 #include "vm/vm.h"
 
 #define EXEC_DEFAULT_MS 60000u
@@ -131,6 +132,9 @@ int api_put_exec(struct api_call *call, json_t **reply, struct err *e)
 	if (!a)
 		return err_set(e, ENOTCONN,
 			       "this VM has not started, or has no vsock for an agent");
+	r = vm_unpark(call->vm, "exec", e);
+	if (r)
+		return r;
 	r = agent_exec(a,
 		       &(struct proto_exec_args){ .timeout_ms = b.timeout_ms,
 						  .user = b.user,

@@ -94,7 +94,7 @@ int api_put_identity(struct api_call *call, json_t **reply, struct err *e)
 struct child_body {
 	const char *name, *hostname, *machine_id;
 	json_t *networks;
-	uint64_t uid, gid;
+	uint64_t uid, gid, quota_bytes;
 	bool paused;
 };
 
@@ -108,6 +108,7 @@ static int child_spec(const json_t *j, struct vm_child_spec *spec, struct err *e
 		JSON_FIELD(struct child_body, gid, WANT_UINT, false, 0, UINT32_MAX - 1),
 		JSON_FIELD(struct child_body, paused, WANT_BOOL, false, 0, 0),
 		JSON_FIELD(struct child_body, networks, WANT_ARRAY, false, 0, NICS_MAX),
+		JSON_FIELD(struct child_body, quota_bytes, WANT_UINT, false, 0, INT64_MAX),
 	};
 	struct child_body b = { 0 };
 	int r = json_fields(j, tab, ARRAY_SIZE(tab), &b, e);
@@ -124,6 +125,7 @@ static int child_spec(const json_t *j, struct vm_child_spec *spec, struct err *e
 	spec->uid = (uint32_t)b.uid;
 	spec->gid = (uint32_t)b.gid;
 	spec->paused = b.paused;
+	spec->quota_bytes = b.quota_bytes;
 	r = nics_from_json(b.networks, spec->id.nics, &spec->id.nr_nics, e);
 	if (r)
 		return r;

@@ -116,6 +116,8 @@ int api_get_stats(struct api_call *call, json_t **reply, struct err *e)
 		      "forks", (json_int_t)s.forks, "last_pause_ns", (json_int_t)s.last_pause_ns,
 		      "last_forks", (json_int_t)s.last_forks, "last_fork_ns",
 		      (json_int_t)s.last_fork_ns, "fork_depth", (json_int_t)s.fork_depth);
+	if (j)
+		json_object_set_new(j, "parked_bytes", json_integer((json_int_t)s.parked_bytes));
 	*reply = j ? json_pack("{s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I, s:I}}", "vm", j, "disks",
 			       disks_json(call->vm), "networks", nics_json(call->vm), "clocks",
 			       "forked_ns", (json_int_t)s.forked_ns, "adopted_ns",

@@ -22,7 +22,9 @@
 #define FD_ANSWER_MS 30000
 
 struct client {
-	int fd, cancel_fd;
+	int fd, cancel_fd, aside_fd;
+	void (*aside)(void *arg);
+	void *aside_arg;
 	char *in;
 	size_t in_bytes, in_cap;
 };
@@ -40,7 +42,7 @@ int client_open(int dirfd, struct client **out, struct err *e)
 		free(c);
 		return r;
 	}
-	c->cancel_fd = -1;
+	c->cancel_fd = c->aside_fd = -1;
 	*out = c;
 	return 0;
 }
@@ -57,6 +59,13 @@ void client_close(struct client *c)
 void client_set_cancel(struct client *c, int cancel_fd)
 {
 	c->cancel_fd = cancel_fd;
+}
+
+void client_set_aside(struct client *c, int fd, void (*fn)(void *arg), void *arg)
+{
+	c->aside_fd = fd;
+	c->aside = fn;
+	c->aside_arg = arg;
 }
 
 int client_fd(const struct client *c)
@@ -110,7 +119,8 @@ static int read_more(struct client *c, uint64_t deadline, struct err *e)
 		c->in = p;
 		c->in_cap = cap;
 	}
-	r = sock_wait(c->fd, POLLIN, deadline, c->cancel_fd);
+	while ((r = sock_wait_also(c->fd, POLLIN, c->aside_fd, deadline, c->cancel_fd)) > 0)
+		c->aside(c->aside_arg);
 	if (r)
 		return wait_text(r, e);
 	n = recv(c->fd, c->in + c->in_bytes, c->in_cap - c->in_bytes, MSG_DONTWAIT);

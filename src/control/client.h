@@ -22,6 +22,9 @@ int client_open(int dirfd, struct client **out, struct err *e);
 void client_close(struct client *c);
 /* Requests end with -EINTR when this descriptor (the caller's) is readable; -1: none. */
 void client_set_cancel(struct client *c, int cancel_fd);
+/* While an answer is awaited, fn is called whenever this descriptor (the caller's) is readable, and
+ * must make it not so; -1: none. */
+void client_set_aside(struct client *c, int fd, void (*fn)(void *arg), void *arg);
 /* For poll(2): readable without a request under way means that the VM process closed it. */
 int client_fd(const struct client *c);
 

@@ -39,8 +39,20 @@ static const struct resource resources[] = {
 	{ HTTP_PATCH, "/network-interfaces/{id}", api_patch_nic },
 	{ HTTP_PUT, "/vsock", api_put_vsock },
 	{ HTTP_PUT, "/entropy", api_put_entropy },
+	{ HTTP_GET, "/balloon", api_get_balloon },
+	{ HTTP_PUT, "/balloon", api_put_balloon },
+	{ HTTP_PATCH, "/balloon", api_patch_balloon },
+	{ HTTP_GET, "/balloon/statistics", api_get_balloon_stats },
+	{ HTTP_PATCH, "/balloon/statistics", api_patch_balloon_stats },
+	{ HTTP_GET, "/balloon/hinting/status", api_get_balloon_hinting },
+	{ HTTP_PATCH, "/balloon/hinting/start", api_patch_balloon_hinting },
+	{ HTTP_GET, "/balloon/policy", api_get_policy },
+	{ HTTP_PUT, "/balloon/policy", api_put_policy },
+	{ HTTP_PUT, "/memory-quota", api_put_quota },
 	{ HTTP_PUT, "/actions", api_put_actions },
 	{ HTTP_PATCH, "/vm", api_patch_vm },
+	{ HTTP_PUT, "/park", api_put_park },
+	{ HTTP_PUT, "/unpark", api_put_unpark },
 	{ HTTP_PUT, "/snapshot/create", api_put_snapshot_create },
 	{ HTTP_PUT, "/snapshot/load", api_put_snapshot_load },
 	{ HTTP_PUT, "/snapshot/cancel", api_put_snapshot_cancel },
@@ -53,6 +65,7 @@ static const struct resource resources[] = {
 	{ HTTP_PUT, "/agent", api_put_agent },
 	{ HTTP_GET, "/stats", api_get_stats },
 	{ HTTP_GET, "/events", api_get_events },
+	{ HTTP_GET, "/metrics", api_get_metrics },
 };
 
 void api_answer(struct http_request *rq, json_t *reply)
@@ -199,7 +212,7 @@ void control_forget(struct control *c)
 
 bool control_busy(const struct control *c)
 {
-	return http_busy(c->http) > 0;
+	return http_busy(c->http) > 0 || fdsock_busy(c->fdsock);
 }
 
 uint64_t control_last_ns(const struct control *c)

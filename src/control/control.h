@@ -32,7 +32,8 @@ void control_close(struct control *c);
  */
 void control_forget(struct control *c);
 
-/* For a seed's linger: is a request under way, and when was the last (CLOCK_MONOTONIC)? */
+/* For a seed's linger: is a request under way, or does somebody grant what one needs, and when was
+ * the last (CLOCK_MONOTONIC)? */
 bool control_busy(const struct control *c);
 uint64_t control_last_ns(const struct control *c);
 

@@ -216,3 +216,8 @@ void fdsock_close(struct fdsock *s)
 	close(s->fd);
 	free(s);
 }
+
+bool fdsock_busy(const struct fdsock *s)
+{
+	return s->nconns > 0;
+}

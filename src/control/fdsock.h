@@ -6,6 +6,8 @@
 #ifndef CLONE_CONTROL_FDSOCK_H
 #define CLONE_CONTROL_FDSOCK_H
 
+#include <stdbool.h>
+
 #include "base/err.h"
 
 #define FDSOCK_CONNS_MAX 64
@@ -21,5 +23,7 @@ int fdsock_open(struct loop *l, struct fdtab *fds, struct grants *g, int listen_
 		struct fdsock **out, struct err *e);
 /* Ends all connections; what they granted and nobody took is closed. */
 void fdsock_close(struct fdsock *s);
+/* Is anybody connected? Who is has something in mind with what it grants. */
+bool fdsock_busy(const struct fdsock *s);
 
 #endif

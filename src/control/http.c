@@ -18,6 +18,7 @@
 #include "event/fdtab.h"
 #include "event/loop.h"
 
+#define JSON_TYPE "application/json"
 #define IN_MAX (HTTP_HEAD_MAX + HTTP_BODY_MAX)
 
 struct http_conn {
@@ -76,7 +77,8 @@ static const char *status_text(unsigned int status)
 	return status == 200 ? "OK" : status == 204 ? "No Content" : "Bad Request";
 }
 
-static int conn_queue(struct http_conn *c, unsigned int status, const char *json, size_t n)
+static int conn_queue(struct http_conn *c, unsigned int status, const char *type, const char *json,
+		      size_t n)
 {
 	char head[256];
 	int len;
@@ -86,11 +88,11 @@ static int conn_queue(struct http_conn *c, unsigned int status, const char *json
 			       "HTTP/1.1 204 No Content\r\nServer: clone\r\n%s\r\n",
 			       c->last ? "Connection: close\r\n" : "");
 	else
-		len = snprintf(
-			head, sizeof(head),
-			"HTTP/1.1 %u %s\r\nServer: clone\r\nContent-Type: application/json\r\n"
-			"Content-Length: %zu\r\n%s\r\n",
-			status, status_text(status), n, c->last ? "Connection: close\r\n" : "");
+		len = snprintf(head, sizeof(head),
+			       "HTTP/1.1 %u %s\r\nServer: clone\r\nContent-Type: %s\r\n"
+			       "Content-Length: %zu\r\n%s\r\n",
+			       status, status_text(status), type, n,
+			       c->last ? "Connection: close\r\n" : "");
 	BUG_ON(len < 0 || (size_t)len >= sizeof(head) || c->out);
 	if (status == 204)
 		n = 0;
@@ -112,7 +114,7 @@ static void conn_refuse(struct http_conn *c, const struct err *e)
 	int n = snprintf(json, sizeof(json), "{\"fault_message\": \"%s\"}", e->msg);
 
 	c->last = true;
-	if (conn_queue(c, 400, json, (size_t)n))
+	if (conn_queue(c, 400, JSON_TYPE, json, (size_t)n))
 		c->dead = true;
 }
 
@@ -391,7 +393,8 @@ void http_forget(struct http *h)
 			c->pending->conn = NULL;
 }
 
-void http_reply(struct http_request *rq, unsigned int status, const char *json, size_t n)
+static void reply(struct http_request *rq, unsigned int status, const char *type, const char *json,
+		  size_t n)
 {
 	struct http *h = rq->server;
 	struct http_conn *c = rq->conn;
@@ -404,13 +407,23 @@ void http_reply(struct http_request *rq, unsigned int status, const char *json, 
 	if (c) {
 		c->pending = NULL;
 		loop_set_timer(c->timer, HTTP_IDLE_MS * NS_PER_MS);
-		if (conn_queue(c, status, json, n))
+		if (conn_queue(c, status, type, json, n))
 			c->dead = true;
 		if (!c->running)
 			conn_run(c);
 		return;
 	}
 	http_drop(h);
+}
+
+void http_reply(struct http_request *rq, unsigned int status, const char *json, size_t n)
+{
+	reply(rq, status, JSON_TYPE, json, n);
+}
+
+void http_reply_text(struct http_request *rq, const char *type, const char *text, size_t n)
+{
+	reply(rq, 200, type, text, n);
 }
 
 unsigned int http_busy(const struct http *h)

@@ -59,6 +59,9 @@ void http_forget(struct http *h);
  */
 void http_reply(struct http_request *rq, unsigned int status, const char *json, size_t n);
 
+/* As http_reply with 200, of text that is no JSON; `type` is its media type. */
+void http_reply_text(struct http_request *rq, const char *type, const char *text, size_t n);
+
 /* Requests not yet answered, and when the last one came or was answered (CLOCK_MONOTONIC). */
 unsigned int http_busy(const struct http *h);
 uint64_t http_last_ns(const struct http *h);

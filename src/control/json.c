@@ -18,6 +18,11 @@
 
 #define TEXT_MAX (64u << 20)
 
+json_t *json_number(uint64_t v)
+{
+	return json_integer(v > INT64_MAX ? INT64_MAX : (json_int_t)v);
+}
+
 bool json_id_ok(const char *s, size_t max)
 {
 	size_t n = strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_");

@@ -51,6 +51,9 @@ json_t *json_object_from(const char *text, size_t n, struct err *e);
 int json_fields(const json_t *obj, const struct json_field *tab, size_t n, void *out,
 		struct err *e);
 
+/* A number that another side chose: what is more than JSON's integers have is their largest. */
+json_t *json_number(uint64_t v);
+
 /* true for 1 to max bytes of [A-Za-z0-9_]. */
 bool json_id_ok(const char *s, size_t max);
 

@@ -68,8 +68,14 @@ int sock_connect(int dirfd, const char *name, int type, struct err *e)
 
 int sock_wait(int fd, short events, uint64_t deadline_ns, int cancel_fd)
 {
-	struct pollfd p[2] = { { .fd = fd, .events = events },
-			       { .fd = cancel_fd, .events = POLLIN } };
+	return sock_wait_also(fd, events, -1, deadline_ns, cancel_fd);
+}
+
+int sock_wait_also(int fd, short events, int also, uint64_t deadline_ns, int cancel_fd)
+{
+	struct pollfd p[] = { { .fd = fd, .events = events },
+			      { .fd = cancel_fd, .events = POLLIN },
+			      { .fd = also, .events = POLLIN } };
 
 	for (;;) {
 		uint64_t now = time_mono_ns();
@@ -80,13 +86,13 @@ int sock_wait(int fd, short events, uint64_t deadline_ns, int cancel_fd)
 			ts.tv_sec = (time_t)((deadline_ns - now) / NS_PER_SEC);
 			ts.tv_nsec = (long)((deadline_ns - now) % NS_PER_SEC);
 		}
-		r = ppoll(p, 2, deadline_ns ? &ts : NULL, NULL);
+		r = ppoll(p, ARRAY_SIZE(p), deadline_ns ? &ts : NULL, NULL);
 		if (r < 0 && errno != EINTR)
 			return -errno;
 		if (r > 0 && p[1].revents)
 			return -EINTR;
 		if (r > 0)
-			return 0;
+			return p[2].revents ? 1 : 0;
 		if (r == 0 && deadline_ns && time_mono_ns() >= deadline_ns)
 			return -ETIMEDOUT;
 	}

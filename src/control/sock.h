@@ -21,5 +21,7 @@ int sock_connect(int dirfd, const char *name, int type, struct err *e);
  * when cancel_fd (a signalfd, an eventfd; -1: none) is readable. Signal handlers do not end it.
  */
 int sock_wait(int fd, short events, uint64_t deadline_ns, int cancel_fd);
+/* The same; 1 when `also` (-1: none) is readable, whatever the socket is. */
+int sock_wait_also(int fd, short events, int also, uint64_t deadline_ns, int cancel_fd);
 
 #endif

@@ -253,6 +253,11 @@ void console_put(struct console *c, uint8_t byte)
 	wake(c);
 }
 
+bool console_typed(const struct console *c)
+{
+	return c->in_n > 0;
+}
+
 bool console_get(struct console *c, uint8_t *byte)
 {
 	if (!c->in_n)

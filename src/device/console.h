@@ -41,6 +41,8 @@ int console_adopt(struct console *c, bool renew, struct err *e);
 void console_put(struct console *c, uint8_t byte);
 /* The next typed byte; false when there is none. Any thread with the device lock held. */
 bool console_get(struct console *c, uint8_t *byte);
+/* Would console_get return true? */
+bool console_typed(const struct console *c);
 /* Hands on what console_put collected. Main. */
 void console_flush(struct console *c);
 

@@ -89,7 +89,17 @@ struct machine {
 	/* Tells the VM's owner of what went wrong: kind is a word ("disk-full"), who the device's
 	 * id. Main, or a vCPU thread with the device lock. */
 	void (*notice)(struct machine *m, const char *kind, const char *who, const char *detail);
+	/* device_wake's; may be NULL. */
+	void (*wake)(struct machine *m, const char *why);
 };
+
+/* The host has something for the guest of a machine that stands still: one that is parked
+ * (vm/park.h) goes on soon, others do not. why: a word for the owner, a literal. Main. */
+static inline void device_wake(struct machine *m, const char *why)
+{
+	if (m->wake)
+		m->wake(m, why);
+}
 
 struct device_class {
 	const char *name;	/* the record name in snapshots: "virtio-blk" */

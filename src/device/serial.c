@@ -138,10 +138,19 @@ static void on_input(void *arg)
 {
 	struct serial *s = arg;
 
-	if (!s->running)
+	if (!s->running) {
+		device_wake(s->d.m, "console");
 		return;
+	}
 	fill(s);
 	update_line(s);
+}
+
+bool serial_waits(const struct device *d)
+{
+	const struct serial *s = (const struct serial *)d;
+
+	return (s->state.ier & IER_RX) && (s->state.fifo_n || console_typed(s->console));
 }
 
 static uint8_t pop(struct serial *s)

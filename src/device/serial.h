@@ -11,5 +11,7 @@ extern const struct device_class serial_class;
 
 /* Hands on at once what the console gathers (console.h): before the VM ends. Main. */
 void serial_flush(struct device *d);
+/* Was something typed that the guest is going to read (its driver is open) and has not? Main. */
+bool serial_waits(const struct device *d);
 
 #endif

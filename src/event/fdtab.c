@@ -70,6 +70,14 @@ void fdtab_del(struct fdtab *t, int fd)
 		t->slots[fd].who = NULL;
 }
 
+void fdtab_close(struct fdtab *t, int *fd)
+{
+	if (*fd < 0)
+		return;
+	fdtab_del(t, *fd);
+	close(take_fd(fd));
+}
+
 void fdtab_child(struct fdtab *t)
 {
 	unsigned int from = 3;

@@ -29,6 +29,8 @@ void fdtab_add(struct fdtab *t, int fd, enum fd_fate fate, const char *who);
 void fdtab_set(struct fdtab *t, int fd, enum fd_fate fate);
 /* Forgets fd (its owner closes it). Not listed: no-op. */
 void fdtab_del(struct fdtab *t, int fd);
+/* Forgets and closes *fd, which is -1 then. -1: no-op. */
+void fdtab_close(struct fdtab *t, int *fd);
 /* In the child, first thing: closes all but FD_KEEP and stdio; drops the closed from the table. */
 void fdtab_child(struct fdtab *t);
 /* Every open descriptor that nobody recorded, as a count, the first named in e. For debug builds

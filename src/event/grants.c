@@ -166,17 +166,19 @@ void grants_each(const struct grants *g, const char *prefix,
 
 void grants_child(struct grants *g, const char *prefix)
 {
-	size_t len = prefix ? strlen(prefix) : 0;
+	size_t len = prefix ? strlen(prefix) : 0, kept = 0;
 
-	for (size_t i = g->n; i-- > 0;) {
-		struct grant *x = &g->v[i];
+	/* The fd table's sweep closes the others. Their names stay: to free one is to have a copy
+	 * of its page, and each of the parent's living children may have left one. */
+	for (size_t i = 0; i < g->n; i++) {
+		struct grant x = g->v[i];
 
-		if (!prefix || strncmp(x->name, prefix, len) != 0) {
-			forget(g, x); /* the fd table's sweep closes it */
+		if (!prefix || strncmp(x.name, prefix, len) != 0)
 			continue;
-		}
-		memmove(x->name, x->name + len, strlen(x->name + len) + 1);
-		x->owner = NULL; /* the parent's connection does not exist here */
-		fdtab_set(g->fds, x->fd, FD_KEEP);
+		memmove(x.name, x.name + len, strlen(x.name + len) + 1);
+		x.owner = NULL; /* the parent's connection does not exist here */
+		fdtab_set(g->fds, x.fd, FD_KEEP);
+		g->v[kept++] = x;
 	}
+	g->n = kept;
 }

@@ -29,7 +29,7 @@ struct loop {
 	struct event *wake;
 	bool stop;
 	pthread_mutex_t post_lock;
-	struct post posts[POST_MAX];
+	struct post *posts; /* POST_MAX */
 	unsigned int nr_posts;
 };
 
@@ -96,7 +96,10 @@ int loop_create(pthread_mutex_t *lock, struct loop **out, struct err *e)
 	struct event_config *cfg = event_config_new();
 	struct loop *l = calloc(1, sizeof(*l));
 
-	if (!cfg || !l)
+	/* not cleared: what is never used costs a fork nothing */
+	if (l)
+		l->posts = malloc(POST_MAX * sizeof(*l->posts));
+	if (!cfg || !l || !l->posts)
 		goto nomem;
 	event_config_set_flag(cfg, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_PRECISE_TIMER |
 					   EVENT_BASE_FLAG_IGNORE_ENV);
@@ -105,6 +108,7 @@ int loop_create(pthread_mutex_t *lock, struct loop **out, struct err *e)
 		int err = errno;
 
 		event_config_free(cfg);
+		free(l->posts);
 		free(l);
 		return err_sys(e, err, "event loop: eventfd");
 	}
@@ -124,6 +128,8 @@ int loop_create(pthread_mutex_t *lock, struct loop **out, struct err *e)
 nomem:
 	if (cfg)
 		event_config_free(cfg);
+	if (l)
+		free(l->posts);
 	free(l);
 	return err_set(e, ENOMEM, "event loop: out of memory");
 }
@@ -138,6 +144,7 @@ void loop_destroy(struct loop *l)
 		event_base_free(l->base);
 	close(l->wake_fd);
 	pthread_mutex_destroy(&l->post_lock);
+	free(l->posts);
 	free(l);
 }
 

@@ -6,6 +6,7 @@
  * parent that we are ready. Any failure is reported and ends us.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -28,6 +29,19 @@
 #include "mem/gmem.h"
 #include "vm/vm_private.h"
 
+#define STACK_BYTES KIB(64) /* what is deeper stays */
+
+/* What it took to get here is free now, in pages that are this fork's alone: of the heap, and of
+ * main's stack below this frame, which must be its own, and those that it calls. Below a stack is
+ * nothing else so near. */
+static __attribute__((noinline)) void give_back(void)
+{
+	char *frame = (char *)ROUND_DOWN((uintptr_t)__builtin_frame_address(0), GMEM_PAGE);
+
+	malloc_trim(0);
+	(void)madvise(frame - GMEM_PAGE - STACK_BYTES, STACK_BYTES, MADV_DONTNEED);
+}
+
 static void report(struct vm *vm, int error, const char *msg)
 {
 	struct vm_child_result r = { .error = error,
@@ -45,8 +59,8 @@ static void report(struct vm *vm, int error, const char *msg)
 	/* Whoever asked has been told that the fork failed if our parent is gone: fail closed. */
 	if (report_send(fd, &r))
 		vm_end(vm, VM_END_ERROR, "the parent died before the fork was complete");
-	fdtab_del(vm->m.fds, fd);
-	close(fd);
+	fdtab_close(vm->m.fds, &fd);
+	give_back();
 }
 
 static void fail(struct vm *vm, int error, const char *msg)
@@ -135,6 +149,9 @@ void child_sweep(struct vm *vm, const char *prefix)
 	fdtab_set(vm->m.fds, vm->child.report_fd, FD_CLOSE);
 	vm->hooks->child_forget(vm->hooks_arg);
 	notices_clear(&vm->notices);
+	squeeze_run_forget(vm);
+	vm_quota_forget(vm);
+	vm->ksm_fd = -1;
 	barrier_child(vm->m.barrier);
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_lock(&vm->lock);
@@ -190,6 +207,9 @@ static int prepare(struct vm *vm, struct err *e)
 
 	snprintf(prefix, sizeof(prefix), "child/%s/", vm->child.spec.id.name);
 	child_sweep(vm, vm->child.spare ? NULL : prefix);
+	/* memory is charged to whoever touches it first */
+	if (!vm->child.spare && (ret = vm_quota_join(vm, e)))
+		return ret;
 	gmem_huge_child(vm->m.mem);
 	vm->seed_ram_fd = -1;
 	vm->entered_posted = vm->event_posted = false;
@@ -205,10 +225,23 @@ static int prepare(struct vm *vm, struct err *e)
 	return ret;
 }
 
+/* What it may cost the host. */
+static int limit(struct vm *vm, struct err *e)
+{
+	int ret = vm->child.spare ? vm_quota_join(vm, e) : 0;
+
+	vm->id = vm->child.spec.id; /* whom a notice names */
+	if (!ret)
+		ret = vm_set_quota(vm, vm->child.spec.quota_bytes, e);
+	return ret ? ret : vm_merge(vm, e);
+}
+
 static int become(struct vm *vm, struct err *e)
 {
-	int ret = vm->hooks->child_enter(vm->hooks_arg, &vm->child.spec, e);
+	int ret = limit(vm, e);
 
+	if (!ret)
+		ret = vm->hooks->child_enter(vm->hooks_arg, &vm->child.spec, e);
 	if (ret)
 		return ret;
 	/* the threads jail themselves while we go on; they park until the guest may run */
@@ -218,7 +251,6 @@ static int become(struct vm *vm, struct err *e)
 		if (ret)
 			return ret;
 	}
-	vm->id = vm->child.spec.id;
 	vm->id.renew = true;
 	vm_random_identity(&vm->id);
 	ret = vm_adopt_all(vm, &vm->id, e);

@@ -23,6 +23,7 @@
 #include "fork/spawn.h"
 #include "fork/workset.h"
 #include "virtio/blk.h"
+#include "vm/park.h"
 #include "vm/vm_private.h"
 
 /* A child's own time for its guest begins later than ours, and it knows what was late. */
@@ -172,7 +173,8 @@ static int fork_one(struct vm *vm, struct fork_child *c, const struct vm_fork_re
 
 static int check_request(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 {
-	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED && vm->state != VM_SEED)
+	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED && vm->state != VM_PARKED &&
+	    vm->state != VM_SEED)
 		return err_set(e, EINVAL, "fork: the VM is not running, paused or a seed");
 	if (rq->n < 1 || rq->n > VM_FORK_MAX)
 		return err_set(e, EINVAL, "fork: %zu children: 1 to %d in one request", rq->n,
@@ -274,20 +276,23 @@ static int listen_to(struct vm *vm, struct fork_child *c)
 
 int vm_fork(struct vm *vm, const struct vm_fork_request *rq, struct err *e)
 {
-	bool live = vm->state == VM_RUNNING;
 	char prefix[VM_NAME_MAX + 16];
 	struct fork_op *op;
 	uint64_t t0;
 	size_t failed = 0;
 	int ret = check_request(vm, rq, e);
+	bool live;
 
 	if (!ret) {
 		ret = vm_disks_can_fork(vm, e);
 		if (ret)
 			err_wrap(e, ret, "fork");
 	}
+	if (!ret) /* last: it may have to read all of its memory */
+		ret = vm_unpark(vm, "fork", e);
 	if (ret)
 		return ret;
+	live = vm->state == VM_RUNNING;
 	op = op_new(vm, rq);
 	if (!op)
 		return err_set(e, ENOMEM, "fork: out of memory");

@@ -28,6 +28,7 @@
 #include "fork/spawn.h"
 #include "mem/gmem.h"
 #include "snapshot/ram.h"
+#include "vm/park.h"
 #include "vm/vm_private.h"
 
 #define GUARD_NS (20 * NS_PER_MS)
@@ -273,7 +274,7 @@ int vm_snapshot(struct vm *vm, const struct vm_snapshot_request *rq, struct err 
 	struct frozen_op *op;
 	int ret;
 
-	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
+	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED && vm->state != VM_PARKED)
 		return err_set(e, EINVAL, "snapshot: the VM is not running or paused");
 	if (vm->frozen)
 		return err_set(e, EBUSY, "snapshot: one is being written: wait for its end");
@@ -285,6 +286,9 @@ int vm_snapshot(struct vm *vm, const struct vm_snapshot_request *rq, struct err 
 			       "snapshot: it would be number %zu of a chain of at most %d: flatten "
 			       "what it stands on",
 			       rq->nr_base + 1, RAM_LAYERS_MAX);
+	ret = vm_unpark(vm, "snapshot", e); /* last: it may have to read all of its memory */
+	if (ret)
+		return err_wrap(e, ret, "snapshot");
 	op = calloc(1, sizeof(*op));
 	if (!op)
 		return err_set(e, ENOMEM, "snapshot: out of memory");

@@ -41,6 +41,8 @@ struct message {
 	struct vm_child_spec spec;
 	uint32_t timeout_ms;
 	bool wait;
+	bool squeeze; /* the balloon's policy, which may be another than when it was forked */
+	struct squeeze_cfg squeeze_cfg;
 	uint32_t n;
 	char names[FD_PASS_MAX][GRANT_SHORT];
 };
@@ -177,6 +179,8 @@ bool spare_use(struct vm *vm, const struct vm_child_spec *spec, const struct vm_
 	p.msg.spec = *spec;
 	p.msg.timeout_ms = rq->timeout_ms;
 	p.msg.wait = rq->wait;
+	p.msg.squeeze = vm->squeeze.on;
+	p.msg.squeeze_cfg = vm->squeeze.cfg;
 	snprintf(prefix, sizeof(prefix), "child/%s/", spec->id.name);
 	grants_each(vm->m.grants, prefix, pack, &p);
 	bytes = offsetof(struct message, names) + p.msg.n * sizeof(p.msg.names[0]);
@@ -255,5 +259,7 @@ int spare_wait(struct vm *vm, struct err *e)
 	vm->child.spec = msg.spec;
 	vm->child.wait = msg.wait;
 	vm->child.timeout_ms = msg.timeout_ms;
+	vm->squeeze.on = msg.squeeze;
+	vm->squeeze.cfg = msg.squeeze_cfg;
 	return ret;
 }

@@ -15,15 +15,14 @@
 #include <unistd.h>
 
 #include "base/endian.h"
-#include "base/log.h"
 #include "base/time.h"
 #include "base/util.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
 #include "fork/spare.h"
-#include "kvm/kvm.h"
 #include "mem/gmem.h"
+#include "vm/dirty_log.h"
 #include "vm/vm_private.h"
 
 #define GRANT "working-set"
@@ -38,8 +37,7 @@ static void hang_up(struct vm *vm)
 
 	loop_del_io(w->io);
 	w->io = NULL;
-	fdtab_del(vm->m.fds, w->fd);
-	close(take_fd(&w->fd));
+	fdtab_close(vm->m.fds, &w->fd);
 }
 
 static void on_told(void *arg, int fd, unsigned int events)
@@ -125,38 +123,13 @@ void workset_populate(struct vm *vm)
 	w->n = 0;
 }
 
-static int log_writes(struct vm *vm, bool on, struct err *e)
+static size_t list_of(const uint64_t *written, uint64_t pages, le32 *list)
 {
-	struct gmem_region r[GMEM_MAX_REGIONS];
-	size_t n = gmem_regions(vm->m.mem, r);
-	int ret = 0;
+	size_t n = 0;
 
-	for (size_t i = 0; i < n && !ret; i++)
-		ret = kvm_set_memory(vm->m.kvm, (unsigned int)i, r[i].gpa, r[i].size_bytes,
-				     r[i].hva, on, e);
-	return ret;
-}
-
-/* Adds the pages of one region that were written; returns how many there are now. */
-static size_t collect(struct vm *vm, unsigned int slot, const struct gmem_region *r, le32 *list,
-		      size_t n)
-{
-	uint64_t pages = r->size_bytes / GMEM_PAGE;
-	uint64_t *bits = calloc(pages / 64 + 1, sizeof(*bits));
-	struct err e;
-
-	if (!bits || kvm_get_dirty(vm->m.kvm, slot, bits, &e)) {
-		free(bits);
-		return n;
-	}
-	for (uint64_t p = 0; p < pages && n < WORKSET_PAGES_MAX; p++) {
-		uint64_t offset = r->offset + p * GMEM_PAGE;
-		bool ours = gmem_dirty_test(vm->m.mem, offset);
-
-		if (ours || bits[p / 64] >> (p % 64) & 1)
-			list[n++] = le32_put((uint32_t)(offset / GMEM_PAGE));
-	}
-	free(bits);
+	for (uint64_t p = 0; p < pages && n < WORKSET_PAGES_MAX; p++)
+		if (written[p / 64] >> (p % 64) & 1)
+			list[n++] = le32_put((uint32_t)p);
 	return n;
 }
 
@@ -164,21 +137,19 @@ static void on_recorded(void *arg)
 {
 	struct vm *vm = arg;
 	struct workset *w = &vm->workset;
-	struct gmem_region r[GMEM_MAX_REGIONS];
-	size_t regions = gmem_regions(vm->m.mem, r), n = 0;
+	uint64_t *written = dirty_log_bits(vm);
 	le32 *list = calloc(WORKSET_PAGES_MAX, sizeof(*list));
+	size_t n = 0;
 	struct err e;
 
-	for (size_t i = 0; list && i < regions; i++)
-		n = collect(vm, (unsigned int)i, &r[i], list, n);
+	if (written && list && !dirty_log_read(vm, written, &e))
+		n = list_of(written, gmem_size(vm->m.mem) / GMEM_PAGE, list);
 	if (n)
 		(void)send(w->fd, list, n * sizeof(*list), MSG_NOSIGNAL);
 	free(list);
-	gmem_dirty_stop(vm->m.mem);
-	if (log_writes(vm, false, &e))
-		log_warn("working set: %s", e.msg);
-	fdtab_del(vm->m.fds, w->fd);
-	close(take_fd(&w->fd));
+	free(written);
+	dirty_log_stop(vm);
+	fdtab_close(vm->m.fds, &w->fd);
 	loop_del_timer(w->timer);
 	w->timer = NULL;
 }
@@ -193,13 +164,11 @@ void workset_record(struct vm *vm)
 		return;
 	w->fd = fd;
 	w->timer = loop_add_timer(vm->m.loop, on_recorded, vm);
-	if (w->timer && !gmem_dirty_start(vm->m.mem, &e) && !log_writes(vm, true, &e)) {
+	if (w->timer && !dirty_log_start(vm, &e)) {
 		loop_set_timer(w->timer, RECORD_NS);
 		return;
 	}
-	gmem_dirty_stop(vm->m.mem);
 	loop_del_timer(w->timer);
 	w->timer = NULL;
-	fdtab_del(vm->m.fds, fd);
-	close(take_fd(&w->fd));
+	fdtab_close(vm->m.fds, &w->fd);
 }

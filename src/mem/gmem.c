@@ -83,6 +83,7 @@ void gmem_destroy(struct gmem *gm)
 		munmap(gm->r[i].map, gm->r[i].map_len);
 	gmem_huge_end(gm);
 	free(gm->dirty);
+	free(gm->filed);
 	free(gm);
 }
 
@@ -101,6 +102,7 @@ size_t gmem_regions(const struct gmem *gm, struct gmem_region out[GMEM_MAX_REGIO
 /* The one place where a guest physical address becomes a pointer. */
 static char *translate(const struct gmem *gm, gpa_t gpa, uint64_t n, uint64_t *offset)
 {
+	BUG_ON(gm->out); /* it is not there */
 	for (size_t i = 0; i < gm->n; i++) {
 		const struct gmem_region *r = &gm->r[i].pub;
 
@@ -258,6 +260,31 @@ bool gmem_dirty_test(struct gmem *gm, uint64_t offset)
 	return __atomic_fetch_and(&gm->dirty[page / 64], ~bit, __ATOMIC_RELAXED) & bit;
 }
 
+void gmem_dirty_add(struct gmem *gm, uint64_t *pages)
+{
+	BUG_ON(!gm->dirty);
+	for (uint64_t i = 0; i < gm->size / GMEM_PAGE / 64; i++)
+		if (__atomic_load_n(&gm->dirty[i], __ATOMIC_RELAXED))
+			pages[i] |= __atomic_exchange_n(&gm->dirty[i], 0, __ATOMIC_RELAXED);
+}
+
+int gmem_merge(struct gmem *gm, bool on, struct err *e)
+{
+	for (size_t k = 0; k < gm->n; k++) {
+		const struct gmem_region *r = &gm->r[k].pub;
+
+		if (!madvise(r->hva, r->size_bytes, on ? MADV_MERGEABLE : MADV_UNMERGEABLE))
+			continue;
+		if (errno != EINVAL)
+			return err_sys(e, errno, "guest memory: %s",
+				       on ? "letting KSM merge it" : "taking it out of KSM");
+		if (on)
+			return err_set(e, EOPNOTSUPP,
+				       "guest memory: this kernel has no KSM (CONFIG_KSM)");
+	}
+	return 0;
+}
+
 int gmem_discard(struct gmem *gm, gpa_t gpa, uint64_t n)
 {
 	uint64_t off;
@@ -269,4 +296,24 @@ int gmem_discard(struct gmem *gm, gpa_t gpa, uint64_t n)
 		return -errno;
 	gmem_mark_dirty(gm, off, n);
 	return 0;
+}
+
+int gmem_discard_zero(struct gmem *gm, gpa_t gpa, uint64_t n, uint64_t *given)
+{
+	uint64_t off;
+	int ret = 0;
+
+	*given = 0;
+	if (!translate(gm, gpa, n, &off) || gpa % GMEM_PAGE || n % GMEM_PAGE)
+		return -EFAULT;
+	for (uint64_t at = 0, end; at < n && !ret; at = end) {
+		bool filed = gmem_filed(gm, off + at);
+
+		for (end = at + GMEM_PAGE; end < n && gmem_filed(gm, off + end) == filed;)
+			end += GMEM_PAGE;
+		if (!filed)
+			ret = gmem_discard(gm, gpa + at, end - at);
+		*given += filed || ret ? 0 : end - at;
+	}
+	return ret;
 }

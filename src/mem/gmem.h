@@ -124,10 +124,23 @@ void *gmem_fill(struct gmem *gm, uint64_t offset, size_t n);
 int gmem_dirty_start(struct gmem *gm, struct err *e);
 void gmem_dirty_stop(struct gmem *gm);
 bool gmem_dirty_test(struct gmem *gm, uint64_t offset);
+/* Adds all of it to pages (a bit a page of RAM), and clears it. */
+void gmem_dirty_add(struct gmem *gm, uint64_t *pages);
 /* Is it on? Then whoever writes into RAM past us (vhost) must not. */
 bool gmem_dirty_tracked(const struct gmem *gm);
 
-/* Gives pages back: they read as zero (anonymous) or as the template's page again. */
+/* KSM may merge its pages with other processes', or may not any more: merged ones become copies of
+ * our own again, which needs memory. -EOPNOTSUPP: this kernel has no KSM. Main. */
+int gmem_merge(struct gmem *gm, bool on, struct err *e);
+
+/*
+ * Gives pages back: they read as zero (anonymous) or as the template's page again. No mapping is
+ * split. Dirty from then on, because a base may hold what they held. -EFAULT: not whole pages of
+ * RAM; -errno of madvise(2).
+ */
 int gmem_discard(struct gmem *gm, gpa_t gpa, uint64_t n);
+/* The same with those of the range that will read as zero; others (a template's) keep what they
+ * hold. *given: bytes given back, also on failure. */
+int gmem_discard_zero(struct gmem *gm, gpa_t gpa, uint64_t n, uint64_t *given);
 
 #endif

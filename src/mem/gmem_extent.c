@@ -42,12 +42,34 @@ static int check_extents(const struct gmem *gm, int fd, const struct gmem_extent
 	return 0;
 }
 
+static void mark_filed(struct gmem *gm, uint64_t offset, uint64_t n, bool filed)
+{
+	for (uint64_t page = offset / GMEM_PAGE; page < (offset + n) / GMEM_PAGE; page++) {
+		uint64_t bit = 1ull << (page % 64);
+
+		if (filed)
+			gm->filed[page / 64] |= bit;
+		else
+			gm->filed[page / 64] &= ~bit;
+	}
+}
+
+void gmem_mark_anonymous(struct gmem *gm, uint64_t offset, uint64_t n)
+{
+	if (gm->filed)
+		mark_filed(gm, offset, n, false);
+}
+
 int gmem_map_file(struct gmem *gm, int fd, const struct gmem_extent *ext, size_t n, struct err *e)
 {
 	int ret = check_extents(gm, fd, ext, n, e);
 
 	if (ret)
 		return ret;
+	if (n && !gm->filed)
+		gm->filed = calloc(gm->size / GMEM_PAGE / 64 + 1, sizeof(*gm->filed));
+	if (n && !gm->filed)
+		return err_set(e, ENOMEM, "RAM extents: out of memory");
 	gm->file_backed |= n > 0;
 	for (size_t i = 0; i < n; i++) {
 		uint64_t off = ext[i].offset, left = ext[i].len;
@@ -64,6 +86,7 @@ int gmem_map_file(struct gmem *gm, int fd, const struct gmem_extent *ext, size_t
 				 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
 				 (off_t)off) == MAP_FAILED)
 				return err_sys(e, errno, "RAM extent %zu: mmap", i);
+			mark_filed(gm, off, len, true);
 			off += len;
 			left -= len;
 		}
@@ -83,6 +106,8 @@ int gmem_map_zero(struct gmem *gm, const struct gmem_extent *x, struct err *e)
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
 			 0) == MAP_FAILED)
 			return err_sys(e, errno, "zero extent at %#" PRIx64 ": mmap", from);
+		if (from < to)
+			gmem_mark_anonymous(gm, from, to - from);
 	}
 	return 0;
 }

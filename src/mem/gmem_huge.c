@@ -137,6 +137,7 @@ int gmem_huge_step(struct gmem *gm, struct err *e)
 			gmem_huge_end(gm);
 			return r;
 		}
+		gmem_mark_anonymous(gm, h->at, BLOCK);
 		/* once is enough: the page cache need not have it too */
 		(void)posix_fadvise(h->fd, (off_t)h->at, BLOCK, POSIX_FADV_DONTNEED);
 		h->at += BLOCK;

@@ -51,7 +51,8 @@ static int check_machine(const struct machine_cfg *c, struct err *e)
 {
 	if (c->vcpus < 1 || c->vcpus > VM_MAX_VCPUS)
 		return err_set(e, EINVAL, "state: %u vCPUs", c->vcpus);
-	if (c->has_vsock > 1 || c->has_entropy > 1 || (c->has_vsock && c->guest_cid < 3))
+	if (c->has_vsock > 1 || c->has_entropy > 1 || (c->has_vsock && c->guest_cid < 3) ||
+	    c->has_balloon > 1 || c->balloon_oom > 1 || c->mergeable > 1)
 		return err_set(e, EINVAL, "state: damaged machine record");
 	for (uint32_t i = 0; i < c->nr_nics; i++) {
 		if (!id_ok(c->nics[i].id))
@@ -179,8 +180,11 @@ int vm_load(struct vm *vm, const struct vm_files *files, size_t n, const struct 
 	chain_close(c);
 	if (!ret) {
 		vm->id.renew = true; /* a snapshot may be loaded many times */
-		ret = vm_prepare_all(vm, e);
+		/* a seed runs nothing: its children say for themselves */
+		ret = seed ? 0 : vm_merge(vm, e);
 	}
+	if (!ret)
+		ret = vm_prepare_all(vm, e);
 	if (!ret)
 		ret = vm_adopt_all(vm, &vm->id, e);
 	grants_drop(vm->m.grants, "disk/"); /* for a bay that is empty here, perhaps */

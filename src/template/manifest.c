@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The manifest of a template or snapshot ("parent", "vm", "vm_created", "networks" may be missing):
+ * The manifest of a template or snapshot ("parent", "vm", "vm_created", "networks", "ksm" may be
+ * missing):
  *
  *     {"version": 3, "name": "web", "created": "2025-06-01T12:00:00Z", "clone_version": "0.1.0",
  *      "parent": {"store": "template", "name": "base", "sha256": "..."},
@@ -92,6 +93,8 @@ static int add_optional(json_t *j, const struct template *t)
 		r = json_object_set_new(j, "vm_created", json_string(t->vm_created));
 	if (!r && t->nnics)
 		r = json_object_set_new(j, "networks", nics_json(t));
+	if (!r && t->ksm[0])
+		r = json_object_set_new(j, "ksm", json_string(t->ksm));
 	return r;
 }
 
@@ -293,7 +296,7 @@ static int read_parent(const json_t *j, struct template_parent *p, struct err *e
 
 struct top {
 	uint64_t version, memory_bytes, vcpus;
-	const char *name, *created, *clone_version, *image, *cpu, *vm, *vm_created;
+	const char *name, *created, *clone_version, *image, *cpu, *vm, *vm_created, *ksm;
 	bool agent;
 	json_t *disks, *files, *parent, *networks;
 };
@@ -316,6 +319,7 @@ static int read_top(const json_t *j, struct top *v, struct err *e)
 		JSON_FIELD(struct top, disks, WANT_ARRAY, true, 0, TEMPLATE_DISKS),
 		JSON_FIELD(struct top, files, WANT_ARRAY, true, 2, TEMPLATE_FILES),
 		JSON_FIELD(struct top, networks, WANT_ARRAY, false, 0, TEMPLATE_NICS),
+		JSON_FIELD(struct top, ksm, WANT_STRING, false, 1, TEMPLATE_NAME_MAX),
 	};
 
 	return json_fields(j, tab, ARRAY_SIZE(tab), v, e);
@@ -354,6 +358,7 @@ int manifest_from_json(const json_t *j, struct template *t, struct err *e)
 	t->mem_bytes = v.memory_bytes;
 	t->vcpus = (unsigned int)v.vcpus;
 	t->agent = v.agent;
+	snprintf(t->ksm, sizeof(t->ksm), "%s", v.ksm ? v.ksm : "");
 	t->nnics = json_array_size(v.networks);
 	for (size_t i = 0; i < t->nnics; i++) {
 		r = read_nic(json_array_get(v.networks, i), &t->nics[i], e);

@@ -86,7 +86,8 @@ struct template
 	char created[32], clone_version[32], image[65], cpu[128];
 	uint64_t mem_bytes;
 	unsigned int vcpus;
-	bool agent; /* the guest has one, and a fork can wait for it */
+	bool agent;			 /* the guest has one, and a fork can wait for it */
+	char ksm[TEMPLATE_NAME_MAX + 1]; /* trust domain that its forks merge pages in; "": none */
 	struct template_disk disks[TEMPLATE_DISKS];
 	size_t ndisks;
 	struct template_nic nics[TEMPLATE_NICS];

@@ -271,6 +271,9 @@ static void vnet_resume(struct device *dev)
 		become(d);
 	d->rated_ns = time_mono_ns(); /* time in which the guest stood still does not count */
 	virtio_resume(&d->v);
+	if (d->connect)
+		virtio_net_connect(dev);
+	vnet_announce_resume(d);
 	vnet_update(d);
 }
 
@@ -324,6 +327,7 @@ static int vnet_adopt(struct device *dev, const struct identity *id, struct err 
 		return err_wrap(e, ret, "%s", dev->id);
 	d->rx_packets = d->tx_packets = d->dropped = 0;
 	d->adopted = true;
+	d->connect = false;
 	virtio_adopt(&d->v);
 	return 0;
 }
@@ -378,6 +382,9 @@ void virtio_net_connect(struct device *dev)
 {
 	struct vnet *d = (struct vnet *)dev;
 
+	d->connect = !d->v.resumed;
+	if (d->connect) /* its rings are not to be looked at: resume does it */
+		return;
 	if (d->pair[0].tap_fd < 0 || d->state.status & VIRTIO_NET_S_LINK_UP)
 		return;
 	/* what was sent as somebody else, and what came for whoever had this TAP before */
@@ -389,6 +396,22 @@ void virtio_net_connect(struct device *dev)
 	vnet_announce(d);
 	virtio_config_changed(&d->v);
 	vnet_update(d);
+}
+
+void virtio_net_watch(struct device *dev, bool on)
+{
+	struct vnet *d = (struct vnet *)dev;
+	bool hears = virtio_live(&d->v) && d->state.status & VIRTIO_NET_S_LINK_UP;
+
+	for (unsigned int i = 0; i < d->cfg.queue_pairs; i++)
+		if (d->pair[i].tap_io)
+			loop_set_io(d->pair[i].tap_io,
+				    on && hears && i < d->state.pairs ? LOOP_READ : 0);
+}
+
+void virtio_net_update(struct device *d)
+{
+	vnet_update((struct vnet *)d);
 }
 
 const uint8_t *virtio_net_driver_mac(const struct device *dev)

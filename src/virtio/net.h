@@ -37,8 +37,15 @@ extern const struct device_class virtio_net_class;
 /* Limits that hold from now on: the buckets begin full. -EINVAL. */
 int virtio_net_set_rate(struct device *d, const struct virtio_net_rate *rate, struct err *e);
 /* The guest knows who it is (or will never be told): the link comes up, and neighbours hear of it.
- * Of a NIC whose link is up, or without a network: nothing. */
+ * Of a NIC whose link is up, or without a network: nothing. While it stands still: when it is
+ * resumed. */
 void virtio_net_connect(struct device *d);
+/* Of a NIC that stands still: a frame that comes for it is a device_wake, once. Off before resume.
+ */
+void virtio_net_watch(struct device *d, bool on);
+/* Who moves its packets is chosen anew: whether writes to RAM are tracked (mem/gmem.h) has changed.
+ */
+void virtio_net_update(struct device *d);
 /* NIC_MAC bytes: what the driver, if there is one, has read when it started. */
 const uint8_t *virtio_net_driver_mac(const struct device *d);
 

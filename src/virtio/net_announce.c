@@ -23,10 +23,9 @@ static void round_of(void *arg)
 
 	if (!d->rounds || !virtio_live(&d->v) || !(d->state.status & VIRTIO_NET_S_LINK_UP))
 		return;
-	if (!d->v.resumed) { /* nothing changes in a machine that stands still */
-		loop_set_timer(d->announcer, wait_ms[1] * NS_PER_MS);
+	d->late = !d->v.resumed;
+	if (d->late) /* nothing changes in a machine that stands still, however long it does */
 		return;
-	}
 	d->state.status |= VIRTIO_NET_S_ANNOUNCE;
 	virtio_config_changed(&d->v);
 	if (--d->rounds)
@@ -47,6 +46,13 @@ void vnet_announce(struct vnet *d)
 	d->rounds = d->unseen ? ARRAY_SIZE(wait_ms) : 0;
 }
 
+void vnet_announce_resume(struct vnet *d)
+{
+	if (d->late)
+		loop_set_timer(d->announcer, wait_ms[0] * NS_PER_MS);
+	d->late = false;
+}
+
 void vnet_announce_seen(struct vnet *d)
 {
 	if (!d->unseen || !(d->state.status & VIRTIO_NET_S_LINK_UP))
@@ -58,7 +64,7 @@ void vnet_announce_seen(struct vnet *d)
 int vnet_announce_adopt(struct vnet *d, struct err *e)
 {
 	d->rounds = 0;
-	d->unseen = false;
+	d->unseen = d->late = false;
 	d->announcer = loop_add_timer(d->v.dev.m->loop, round_of, d);
 	return d->announcer ? 0 : err_set(e, ENOMEM, "out of memory");
 }

@@ -323,15 +323,6 @@ int vnet_backend_adopt(struct vnet *d, struct err *e)
 	return ret;
 }
 
-static void drop_fd(struct vnet *d, int *fd)
-{
-	if (*fd < 0)
-		return;
-	fdtab_del(d->v.dev.m->fds, *fd);
-	close(*fd);
-	*fd = -1;
-}
-
 void vnet_backend_fini(struct vnet *d)
 {
 	vnet_stop(d);
@@ -340,13 +331,13 @@ void vnet_backend_fini(struct vnet *d)
 
 		loop_del_io(p->tap_io);
 		loop_del_io(p->err_io);
-		drop_fd(d, &p->tap_fd);
-		drop_fd(d, &p->vhost_fd);
-		drop_fd(d, &p->err_fd);
+		fdtab_close(d->v.dev.m->fds, &p->tap_fd);
+		fdtab_close(d->v.dev.m->fds, &p->vhost_fd);
+		fdtab_close(d->v.dev.m->fds, &p->err_fd);
 		free(p->buf);
 	}
 	while (d->nr_keep)
-		drop_fd(d, &d->keep[--d->nr_keep]);
+		fdtab_close(d->v.dev.m->fds, &d->keep[--d->nr_keep]);
 	responder_destroy(d->responder);
 	loop_del_timer(d->timer);
 	loop_del_timer(d->announcer);

@@ -56,10 +56,12 @@ struct vnet {
 	struct loop_timer *announcer;
 	unsigned int rounds;	  /* in which the driver is still asked to announce itself */
 	bool unseen;		  /* it has not looked at the link since that came up */
+	bool late;		  /* a round fell due while the machine stood still */
 	struct loop_timer *timer; /* looks at the queues again, */
 	uint64_t again_ns;	  /* then; 0: it is not set */
 	uint64_t rated_ns;	  /* until when the rate limits know the time */
 	bool adopted;		  /* and not resumed since */
+	bool connect;		  /* when it is resumed */
 	bool posted;
 	uint64_t rx_packets, tx_packets, dropped;
 };
@@ -97,6 +99,8 @@ bool vnet_limited(const struct vnet *d);
 void vnet_announce(struct vnet *d);
 /* The driver looks at it; any thread. */
 void vnet_announce_seen(struct vnet *d);
+/* It goes on: what fell due meanwhile comes soon. Main. */
+void vnet_announce_resume(struct vnet *d);
 int vnet_announce_adopt(struct vnet *d, struct err *e);
 
 /* net_ctrl.c */

@@ -181,10 +181,12 @@ void vnet_on_tap(void *arg, int fd, unsigned int events)
 
 	(void)fd;
 	(void)events;
-	if (p->now == VNET_USER && p->d->v.resumed && virtio_live(&p->d->v))
+	if (p->now == VNET_USER && p->d->v.resumed && virtio_live(&p->d->v)) {
 		rx_some(p);
-	else
+	} else {
 		loop_set_io(p->tap_io, 0);
+		device_wake(p->d->v.dev.m, "network"); /* as virtio_net_watch says */
+	}
 }
 
 /* ---- transmitting ---- */

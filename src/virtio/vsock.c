@@ -183,10 +183,19 @@ static void pump_again(void *arg)
 
 static void vsock_rx_ready(void *arg)
 {
-	pump(arg);
+	struct vsock_dev *vs = arg;
+
+	if (!vs->v.resumed && vsock_mux_waits(vs->mux))
+		device_wake(vs->v.dev.m, "vsock");
+	pump(vs);
 }
 
 static const struct vsock_mux_ops mux_ops = { .rx_ready = vsock_rx_ready };
+
+bool virtio_vsock_waits(const struct device *d)
+{
+	return vsock_mux_waits(((const struct vsock_dev *)d)->mux);
+}
 
 /* ---- transport reset ---- */
 

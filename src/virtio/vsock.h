@@ -28,6 +28,8 @@ extern const struct device_class virtio_vsock_class;
 
 /* The device's muxer: lives as long as the device. */
 struct vsock_mux *virtio_vsock_mux(struct device *d);
+/* Does a host program wait for something that the guest has not taken or answered yet? Main. */
+bool virtio_vsock_waits(const struct device *d);
 
 /*
  * fn is called each time the guest has acknowledged a transport reset: its sockets of before are

@@ -19,10 +19,12 @@
 #include "kvm/kvm.h"
 #include "mem/gmem.h"
 #include "pci/pci.h"
+#include "virtio/balloon.h"
 #include "virtio/blk.h"
 #include "virtio/net.h"
 #include "virtio/rng.h"
 #include "virtio/vsock.h"
+#include "vm/hint.h"
 #include "vm/vm_private.h"
 
 static int add(struct vm *vm, const struct device_class *cls, const char *id, const void *cfg,
@@ -126,6 +128,15 @@ static int add_virtio(struct vm *vm, struct err *e)
 		if (!ret)
 			agent_on_reconciled(vm->agent, vm_connect_nics, vm);
 	}
+	/* the last: a machine without one has the same numbers and addresses for the others */
+	if (!ret && vm->cfg.has_balloon) {
+		struct virtio_balloon_cfg balloon = { .deflate_on_oom = vm->cfg.balloon_oom,
+						      .stats = 1,
+						      .reporting = 1,
+						      .hinting = 1 };
+
+		ret = add(vm, &virtio_balloon_class, VM_BALLOON_ID, &balloon, NULL, e);
+	}
 	return ret;
 }
 
@@ -154,6 +165,8 @@ int vm_build(struct vm *vm, struct err *e)
 
 void vm_unbuild(struct vm *vm)
 {
+	hint_break_off(vm, "the VM has ended");
+	squeeze_run_fini(vm);
 	if (vm->agent)
 		agent_destroy(vm->agent);
 	vm->agent = NULL;
@@ -185,13 +198,21 @@ void vm_unbuild(struct vm *vm)
 
 int vm_open_kvm(struct vm *vm, struct err *e)
 {
-	struct gmem_region r[GMEM_MAX_REGIONS];
-	size_t n = gmem_regions(vm->m.mem, r);
 	int ret = kvm_create(vm->kvm_fd, &vm->m.kvm, e);
 
+	return ret ? ret : vm_set_slots(vm, VM_SLOTS, e);
+}
+
+int vm_set_slots(struct vm *vm, enum vm_slots how, struct err *e)
+{
+	struct gmem_region r[GMEM_MAX_REGIONS];
+	size_t n = gmem_regions(vm->m.mem, r);
+	int ret = 0;
+
 	for (size_t i = 0; i < n && !ret; i++)
-		ret = kvm_set_memory(vm->m.kvm, (unsigned int)i, r[i].gpa, r[i].size_bytes,
-				     r[i].hva, false, e);
+		ret = kvm_set_memory(vm->m.kvm, (unsigned int)i, r[i].gpa,
+				     how == VM_SLOTS_NONE ? 0 : r[i].size_bytes, r[i].hva,
+				     how == VM_SLOTS_LOGGED, e);
 	return ret;
 }
 
@@ -216,6 +237,12 @@ int vm_adopt_all(struct vm *vm, const struct identity *id, struct err *e)
 	}
 	if (vm->agent) {
 		int ret = agent_adopt(vm->agent, e);
+
+		if (ret)
+			return ret;
+	}
+	if (vm->cfg.has_balloon) {
+		int ret = squeeze_run_adopt(vm, e);
 
 		if (ret)
 			return ret;

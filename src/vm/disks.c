@@ -12,6 +12,7 @@
 #include "block/source.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
+#include "vm/park.h"
 #include "vm/vm_private.h"
 
 /* Moves a granted file to the name under which its device will look for it. */
@@ -185,9 +186,14 @@ int vm_add_disk(struct vm *vm, const struct vm_disk *k, struct err *e)
 static int begin_change(struct vm *vm, const char *id, struct disk_cfg **d, struct device **dev,
 			struct err *e)
 {
+	int ret;
+
 	*d = find_disk(vm, id);
 	if (!*d)
 		return err_set(e, ENOENT, "there is no disk '%s'", id);
+	ret = vm_unpark(vm, "disk", e);
+	if (ret)
+		return ret;
 	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
 		return err_set(e, EINVAL, "disk '%s': only of a VM that runs or is paused", id);
 	*dev = vm_find_device(vm, "virtio-blk", id);

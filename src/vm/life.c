@@ -19,6 +19,8 @@
 #include "event/loop.h"
 #include "kvm/kvm.h"
 #include "mem/gmem.h"
+#include "vm/hint.h"
+#include "vm/park.h"
 #include "vm/vm_private.h"
 #include "x86/acpi.h"
 #include "x86/boot.h"
@@ -28,6 +30,7 @@ int vm_stop_world(struct vm *vm, struct err *e)
 	struct device *d, *undo;
 	int ret;
 
+	hint_break_off(vm, "the VM was to stand still for something else");
 	pthread_mutex_unlock(&vm->lock);
 	ret = barrier_pause(vm->m.barrier, VM_PAUSE_TIMEOUT_MS, e);
 	pthread_mutex_lock(&vm->lock);
@@ -78,6 +81,8 @@ int vm_pause(struct vm *vm, struct err *e)
 
 	if (vm->state == VM_PAUSED)
 		return 0;
+	if (vm->state == VM_PARKED)
+		return park_back(vm, "request", e);
 	if (vm->state != VM_RUNNING)
 		return err_set(e, EINVAL, "pause: the VM is not running");
 	ret = vm_stop_world(vm, e);
@@ -154,6 +159,8 @@ int vm_resume(struct vm *vm, struct err *e)
 
 	if (vm->state == VM_RUNNING)
 		return 0;
+	if (vm->state == VM_PARKED)
+		return vm_unpark(vm, "request", e);
 	if (vm->state != VM_PAUSED)
 		return err_set(e, EINVAL, "resume: the VM is not paused");
 	/* loaded or forked, and never run in this process yet */
@@ -224,13 +231,17 @@ int vm_start(struct vm *vm, struct err *e)
 	ret = vm_build(vm, e);
 	if (ret)
 		return err_wrap(e, ret, "start");
-	ret = vm_open_kvm(vm, e);
+	ret = vm_merge(vm, e);
+	if (!ret)
+		ret = vm_open_kvm(vm, e);
 	if (!ret)
 		ret = load_guest(vm, e);
 	if (!ret)
 		ret = vm_prepare_all(vm, e);
 	if (!ret)
 		ret = vm_adopt_all(vm, &vm->id, e);
+	if (!ret)
+		ret = vm_balloon_begin(vm, e);
 	if (!ret)
 		ret = vm_give_identity(vm, AGENT_AGAIN_MS, on_identity, e);
 	if (!ret)

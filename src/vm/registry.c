@@ -13,14 +13,16 @@
 #include "device/serial.h"
 #include "device/vmgenid.h"
 #include "pci/pci.h"
+#include "virtio/balloon.h"
 #include "virtio/blk.h"
 #include "virtio/net.h"
 #include "virtio/rng.h"
 #include "virtio/vsock.h"
 
 const struct device_class *const device_registry[] = {
-	&dev_irqchip_class, &dev_vcpu_class,   &dev_clock_class,  &power_class,
-	&serial_class,	    &rtc_class,	       &vmgenid_class,	  &pci_host_class,
-	&virtio_blk_class,  &virtio_net_class, &virtio_rng_class, &virtio_vsock_class,
+	&dev_irqchip_class,    &dev_vcpu_class,	  &dev_clock_class,  &power_class,
+	&serial_class,	       &rtc_class,	  &vmgenid_class,    &pci_host_class,
+	&virtio_blk_class,     &virtio_net_class, &virtio_rng_class, &virtio_vsock_class,
+	&virtio_balloon_class,
 };
 const size_t device_registry_len = ARRAY_SIZE(device_registry);

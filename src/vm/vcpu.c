@@ -353,6 +353,18 @@ void vcpu_threads_stop(struct vm *vm)
 	vm->quit = false;
 }
 
+bool vm_vcpu_time(const struct vm *vm, unsigned int i, uint64_t *ns)
+{
+	clockid_t clock;
+
+	/* a thread that has ended waits until it is joined, and is forgotten then */
+	if (i >= VM_MAX_VCPUS || !vm->threads[i] || !vm->threads[i]->started ||
+	    pthread_getcpuclockid(vm->threads[i]->tid, &clock))
+		return false;
+	*ns = time_ns(clock);
+	return true;
+}
+
 void vcpu_threads_forget(struct vm *vm)
 {
 	for (unsigned int i = 0; i < VM_MAX_VCPUS; i++) {

@@ -21,6 +21,7 @@
 #include "event/fdtab.h"
 #include "event/grants.h"
 #include "event/loop.h"
+#include "vm/park.h"
 #include "vm/vm_private.h"
 
 static const struct field disk_cfg_fields[] = {
@@ -44,6 +45,9 @@ static const struct field machine_cfg_fields[] = {
 	F_U8(struct machine_cfg, has_vsock),
 	F_U8(struct machine_cfg, has_entropy),
 	F_U32(struct machine_cfg, guest_cid),
+	F_U8(struct machine_cfg, has_balloon),
+	F_U8(struct machine_cfg, balloon_oom),
+	F_U8(struct machine_cfg, mergeable),
 };
 const struct field_table machine_cfg_table = FIELD_TABLE(struct machine_cfg, machine_cfg_fields);
 
@@ -152,9 +156,11 @@ int vm_create(const char *name, struct vm **out, struct err *e)
 	}
 	pthread_mutex_init(&vm->lock, NULL);
 	vm->kvm_fd = vm->kernel_fd = vm->initrd_fd = vm->seed_ram_fd = vm->child.report_fd = -1;
+	vm->ksm_fd = vm->quota.events = vm->quota.watch = -1;
 	vm->workset.fd = vm->gate[0] = vm->gate[1] = -1;
 	vm->devices_tail = &vm->devices;
 	vm->hooks = &vm_no_hooks;
+	vm->squeeze.cfg = squeeze_defaults;
 	vm->cfg.vcpus = 1;
 	vm->cfg.mem_bytes = MIB(128);
 	snprintf(vm->id.name, sizeof(vm->id.name), "%s", name);
@@ -163,6 +169,7 @@ int vm_create(const char *name, struct vm **out, struct err *e)
 	vm->m.lock = &vm->lock;
 	vm->m.event = vm_event;
 	vm->m.notice = vm_notice;
+	vm->m.wake = park_wake;
 	ret = fdtab_create(&vm->m.fds, e);
 	if (!ret)
 		ret = grants_create(vm->m.fds, &vm->m.grants, e);
@@ -176,15 +183,6 @@ int vm_create(const char *name, struct vm **out, struct err *e)
 	}
 	*out = vm;
 	return 0;
-}
-
-static void close_own(struct vm *vm, int *fd)
-{
-	if (*fd < 0)
-		return;
-	fdtab_del(vm->m.fds, *fd);
-	close(*fd);
-	*fd = -1;
 }
 
 void vm_destroy(struct vm *vm)
@@ -201,12 +199,15 @@ void vm_destroy(struct vm *vm)
 	spares_end(vm);
 	free(vm->workset.pages);
 	vm_snapshot_cancel(vm, "snapshot: the VM is gone");
+	park_end(vm);
 	vm_unbuild(vm);
 	if (vm->m.fds) {
-		close_own(vm, &vm->kvm_fd);
-		close_own(vm, &vm->kernel_fd);
-		close_own(vm, &vm->initrd_fd);
-		close_own(vm, &vm->seed_ram_fd);
+		vm_quota_end(vm);
+		fdtab_close(vm->m.fds, &vm->ksm_fd);
+		fdtab_close(vm->m.fds, &vm->kvm_fd);
+		fdtab_close(vm->m.fds, &vm->kernel_fd);
+		fdtab_close(vm->m.fds, &vm->initrd_fd);
+		fdtab_close(vm->m.fds, &vm->seed_ram_fd);
 	}
 	if (vm->m.loop)
 		loop_destroy(vm->m.loop);
@@ -299,8 +300,8 @@ int vm_set_boot(struct vm *vm, const char *kernel, const char *initrd, const cha
 			return ifd;
 		}
 	}
-	close_own(vm, &vm->kernel_fd);
-	close_own(vm, &vm->initrd_fd);
+	fdtab_close(vm->m.fds, &vm->kernel_fd);
+	fdtab_close(vm->m.fds, &vm->initrd_fd);
 	vm->kernel_fd = kfd;
 	vm->initrd_fd = ifd;
 	snprintf(vm->cmdline, sizeof(vm->cmdline), "%s", cmdline);
@@ -344,6 +345,10 @@ int vm_set_identity(struct vm *vm, const struct identity *id, struct err *e)
 
 int vm_power_button(struct vm *vm, struct err *e)
 {
+	int ret = vm_unpark(vm, "power-button", e);
+
+	if (ret)
+		return ret;
 	if (vm->state != VM_RUNNING)
 		return err_set(e, EINVAL, "the power button needs a running VM");
 	power_button_press(vm->power_dev);
@@ -359,6 +364,7 @@ void vm_end(struct vm *vm, enum vm_end how, const char *detail)
 	vm->state = VM_ENDED;
 	fork_child_ended(vm, vm->end_detail);
 	vm_snapshot_cancel(vm, "snapshot: the VM ended while it was being written");
+	park_end(vm);
 	vm->hooks->ended(vm->hooks_arg, how, vm->end_detail);
 	loop_stop(vm->m.loop);
 }
@@ -367,6 +373,7 @@ void vm_stats(struct vm *vm, struct vm_stats *out)
 {
 	*out = vm->stats;
 	out->uptime_ns = vm->started_ns ? time_mono_ns() - vm->started_ns : 0;
+	out->parked_bytes = vm_parked_bytes(vm);
 	out->exits_total = out->exits_mmio = out->exits_pio = 0;
 	for (unsigned int i = 0; i < VM_MAX_VCPUS && vm->threads[i]; i++) {
 		out->exits_total += vm->threads[i]->exits;

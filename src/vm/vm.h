@@ -27,6 +27,7 @@ enum vm_state {
 	VM_CONFIGURING, /* "Not started" */
 	VM_RUNNING,	/* "Running" */
 	VM_PAUSED,	/* "Paused" */
+	VM_PARKED,	/* "Parked": paused, its memory in a file or on its way (vm/park.h) */
 	VM_SEED,	/* "Seed": loaded, never resumed */
 	VM_ENDED,
 };
@@ -55,6 +56,7 @@ const struct identity *vm_identity(const struct vm *vm);
 int vm_set_machine(struct vm *vm, unsigned int vcpus, uint64_t mem_bytes, struct err *e);
 unsigned int vm_vcpus(const struct vm *vm);
 uint64_t vm_mem_bytes(const struct vm *vm);
+bool vm_mergeable(const struct vm *vm); /* by KSM: "ksm" was granted */
 /* Takes the granted descriptors by these names; initrd NULL for none. */
 int vm_set_boot(struct vm *vm, const char *kernel, const char *initrd, const char *cmdline,
 		struct err *e);
@@ -112,6 +114,33 @@ int vm_set_nic_rate(struct vm *vm, const char *id, const struct virtio_net_rate 
 bool vm_nic_view(struct vm *vm, unsigned int i, const char **id, struct virtio_net_view *out);
 int vm_set_vsock(struct vm *vm, uint32_t guest_cid, struct err *e);
 int vm_set_entropy(struct vm *vm, struct err *e);
+struct virtio_balloon_view; /* virtio/balloon.h */
+struct vm_balloon {
+	bool deflate_on_oom;
+	uint64_t target_bytes; /* in whole pages; beyond RAM: vm_start fails with -EINVAL */
+	uint32_t stats_ms;     /* how often the guest is asked for its statistics; 0: never */
+};
+/* Gives it a balloon: its last device, so that all others are what they are without one. */
+int vm_set_balloon(struct vm *vm, const struct vm_balloon *b, struct err *e);
+/* What follows, -ENOENT: it has none. */
+
+/* As it is now. */
+int vm_get_balloon(struct vm *vm, struct vm_balloon *out, struct err *e);
+/* All zero but for the target before the start. */
+int vm_balloon_view(struct vm *vm, struct virtio_balloon_view *out, bool *hinting, struct err *e);
+/* As virtio_balloon_*, of a VM that runs. -EAGAIN: it does not (its guest would do nothing);
+ * -ENOTCONN: its guest has no driver for it yet. */
+int vm_balloon_set_target(struct vm *vm, uint64_t bytes, struct err *e);
+int vm_balloon_poll_stats(struct vm *vm, uint32_t period_ms, struct err *e);
+/* -EBUSY also: a snapshot is being written, or its working set is recorded. */
+int vm_balloon_hint(struct vm *vm, struct err *e);
+struct squeeze; /* vm/squeeze.h */
+struct squeeze_cfg;
+/* Whether a policy looks after its balloon, and how; at any time, also of a seed, for its forks.
+ * -ENOENT: it has no balloon to be looked after; -EINVAL: a threshold is beyond its limits. */
+int vm_set_policy(struct vm *vm, bool on, const struct squeeze_cfg *cfg, struct err *e);
+/* Is it on? How it is set, and how it stands. */
+bool vm_policy(const struct vm *vm, struct squeeze_cfg *cfg, struct squeeze *s);
 /* hostname, machine-id and so on of this machine at its first boot. Default: from the name. */
 int vm_set_identity(struct vm *vm, const struct identity *id, struct err *e);
 
@@ -135,9 +164,10 @@ void vm_end(struct vm *vm, enum vm_end how, const char *detail);
 
 /* Who a child is to be. */
 struct vm_child_spec {
-	struct identity id; /* names; the rest is drawn in the child, "renew" set */
-	uint32_t uid, gid;  /* 0: keep the parent's */
-	bool paused;	    /* stays paused after adopt */
+	struct identity id;   /* names; the rest is drawn in the child, "renew" set */
+	uint32_t uid, gid;    /* 0: keep the parent's */
+	bool paused;	      /* stays paused after adopt */
+	uint64_t quota_bytes; /* of memory: vm/quota.h; 0: none */
 };
 
 /* ---- statistics ---- */
@@ -151,8 +181,12 @@ struct vm_stats {
 	uint64_t forked_ns, adopted_ns, entered_ns, first_exit_ns,
 		ready_ns; /* as in vm_child_result */
 	uint64_t fork_depth;
+	uint64_t parked_bytes; /* of RAM, in a file now (vm/park.h) */
 };
 void vm_stats(struct vm *vm, struct vm_stats *out);
+/* Processor time of a vCPU's thread since it was made, from 0 on; false: there are no more, or none
+ * yet. */
+bool vm_vcpu_time(const struct vm *vm, unsigned int i, uint64_t *ns);
 /* What the owner should know: the last NOTICES_MAX, oldest first, as vm/notices.h has them. i from
  * 0 on; NULL: there are no more. Borrowed until something else happens. */
 struct notice;

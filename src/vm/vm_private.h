@@ -14,13 +14,17 @@
 #include "virtio/blk.h"
 #include "virtio/net.h"
 #include "vm/notices.h"
+#include "vm/squeeze_run.h"
+#include "vm/quota.h"
 #include "vm/vm.h"
 
 #define VM_PAUSE_TIMEOUT_MS 10000
 #define VM_MAX_VCPUS 64
 
+struct hint;
 struct kvm_vcpu;
 struct map_range;
+struct park;
 struct loop_io;
 struct loop_timer;
 
@@ -51,8 +55,11 @@ struct machine_cfg {
 	struct nic_cfg nics[NICS_MAX];
 	uint8_t has_vsock, has_entropy;
 	uint32_t guest_cid;
+	uint8_t has_balloon,
+		balloon_oom; /* balloon_oom: its driver deflates before its OOM killer */
+	uint8_t mergeable;   /* KSM may merge its pages with others' */
 };
-#define MACHINE_CFG_VERSION 3u
+#define MACHINE_CFG_VERSION 4u
 extern const struct field_table machine_cfg_table;
 /* ---- vm/disks.c ---- */
 
@@ -62,6 +69,12 @@ int vm_disks_can_fork(const struct vm *vm, struct err *e);
 /* -ENOTSUP when a disk is, or before the fork was, written in place: the file will change, or be
  * gone. */
 int vm_disks_can_be_saved(const struct vm *vm, struct err *e);
+
+/* ---- vm/balloon.c ---- */
+
+#define VM_BALLOON_ID "balloon"
+/* At the first start: what it was configured to begin with. */
+int vm_balloon_begin(struct vm *vm, struct err *e);
 
 /* ---- vm/nics.c ---- */
 
@@ -143,6 +156,7 @@ struct vm {
 	struct machine_cfg cfg;
 	struct virtio_blk_rate rate[VM_MAX_DISKS]; /* what disks begin with, by cfg.disks */
 	struct virtio_net_rate nic_rate[NICS_MAX]; /* NICs, by cfg.nics */
+	struct vm_balloon balloon;		   /* what it begins with */
 	int kvm_fd, kernel_fd, initrd_fd;
 	int seed_ram_fd; /* a seed's, while huge pages are made of it; else -1 */
 	char cmdline[VM_CMDLINE_MAX];
@@ -158,6 +172,9 @@ struct vm {
 	uint32_t know_ms;
 	struct vm_stats stats;
 	struct notices notices;
+	struct squeeze_run squeeze;
+	struct vm_quota quota;
+	int ksm_fd; /* our share of a trust domain, or -1 */
 	uint64_t started_ns;
 	const struct vm_hooks *hooks;
 	void *hooks_arg;
@@ -172,6 +189,8 @@ struct vm {
 	int gate[2]; /* a pipe that the children of one fork wait at, or -1 (fork/spawn.h) */
 	struct frozen_op *frozen; /* the snapshot that is being written, or NULL */
 	uint64_t snapshots;	  /* begun by this process */
+	struct park *park;	  /* vm/park.c; NULL: not parked */
+	struct hint *hint;	  /* vm/hint.c; NULL: no round of hinting */
 	bool snapshot_done;
 	uint64_t last_snapshot_number;
 	struct vm_snapshot_result last_snapshot; /* when snapshot_done */
@@ -198,6 +217,10 @@ int vm_build(struct vm *vm, struct err *e);
 void vm_unbuild(struct vm *vm);
 /* The kernel side of RAM: a fresh KVM VM with its memory slots. */
 int vm_open_kvm(struct vm *vm, struct err *e);
+/* How KVM sees RAM: not at all (no vCPU may run then), or with a log of what vCPUs write to. After
+ * a failure some slots are so and some are not. */
+enum vm_slots { VM_SLOTS_NONE, VM_SLOTS, VM_SLOTS_LOGGED };
+int vm_set_slots(struct vm *vm, enum vm_slots how, struct err *e);
 /* prepare of every device: it need not know yet who the VM is. */
 int vm_prepare_all(struct vm *vm, struct err *e);
 /* adopt of every (prepared) device, then interrupt routes. */
@@ -217,6 +240,21 @@ int vm_go(struct vm *vm, struct err *e);
  * and gets the user data that was granted as "userdata". Uses up id's entropy. done(vm) as in
  * agent_set_identity. -EFBIG, -EOPNOTSUPP: of the user data. */
 int vm_give_identity(struct vm *vm, uint32_t timeout_ms, agent_done_fn done, struct err *e);
+
+/* ---- vm/park.c ---- */
+
+/* struct machine's wake. */
+void park_wake(struct machine *m, const char *why);
+/* vm_unpark, but that the VM is paused then. */
+int park_back(struct vm *vm, const char *why, struct err *e);
+/* The VM has ended; whoever waits for its parking hears of it. No-op without. */
+void park_end(struct vm *vm);
+
+/* ---- vm/merge.c ---- */
+
+/* RAM is there: KSM may look at it if "ksm" was granted, and may not otherwise (any more). */
+int vm_merge(struct vm *vm, struct err *e);
+
 /* ---- vm/vcpu.c ---- */
 
 /* Threads for all vCPUs. While the barrier is paused they only jail themselves and park. */

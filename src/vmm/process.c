@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <jansson.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -302,6 +303,21 @@ static void answer(int sock, const struct err *e)
 	json_decref(msg);
 }
 
+/*
+ * One heap for all threads. Others than main allocate little, and an arena for each would be pages
+ * that every fork copies; and libc, once it has eight, asks for the processors to know how many it
+ * may have, which a vCPU thread's filter forbids. A packet's buffer and more is not of the heap,
+ * always: what is freed there stays with the process, and libc would come to prefer that. Nothing
+ * is kept at the heap's end for later: a fork would keep its copy of it.
+ */
+static void one_heap(void)
+{
+	mallopt(M_ARENA_MAX, 1);
+	mallopt(M_MMAP_THRESHOLD, 64 * 1024);
+	mallopt(M_TRIM_THRESHOLD, 32 * 1024);
+	mallopt(M_TOP_PAD, 0);
+}
+
 int vm_process_main(int argc, char **argv)
 {
 	struct process p = { .exit_fd = -1 };
@@ -316,6 +332,7 @@ int vm_process_main(int argc, char **argv)
 	}
 	set_signals();
 	raise_limits();
+	one_heap();
 	fd_set_cloexec((int)sock, true);
 	ret = start((int)sock, &p, &e);
 	answer((int)sock, ret ? &e : NULL);

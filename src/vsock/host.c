@@ -222,6 +222,7 @@ int vsock_mux_connect(struct vsock_mux *m, uint32_t port, int *fd, struct err *e
 		return err_set(e, EMFILE, "vsock: %u connections are the limit", VSOCK_MAX_CONNS);
 	}
 	request(s, port);
+	mux_expire(s, EXPIRE_CONNECT); /* also of a guest that never takes the REQUEST */
 	*fd = p[1];
 	mux_wake(m);
 	return 0;

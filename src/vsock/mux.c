@@ -127,6 +127,16 @@ void mux_expire(struct stream *s, unsigned int which)
 	mux_arm(m);
 }
 
+/* A caller in this process has a clock of its own, which may be longer than ours: its guest may be
+ * one of more than the host can run. It waits on while it is there. */
+static void expired(struct stream *s)
+{
+	if (s->state == ST_REQUESTED && !s->external && !stream_hung_up(s))
+		mux_expire(s, EXPIRE_CONNECT);
+	else
+		stream_kill(s);
+}
+
 static void on_timer(void *arg)
 {
 	struct vsock_mux *m = arg;
@@ -137,7 +147,7 @@ static void on_timer(void *arg)
 	mux_settle(m);
 	for (unsigned int i = EXPIRE_LINE; i < NR_EXPIRE; i++)
 		while ((s = TAILQ_FIRST(&m->expire[i])) && s->deadline_ns <= now)
-			stream_kill(s);
+			expired(s);
 	if (m->accept_ns && m->accept_ns <= now)
 		m->accept_ns = 0;
 	host_accepting(m);
@@ -398,6 +408,18 @@ bool vsock_mux_next(struct vsock_mux *m, struct vsock_hdr *hdr, const void **dat
 bool vsock_mux_pending(const struct vsock_mux *m)
 {
 	return m->up && !m->held && (m->rst_len || !TAILQ_EMPTY(&m->ready));
+}
+
+bool vsock_mux_waits(const struct vsock_mux *m)
+{
+	const struct stream *s;
+
+	if (!m->up || m->held || m->reset_wanted)
+		return false;
+	for (s = TAILQ_FIRST(&m->streams); s; s = TAILQ_NEXT(s, all))
+		if (stream_waits(s))
+			return true;
+	return false;
 }
 
 void vsock_mux_hold(struct vsock_mux *m, bool hold)

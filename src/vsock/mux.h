@@ -139,6 +139,10 @@ bool stream_emit(struct stream *s, struct vsock_hdr *hdr, const void **data, uin
 void stream_from_guest(struct stream *s, const struct vsock_hdr *hdr, const void *data);
 /* What the header says of the guest's buffer. */
 void stream_credit(struct stream *s, const struct vsock_hdr *hdr);
+/* The program at the host's end of it is gone. */
+bool stream_hung_up(const struct stream *s);
+/* A host program waits for the guest, and the guest can do something for it. */
+bool stream_waits(const struct stream *s);
 /* Ends the stream at both sides: RST to the guest if it knows of it. */
 void stream_kill(struct stream *s);
 /* The guest's side has ended: what it sent still goes to the host, then s is freed. */

@@ -109,7 +109,7 @@ static void host_deaf(struct stream *s)
 		host_gone(s);
 }
 
-static bool hung_up(const struct stream *s)
+bool stream_hung_up(const struct stream *s)
 {
 	struct pollfd p = { .fd = s->fd };
 
@@ -128,7 +128,7 @@ static void host_ended(struct stream *s)
 	s->host_eof = true;
 	s->watch_read = false;
 	s->shut_want |= VSOCK_SHUTDOWN_SEND;
-	if (s->host_deaf || hung_up(s))
+	if (s->host_deaf || stream_hung_up(s))
 		host_gone(s);
 	else
 		check_finished(s);
@@ -381,6 +381,21 @@ bool stream_has_work(const struct stream *s)
 		((s->tg_len && credit(s)) || (!s->watch_read && can_read(s))));
 }
 
+bool stream_waits(const struct stream *s)
+{
+	uint8_t byte;
+
+	if (s->state == ST_REQUESTED)
+		return !stream_hung_up(s);
+	if (s->state != ST_OPEN || s->fd < 0)
+		return false;
+	if (shut_due(s) || (s->tg_len && credit(s)))
+		return true;
+	/* it was not watched, so nobody has seen yet whether there is more */
+	return !s->watch_read && can_read(s) && !stream_hung_up(s) &&
+	       recv(s->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
+}
+
 static bool packet(struct stream *s, struct vsock_hdr *hdr, enum vsock_op op, uint32_t len,
 		   uint32_t flags)
 {
@@ -448,7 +463,7 @@ bool stream_emit(struct stream *s, struct vsock_hdr *hdr, const void **data, uin
 /* Before the guest answered, the socket is watched only for a host program that gave up. */
 static void io_requested(struct stream *s)
 {
-	if (hung_up(s)) {
+	if (stream_hung_up(s)) {
 		stream_kill(s);
 		return;
 	}

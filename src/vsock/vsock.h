@@ -33,7 +33,8 @@
 /* The CONNECT line with its newline, and the time until it is complete. */
 #define VSOCK_LINE_MAX 32
 #define VSOCK_LINE_MS 2000
-/* From our REQUEST to the guest's answer: generous, as a guest may be paused. */
+/* From our REQUEST to the guest's answer: generous, as a guest may be paused. A caller of
+ * vsock_mux_connect is waited for as long as it holds its end. */
 #define VSOCK_CONNECT_MS 60000
 /* From our SHUTDOWN of both directions to the guest's RST; then we send RST. */
 #define VSOCK_CLOSE_MS 8000
@@ -119,6 +120,9 @@ bool vsock_mux_can_take(const struct vsock_mux *m);
 bool vsock_mux_next(struct vsock_mux *m, struct vsock_hdr *hdr, const void **data, uint32_t max);
 /* false: vsock_mux_next would return false. */
 bool vsock_mux_pending(const struct vsock_mux *m);
+/* Is there something for the guest that a host program waits for: a connection, bytes, their end?
+ * Not what only tidies up (RST, the SHUTDOWN of what both have left, credit): that can wait. */
+bool vsock_mux_waits(const struct vsock_mux *m);
 /* Nothing is given to the guest while held (until it acknowledged a transport reset). */
 void vsock_mux_hold(struct vsock_mux *m, bool hold);
 

@@ -77,7 +77,8 @@ int conf_listener(void);
 
 /* rows.c, row_*.c */
 extern const struct conf_row conf_row_pci_host, conf_row_rng, conf_row_power, conf_row_serial,
-	conf_row_rtc, conf_row_vmgenid, conf_row_blk, conf_row_blk_ro, conf_row_vsock, conf_row_net;
+	conf_row_rtc, conf_row_vmgenid, conf_row_blk, conf_row_blk_ro, conf_row_vsock, conf_row_net,
+	conf_row_balloon;
 /* row_kernel.c: not with kvm_model.h */
 extern const struct conf_row conf_row_vcpu, conf_row_irqchip, conf_row_clock;
 

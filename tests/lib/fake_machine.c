@@ -270,6 +270,23 @@ gpa_t fm_alloc(struct fake_machine *fm, uint64_t n, uint64_t align)
 	return at;
 }
 
+gpa_t fm_page_tables(struct fake_machine *fm)
+{
+	gpa_t t = fm_alloc(fm, 6 * 4096ull, 4096);
+	uint64_t e = (t + 4096) | 3;
+
+	gmem_write(fm->m.mem, t, &e, 8);
+	for (uint64_t i = 0; i < 4; i++) {
+		e = (t + 8192 + 4096 * i) | 3;
+		gmem_write(fm->m.mem, t + 4096 + 8 * i, &e, 8);
+	}
+	for (uint64_t i = 0; i < 2048; i++) {
+		e = i << 21 | 0x83;
+		gmem_write(fm->m.mem, t + 8192 + 8 * i, &e, 8);
+	}
+	return t;
+}
+
 void fm_spin(struct fake_machine *fm)
 {
 	/* a few rounds: a callback may make another due */

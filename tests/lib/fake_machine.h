@@ -78,6 +78,8 @@ static inline uint64_t fm_ecam(unsigned int slot, unsigned int reg)
 
 /* Guest RAM that nothing else uses, zeroed at start. */
 gpa_t fm_alloc(struct fake_machine *fm, uint64_t n, uint64_t align);
+/* Page tables of the first 4 GiB, identity, in 2 MiB pages: for a vCPU's cr3. */
+gpa_t fm_page_tables(struct fake_machine *fm);
 
 /* Runs what is due in the event loop; does not wait. */
 void fm_spin(struct fake_machine *fm);

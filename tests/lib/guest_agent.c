@@ -66,22 +66,30 @@ static void hide_power(const char *poweroff)
 	close(fd);
 }
 
-static volatile sig_atomic_t init_signal;
+static int told = -1; /* the pipe's end to write to, in process 1 */
 
+/*
+ * Said from the handler itself, to a pipe: a process 1 that had to come back from somewhere first,
+ * or to make a file on a busy disk, might be killed before it said anything.
+ */
 static void on_init_signal(int sig)
 {
-	init_signal = sig;
+	const uint8_t byte = (uint8_t)sig;
+	int saved = errno;
+	ssize_t n = write(told, &byte, 1);
+
+	(void)n;
+	errno = saved;
 }
 
-/* Process 1 of the namespace: writes down the signal that tells an init to shut down. */
+/* Process 1 of the namespace: passes on the signal that tells an init to shut down. */
 __attribute__((noreturn)) static void ns_init(const struct guest *g, bool shutdown,
 					      const char *poweroff, void (*prepare)(void),
 					      const char *binary)
 {
-	const struct sigaction act = { .sa_handler = on_init_signal }; /* and waitpid returns */
+	const struct sigaction act = { .sa_handler = on_init_signal, .sa_flags = SA_RESTART };
 	char listen[128], note[128];
 	pid_t agent;
-	FILE *f;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	must(!mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 10);
@@ -104,18 +112,12 @@ __attribute__((noreturn)) static void ns_init(const struct guest *g, bool shutdo
 		      shutdown ? "--shutdown" : "--no-shutdown", (char *)NULL);
 		_exit(17);
 	}
-	snprintf(note, sizeof(note), "%s/init-signal", g->dir);
 	for (;;) {
 		int status;
 		pid_t pid = waitpid(-1, &status, 0);
 
 		if (pid == agent)
 			_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 100 + WTERMSIG(status));
-		if (init_signal && (f = fopen(note, "we"))) {
-			fprintf(f, "%d", init_signal);
-			fclose(f);
-			init_signal = 0;
-		}
 	}
 }
 
@@ -137,7 +139,7 @@ void guest_start_with(struct guest *g, bool shutdown, const char *poweroff, void
 {
 	const char *binary = getenv("CLONE_AGENT");
 	char full[4096];
-	int status, fd = -1;
+	int status, fd = -1, ends[2];
 
 	strcpy(g->dir, "/tmp/clone-agent-XXXXXX");
 	assert_non_null(mkdtemp(g->dir));
@@ -146,6 +148,9 @@ void guest_start_with(struct guest *g, bool shutdown, const char *poweroff, void
 	snprintf(g->root, sizeof(g->root), "%s/root", g->dir);
 	assert_int_equal(mkdir(g->root, 0755), 0);
 	assert_non_null(realpath(binary ? binary : "build/guest/clone-agent", full));
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	g->asked = ends[0];
+	told = ends[1];
 	/* fork(2), whose child is process 1 of its namespaces; libc has no other way to say so. */
 	g->ns = (pid_t)syscall(SYS_clone,
 			       SIGCHLD | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWNET,
@@ -153,6 +158,7 @@ void guest_start_with(struct guest *g, bool shutdown, const char *poweroff, void
 	assert_true(g->ns >= 0);
 	if (!g->ns)
 		ns_init(g, shutdown, poweroff, prepare, full);
+	close(told);
 	for (int i = 0; !try_connect(g->sock, &fd); i++) {
 		if (waitpid(g->ns, &status, WNOHANG) == g->ns)
 			fail_msg("the agent's namespace did not come up: status %x", status);
@@ -165,6 +171,16 @@ void guest_start_with(struct guest *g, bool shutdown, const char *poweroff, void
 void guest_start(struct guest *g, bool shutdown, const char *poweroff)
 {
 	guest_start_with(g, shutdown, poweroff, NULL);
+}
+
+int guest_asked(struct guest *g)
+{
+	struct pollfd p = { .fd = g->asked, .events = POLLIN };
+	uint8_t sig = 0;
+
+	assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
+	assert_int_equal(read(g->asked, &sig, 1), 1);
+	return sig;
 }
 
 int guest_wait(struct guest *g)
@@ -185,8 +201,24 @@ void guest_stop(struct guest *g)
 		waitpid(g->ns, NULL, 0);
 	}
 	g->ns = 0;
+	close(g->asked);
 	snprintf(cmd, sizeof(cmd), "rm -rf %s", g->dir);
 	assert_int_equal(system(cmd), 0);
+}
+
+int guest_setup(void **state)
+{
+	static struct guest g;
+
+	guest_start(&g, false, NULL);
+	*state = &g;
+	return 0;
+}
+
+int guest_teardown(void **state)
+{
+	guest_stop(*state);
+	return 0;
 }
 
 void guest_write(struct guest *g, const char *path, const void *data, size_t n, mode_t mode)

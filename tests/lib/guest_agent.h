@@ -16,7 +16,8 @@
 #include "guest/proto.h"
 
 struct guest {
-	pid_t ns; /* process 1 of the namespaces, the agent's parent */
+	pid_t ns;  /* process 1 of the namespaces, the agent's parent */
+	int asked; /* a pipe: the signals (one byte each) that told process 1 to shut down */
 	char dir[64], sock[96], root[96];
 };
 
@@ -29,6 +30,11 @@ void guest_start(struct guest *g, bool shutdown, const char *poweroff);
 void guest_start_with(struct guest *g, bool shutdown, const char *poweroff, void (*prepare)(void));
 /* Kills everything in the namespaces and removes the directory. */
 void guest_stop(struct guest *g);
+/* cmocka's, before and after: *state is one that may not shut down. */
+int guest_setup(void **state);
+int guest_teardown(void **state);
+/* Waits until process 1 is told to shut down; returns the signal that said so. */
+int guest_asked(struct guest *g);
 /* Waits for the end of process 1; returns its wait status. guest_stop is still needed. */
 int guest_wait(struct guest *g);
 

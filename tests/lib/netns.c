@@ -26,6 +26,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/time.h"
 #include "base/util.h"
 #include "control/json.h"
 #include "network/private.h"
@@ -74,18 +75,40 @@ static char *command(pid_t pid, const char *fmt, va_list ap)
 	return pid ? all : take_ptr(cmd);
 }
 
+static int run(const char *cmd)
+{
+	int status = system(cmd);
+
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
 int netns_run(pid_t pid, const char *fmt, ...)
 {
 	cleanup_free char *cmd = NULL;
 	va_list ap;
-	int status;
 
 	va_start(ap, fmt);
 	cmd = command(pid, fmt, ap);
 	va_end(ap);
-	status = system(cmd);
-	assert_true(WIFEXITED(status));
-	return WEXITSTATUS(status);
+	return run(cmd);
+}
+
+bool netns_until(pid_t pid, const char *fmt, ...)
+{
+	uint64_t until = time_mono_ns() + 60 * NS_PER_SEC;
+	cleanup_free char *cmd = NULL;
+	va_list ap;
+
+	va_start(ap, fmt);
+	cmd = command(pid, fmt, ap);
+	va_end(ap);
+	while (run(cmd)) {
+		if (time_mono_ns() > until)
+			return false;
+		usleep(20000);
+	}
+	return true;
 }
 
 char *netns_out(pid_t pid, const char *fmt, ...)

@@ -24,6 +24,8 @@ char *netns_state(void);
 /* Exit code of a shell command in pid's namespace (0: ours); a second is as long as it may take
  * unless it says otherwise (timeout N). */
 int netns_run(pid_t pid, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Runs it again and again until it succeeds; false if it has not for a minute. */
+bool netns_until(pid_t pid, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Its output, without the last newline; it must succeed. Free it. */
 char *netns_out(pid_t pid, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Starts a command that goes on (a server); ended by netns_kill. */

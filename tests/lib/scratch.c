@@ -36,6 +36,19 @@ void scratch_remove(char *dir)
 	free(dir);
 }
 
+int scratch_state_setup(void **state)
+{
+	*state = scratch_make();
+	setenv("CLONE_STATE_DIR", *state, 1);
+	return 0;
+}
+
+int scratch_state_teardown(void **state)
+{
+	scratch_remove(*state);
+	return 0;
+}
+
 const char *scratch_path(const char *dir, const char *name)
 {
 	static char buf[8][PATH_MAX];

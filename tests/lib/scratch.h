@@ -13,6 +13,10 @@ char *scratch_make(void);
 /* Removes it with all that is in it, and frees the path. */
 void scratch_remove(char *dir);
 
+/* cmocka's, before and after: *state is one that is $CLONE_STATE_DIR. */
+int scratch_state_setup(void **state);
+int scratch_state_teardown(void **state);
+
 /* dir/name; valid until the eighth call after. */
 const char *scratch_path(const char *dir, const char *name);
 

@@ -61,6 +61,22 @@ int tiny_kernel_counter(void)
 	return tiny_kernel_code(code, sizeof(code));
 }
 
+int tiny_kernel_large(void)
+{
+	static const uint8_t code[] = {
+		0x48, 0xc7,	 0xc7, 0x00, 0x00, 0x00, 0x04, /* mov $TINY_LARGE_GPA, %rdi */
+		0x48, 0xc7,	 0xc0, 0x78, 0x56, 0x34, 0x12, /* mov $TINY_LARGE_WORD, %rax */
+		0xb9, 0x00,	 0x00, 0x20, 0x00,	       /* mov $TINY_LARGE_BYTES / 8, %ecx */
+		0xf3, 0x48,	 0xab,			       /* rep stosq */
+		0x48, 0xc7,	 0xc3, 0x00, 0x00, 0x00, 0x02, /* mov $TINY_COUNTER_GPA, %rbx */
+		0x48, 0xff,	 0x03,			       /* again: incq (%rbx) */
+		0xe6, TINY_PORT,			       /* out %al, $TINY_PORT */
+		0xeb, 0xf9,				       /* jmp again */
+	};
+
+	return tiny_kernel_code(code, sizeof(code));
+}
+
 int tiny_add_disk(struct vm *vm, struct err *e)
 {
 	static const struct vm_disk_file file = { .path = "base" };

@@ -20,6 +20,12 @@ int tiny_kernel_code(const void *code, size_t n);
 /* The counting guest. */
 int tiny_kernel_counter(void);
 
+/* A guest with memory to save: fills this much with one word before it counts. */
+#define TINY_LARGE_GPA 0x4000000ull
+#define TINY_LARGE_BYTES (16ull << 20)
+#define TINY_LARGE_WORD 0x12345678ull
+int tiny_kernel_large(void);
+
 /* The disk "root", raw, which was granted as "base". As vm_add_disk. */
 int tiny_add_disk(struct vm *vm, struct err *e);
 

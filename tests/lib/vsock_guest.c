@@ -23,7 +23,7 @@
 #include "event/grants.h"
 #include "tests/lib/vsock_guest.h"
 
-#define PATIENCE_NS (5 * NS_PER_SEC)
+#define PATIENCE_NS (60 * NS_PER_SEC)
 #define RX_BYTES (VSOCK_HDR_BYTES + VG_RX_DATA)
 
 static struct sockaddr_un address(const char *path)

@@ -49,7 +49,7 @@ void vg_say(struct vg *g, enum vsock_op op, uint32_t host_port, uint32_t guest_p
 void vg_post(struct vg *g, enum vsock_op op, uint32_t host_port, uint32_t guest_port);
 /* The next packet for the guest; its buffer is given back. false: there is none within wait_ns. */
 bool vg_take(struct vg *g, uint64_t wait_ns, struct vsock_hdr *h, uint8_t data[VG_RX_DATA]);
-/* The same, within 5 s, and it must be this one: fails the test otherwise. */
+/* The same, within a minute, and it must be this one: fails the test otherwise. */
 void vg_expect(struct vg *g, enum vsock_op op, struct vsock_hdr *h, uint8_t data[VG_RX_DATA]);
 /* No packet and no event, now. */
 bool vg_quiet(struct vg *g);

@@ -23,7 +23,7 @@
 #include "event/loop.h"
 #include "tests/lib/vsock_rig.h"
 
-#define PATIENCE_NS (5 * NS_PER_SEC)
+#define PATIENCE_NS (60 * NS_PER_SEC)
 
 static void rx_ready(void *arg)
 {

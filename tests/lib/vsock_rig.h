@@ -47,7 +47,8 @@ void vr_send(struct vr *r, enum vsock_op op, uint32_t host_port, uint32_t guest_
 	     uint32_t flags, const void *data, uint32_t len);
 /* The guest takes a packet with up to max bytes of data; false: there is none. */
 bool vr_take(struct vr *r, struct vr_pkt *p, uint32_t max);
-/* As vr_take, after running the loop, for up to 5 s; fails the test when none comes or op differs.
+/* As vr_take, after running the loop, for up to a minute; fails the test when none comes or op
+ * differs.
  */
 void vr_expect(struct vr *r, struct vr_pkt *p, enum vsock_op op);
 /* Fails the test when there is a packet. */
@@ -61,7 +62,8 @@ int vr_stream(struct vr *r, uint32_t guest_port, uint32_t *host_port);
 int vr_listen(const char *path);
 /* Reads what is there (running the loop first): byte count, 0 at end of file, -1 nothing there. */
 ssize_t vr_read(struct vr *r, int fd, void *buf, size_t n);
-/* Runs the loop until fd reads end of file (true) or 5 s have passed; what was there goes nowhere.
+/* Runs the loop until fd reads end of file (true) or a minute has passed; what was there goes
+ * nowhere.
  */
 bool vr_closed(struct vr *r, int fd);
 

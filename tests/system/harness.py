@@ -71,6 +71,9 @@ class World:
     def popen(self, *args, **kw):
         return subprocess.Popen([CLONE, *args], env=self.env, **kw)
 
+    def inspect(self, vm):
+        return json.loads(self.must("inspect", vm).out)
+
     def sh(self, vm, script, *opts, **kw):
         """Output of a shell script in a guest, which must succeed."""
         return self.must("exec", *opts, vm, "--", "/bin/sh", "-c", script, **kw).out.strip()

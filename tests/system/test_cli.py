@@ -42,7 +42,7 @@ def test_cli__bad_input_is_one_line_and_leaves_nothing(w):
             (["template", "rm", "nope"], "nope"),
             (["image", "inspect", "nope"], "nope"),
             (["stop", "nope"], "nope"), (["kill", "nope"], "nope"), (["rm", "nope"], "nope"),
-            (["pause", "nope"], "nope"), (["logs", "nope"], "nope"), (["inspect", "nope"], "nope"),
+            (["pause", "nope"], "nope"), (["park", "nope"], "nope"), (["unpark", "nope"], "nope"), (["logs", "nope"], "nope"), (["inspect", "nope"], "nope"),
     ):
         w.refused(*args, says=says)
         nothing_left(w, before)

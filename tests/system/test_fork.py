@@ -112,6 +112,16 @@ def test_fork__ten_are_machines_of_their_own(w):
     w.drop(*vms)
 
 
+def test_fork__its_first_command_reads_nothing_from_the_disk(w):
+    """The template's settling has read a shell for all of them."""
+    w.must("fork", template(w), "--name", "first", "--timeout", "300s")
+    majflt = "read -r l < /proc/self/stat; set -- $l; echo ${12}"
+    same(w.sh("first", majflt), "0", "page faults of the first shell that waited for the disk")
+    w.sh("first", "echo 3 > /proc/sys/vm/drop_caches")
+    check(int(w.sh("first", majflt)) > 0, "the same without page cache: no fault is seen that way")
+    w.drop("first")
+
+
 def test_fork__a_hundred_alive_and_answering_at_once(w):
     t = w.template("slow", warm=[counter(10)])  # a hundred of them work all the time of an emulated host otherwise
     vms = fork(w, t, "cent", 100, "--timeout", "300s")

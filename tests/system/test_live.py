@@ -2,7 +2,6 @@
 """Forks of running machines: under load, nested, many at once, in mid boot, with connections open. Every test
 asserts that the guests go on: counters move, and what they compute is right."""
 import hashlib
-import json
 import re
 import socket
 import subprocess
@@ -62,10 +61,6 @@ def works(w, vm, since=None):
         check(all(b >= s for b, s in zip(before, since)), f"{vm}: {before} after {since}: it began again")
 
 
-def inspect(w, vm):
-    return json.loads(w.must("inspect", vm).out)
-
-
 def state(w, vm):
     return w.names()[vm]["state"]
 
@@ -79,7 +74,7 @@ def test_live__nine_generations_in_a_line(w):
         line += fork(w, line[-1], f"gen-{i}")
         works(w, line[-1], since)
         w.sh(line[-1], f"hostname >> /root/line; [ $(wc -l < /root/line) = {i + 1} ]")
-        same(inspect(w, line[-1])["stats"]["vm"]["fork_depth"], i, "depth")
+        same(w.inspect(line[-1])["stats"]["vm"]["fork_depth"], i, "depth")
     # parents outlive children, children outlive parents
     w.drop(*line[1::2])
     left = line[0::2]
@@ -366,6 +361,14 @@ def test_live__in_the_midst_of_booting(w):
         w.drop(vm, kid)
 
 
+def test_live__one_after_another_while_the_agent_says_hello(w):
+    w.must("run", "-d", "--no-wait", "--name", "greets", "--image", "bb", "--memory", "128M")
+    kids = [fork(w, "greets", f"greets-{i}", 1, "--no-wait")[0] for i in range(10)]
+    for one in ("greets", *kids):
+        same(w.sh(one, "hostname", "--wait", "300s"), one, "hostname")
+    w.drop("greets", *kids)
+
+
 def test_live__a_child_outlives_its_killed_parent(w):
     vm = run(w, "mortal")
     load(w, vm)
@@ -401,6 +404,14 @@ def pairs_go_on(w, vm):
         w.sh(vm, f"a=$(cat /run/pair.{p}); until [ $(cat /run/pair.{p}) -gt $a ]; do sleep 0.1; done")
 
 
+def heaps_beside_the_first(pid):
+    """libc's: 64 MiB each, of which what is not in use has no access."""
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as f:
+        maps = [(*(int(x, 16) for x in line.split()[0].split("-")), line.split()[1]) for line in f]
+    return sum(a[1] == b[0] and b[2] == "---p" and a[2] == "rw-p" and a[0] % (64 << 20) == 0 and b[1] - a[0] == 64 << 20
+               for a, b in zip(maps, maps[1:]))
+
+
 def test_live__sixteen_vcpus_under_load(w):
     vm = run(w, "sixteen", memory="512M", cpus=16)
     load(w, vm)
@@ -418,11 +429,12 @@ def test_live__sixteen_vcpus_under_load(w):
         same(w.sh(one, "nproc; sha256sum < /run/pat").split("\n"), ["16", pat], f"{one}: vCPUs, memory")
         w.sh(one, "for c in $(seq 0 15); do taskset -c $c sh -c 'i=0; while [ $i -lt 200 ]; do i=$((i+1)); done'"
                   " || exit 1; done")
-    stats = inspect(w, vm)
+    stats = w.inspect(vm)
     same((stats["stats"]["vm"]["forks"], stats["stats"]["vm"]["last_forks"]), (2, 1), "forks, forks of the last")
     check(0 < stats["stats"]["vm"]["last_fork_ns"] < stats["stats"]["vm"]["last_pause_ns"],
           f"fork(2) is a part of the pause: {stats['stats']['vm']}")
     check(stats["host_memory"]["page_table_bytes"] > 0, "page tables")
+    same(heaps_beside_the_first(w.pid(vm)), 0, "heaps of threads: each would be copied by each fork")
     w.drop(vm, *kids)
 
 

@@ -20,21 +20,6 @@
 
 #include "tests/lib/guest_agent.h"
 
-static int setup(void **state)
-{
-	static struct guest g;
-
-	guest_start(&g, false, NULL);
-	*state = &g;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	guest_stop(*state);
-	return 0;
-}
-
 static double now_s(void)
 {
 	struct timespec ts;
@@ -486,5 +471,5 @@ int main(void)
 		cmocka_unit_test(test_agent_exec__leaves_no_zombie_and_no_descriptor),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, guest_setup, guest_teardown);
 }

@@ -48,9 +48,10 @@ static const uint8_t none[PROTO_GEN], no_entropy[64];
 struct rig {
 	struct vg g;
 	struct agent *a;
-	unsigned int done, changes;
-	struct agent_reply r; /* the last one */
-	uint8_t frame[32768]; /* the last frame of ours that the guest got */
+	unsigned int done, changes, pressures;
+	struct proto_report pressure; /* the last one */
+	struct agent_reply r;	      /* the last one */
+	uint8_t frame[32768];	      /* the last frame of ours that the guest got */
 	size_t len;
 	uint32_t port;	/* of its stream */
 	uint32_t stale; /* of one that was given up */
@@ -70,6 +71,14 @@ static void on_done(void *arg, const struct agent_reply *reply)
 	r->r = *reply;
 }
 
+static void on_pressure(void *arg, const struct proto_report *p)
+{
+	struct rig *r = arg;
+
+	r->pressures++;
+	r->pressure = *p;
+}
+
 static int up(void **state)
 {
 	static struct rig r;
@@ -81,6 +90,7 @@ static int up(void **state)
 	assert_int_equal(agent_create(&r.g.fm.m, r.g.dev, &r.a, &e), 0);
 	assert_int_equal(agent_adopt(r.a, &e), 0);
 	agent_on_change(r.a, on_change, &r);
+	agent_on_pressure(r.a, on_pressure, &r);
 	*state = &r;
 	return 0;
 }
@@ -179,14 +189,19 @@ static void closed(struct rig *r)
 	vg_say(&r->g, VSOCK_OP_RST, r->port, PROTO_AGENT_PORT, 0, NULL, 0);
 }
 
-static void ack(struct rig *r, const uint8_t *gen)
+static void ack_as(struct rig *r, uint32_t version, const uint8_t *gen)
 {
-	struct proto_ack a = { .version = PROTO_VERSION, .text = { "fine\x1b[2J", 8 } };
+	struct proto_ack a = { .version = version, .text = { "fine\x1b[2J", 8 } };
 	uint8_t b[PROTO_SMALL_FRAME];
 
 	memcpy(a.gen, gen, PROTO_GEN);
 	answer_bytes(r, b, proto_put_ack(b, sizeof(b), &a));
 	closed(r);
+}
+
+static void ack(struct rig *r, const uint8_t *gen)
+{
+	ack_as(r, PROTO_VERSION, gen);
 }
 
 static bool gate_open(struct rig *r, uint32_t port)
@@ -507,6 +522,130 @@ static void test_agent__requests_are_answered_once(void **state)
 	assert_int_equal(r->r.ret, -ETIMEDOUT);
 }
 
+/* It lies in a template of last year. */
+static void test_agent__an_agent_of_version_3_is_talked_to(void **state)
+{
+	struct proto_ready y = { .version = 2 };
+	struct rig *r = *state;
+	uint8_t b[PROTO_SMALL_FRAME];
+	struct proto_rd p;
+
+	assert_int_equal(PROTO_VERSION_OLDEST, 3);
+	hello_bytes(r, b, proto_put_ready(b, sizeof(b), &y), true);
+	assert_false(agent_present(r->a));
+	y.version = 3;
+	hello_bytes(r, b, proto_put_ready(b, sizeof(b), &y), true);
+	assert_true(agent_present(r->a));
+	identify(r, 60000);
+	assert_int_equal(accept_frame(r, &p), PROTO_IDENTITY);
+	ack_as(r, 3, me.generation);
+	assert_int_equal(r->r.ret, 0);
+	assert_true(agent_reconciled(r->a));
+	identify(r, 60000);
+	assert_int_equal(accept_frame(r, &p), PROTO_IDENTITY);
+	ack_as(r, 2, me.generation);
+	assert_int_equal(r->r.ret, -EPROTO);
+	identify(r, 60000);
+	assert_int_equal(accept_frame(r, &p), PROTO_IDENTITY);
+	ack_as(r, PROTO_VERSION + 1, me.generation);
+	assert_int_equal(r->r.ret, -EPROTO);
+	assert_false(agent_reconciled(r->a));
+}
+
+static const struct proto_report full_report = {
+	.uptime_ms = 1,
+	.load1_x100 = 2,
+	.procs = 3,
+	.sessions = 4,
+	.exec_count = 5,
+	.last_exec_ms = 6,
+	.mem_total_bytes = 7,
+	.mem_available_bytes = 8,
+	.more = true,
+	.flags = PROTO_REPORT_PSI,
+	.mem_free_bytes = 10,
+	.mem_cached_bytes = 11,
+	.swap_total_bytes = 12,
+	.swap_used_bytes = 13,
+	.swap_in_pages = 14,
+	.oom_kills = 15,
+	.cpu_busy_ms = 16,
+	.cpu_idle_ms = 17,
+	.psi_some_x100 = 18,
+	.psi_full_x100 = 19,
+	.psi_some_us = 20,
+	.psi_full_us = UINT64_MAX,
+};
+
+/* Padding is not compared: what is read must write the same bytes. */
+static void assert_report(const struct proto_report *p, const uint8_t *b, size_t n)
+{
+	uint8_t again[PROTO_SMALL_FRAME];
+
+	assert_int_equal(proto_put_report(again, sizeof(again), p), n);
+	assert_memory_equal(again, b, n);
+}
+
+static void test_agent__a_report_has_one_of_two_sizes(void **state)
+{
+	struct proto_report less = full_report;
+	uint8_t b[PROTO_SMALL_FRAME];
+	size_t n = proto_put_report(b, sizeof(b), &full_report), small;
+	struct agent_reply a;
+
+	(void)state;
+	assert_int_equal(n, PROTO_HEADER + 52 + 92);
+	assert_true(agent_parse(b, n, &a));
+	assert_int_equal(a.ret, 0);
+	assert_true(a.report.more);
+	assert_report(&a.report, b, n);
+	assert_true(a.report.psi_full_us == UINT64_MAX && a.report.oom_kills == 15);
+	less.more = false;
+	small = proto_put_report(b, sizeof(b), &less);
+	assert_int_equal(small, PROTO_HEADER + 52);
+	assert_true(agent_parse(b, small, &a));
+	assert_int_equal(a.ret, 0);
+	assert_false(a.report.more);
+	assert_int_equal(a.report.mem_available_bytes, 8);
+	proto_put_report(b, sizeof(b), &full_report);
+	for (size_t k = PROTO_HEADER; k <= n + 1; k++) { /* cut, or with a byte too many */
+		proto_header(b, PROTO_REPORT, (uint32_t)(k - PROTO_HEADER));
+		assert_true(agent_parse(b, k, &a));
+		assert_int_equal(a.ret, k == n || k == small ? 0 : -EPROTO);
+	}
+	less.more = true;
+	less.flags = PROTO_REPORT_ALL + 1;
+	n = proto_put_report(b, sizeof(b), &less);
+	assert_true(agent_parse(b, n, &a));
+	assert_int_equal(a.ret, -EPROTO);
+}
+
+static void test_agent__pressure_is_heard_of_a_reconciled_guest_only(void **state)
+{
+	struct rig *r = *state;
+	uint8_t b[PROTO_SMALL_FRAME];
+	size_t n = proto_put_report(b, sizeof(b), &full_report);
+	struct proto_rd p;
+
+	hello(r, none);
+	hello_bytes(r, b, n, true);
+	assert_int_equal(r->pressures, 0);
+	identify(r, 60000);
+	accept_frame(r, &p);
+	ack(r, me.generation);
+	hello_bytes(r, b, n, true);
+	assert_int_equal(r->pressures, 1);
+	assert_report(&r->pressure, b, n);
+	b[0]--; /* a byte short */
+	hello_bytes(r, b, n - 1, true);
+	assert_int_equal(r->pressures, 1);
+	assert_true(agent_reconciled(r->a)); /* it was no hello */
+	agent_on_pressure(r->a, NULL, NULL);
+	b[0]++;
+	hello_bytes(r, b, n, true);
+	assert_int_equal(r->pressures, 1);
+}
+
 static void test_agent__calls_are_limited(void **state)
 {
 	struct rig *r = *state;
@@ -636,6 +775,9 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, up, down)
 	const struct CMUnitTest tests[] = {
 		T(test_agent__hello_makes_it_present),
+		T(test_agent__an_agent_of_version_3_is_talked_to),
+		T(test_agent__a_report_has_one_of_two_sizes),
+		T(test_agent__pressure_is_heard_of_a_reconciled_guest_only),
 		T(test_agent__acknowledged_identity_opens_the_gate),
 		T(test_agent__refused_identity_keeps_the_gate_closed),
 		T(test_agent__one_that_did_not_hear_in_time_is_told_again),

@@ -20,6 +20,7 @@
 #include "event/grants.h"
 #include "tests/lib/kvm_model.h"
 #include "tests/lib/vsock_guest.h"
+#include "vm/park.h"
 #include "vm/vm.h"
 
 static struct vsock_hdr h;
@@ -36,7 +37,8 @@ struct rig {
 	struct vg g;
 	struct agent *a;
 	uint32_t port; /* of the stream that the guest accepted last */
-	unsigned int answers;
+	unsigned int answers, woken;
+	bool asleep;	/* parked, and cannot be woken */
 	json_t *answer; /* the last one; NULL: it was refused */
 	char fault[ERR_MSG_MAX];
 };
@@ -46,6 +48,16 @@ struct rig {
 struct agent *vm_agent(struct vm *vm)
 {
 	return ((struct rig *)(void *)vm)->a;
+}
+
+/* It runs, until a test says otherwise. */
+int vm_unpark(struct vm *vm, const char *why, struct err *e)
+{
+	struct rig *r = (struct rig *)(void *)vm;
+
+	assert_string_equal(why, "exec");
+	r->woken++;
+	return r->asleep ? err_set(e, EIO, "unpark: no") : 0;
 }
 
 void api_answer(struct http_request *rq, json_t *reply)
@@ -418,6 +430,22 @@ static void test_exec__refused_while_the_guest_has_not_reconciled(void **state)
 	assert_int_equal(put(r, RUN), -EAGAIN);
 }
 
+static void test_exec__wakes_a_parked_vm_or_says_why_not(void **state)
+{
+	struct rig *r = *state;
+
+	r->asleep = true;
+	assert_int_equal(put(r, RUN), -EIO);
+	assert_string_equal(r->fault, "unpark: no");
+	fm_spin(&r->g.fm);
+	while (vg_take(&r->g, 0, &h, data))
+		assert_int_not_equal(h.op, VSOCK_OP_REQUEST); /* nothing new reaches the guest */
+	r->asleep = false;
+	assert_int_equal(put(r, RUN), API_LATER);
+	assert_int_equal(r->woken, 2);
+	accept_frame(r, PROTO_EXEC);
+}
+
 static void test_exec__commands_are_limited(void **state)
 {
 	struct rig *r = *state;
@@ -502,6 +530,7 @@ int main(void)
 		T(test_exec__bad_requests_never_reach_the_guest),
 		cmocka_unit_test_setup_teardown(
 			test_exec__refused_while_the_guest_has_not_reconciled, up, down),
+		T(test_exec__wakes_a_parked_vm_or_says_why_not),
 		T(test_exec__commands_are_limited),
 		T(test_exec__silence_ends_at_the_deadline),
 		T(test_exec__fork_leaves_the_command_to_the_parent),

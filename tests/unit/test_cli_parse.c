@@ -19,8 +19,10 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "cli/balloonopt.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "tests/lib/scratch.h"
 
 /* main.c's table is not in the library. */
 const struct command cli_commands[] = {
@@ -28,6 +30,22 @@ const struct command cli_commands[] = {
 	{ "hidden", cmd_help, NULL, "" },
 	{ NULL, NULL, NULL, NULL },
 };
+
+/* What a terminal would act on, in each of its forms; other text stays. */
+static void test_clean__leaves_text_in_one_line(void **state)
+{
+	char buf[32];
+
+	(void)state;
+	cli_clean("a\x1b]0;x\a\r\nb\x7f", buf, sizeof(buf));
+	assert_string_equal(buf, "a ]0;x   b ");
+	cli_clean("\xc2\x9b"
+		  "31m\xc2\xa7\xc3\x9b",
+		  buf, sizeof(buf));
+	assert_string_equal(buf, "  31m\xc2\xa7\xc3\x9b");
+	cli_clean("abc", buf, 3);
+	assert_string_equal(buf, "ab");
+}
 
 static void test_name__rules(void **state)
 {
@@ -212,6 +230,36 @@ static void test_command__a_senseless_command_line_is_one_line_and_exit_2(void *
 		{ cmd_run, "run --kernel k --bays 9", "--bays" },
 		{ cmd_run, "run --kernel k --disk x,format=raw,direct", "persistent" },
 		{ cmd_template, "template create t --from x --bays 1", "--bays" },
+		{ cmd_run, "run --kernel k --balloon", "--balloon" },
+		{ cmd_run, "run --kernel k --balloon big",
+		  "'big' is none of none, manual and auto" },
+		{ cmd_run, "run --kernel k --balloon none,x=1", "none goes alone, without x=1" },
+		{ cmd_run, "run --kernel k --balloon manual,x", "manual goes alone, without x" },
+		{ cmd_run, "run --kernel k --balloon auto,idle", "--balloon: auto: idle: it is" },
+		{ cmd_template, "template create t --from x --balloon auto", "say auto when you" },
+		{ cmd_balloon, "balloon vm --auto=floor=1", "--auto: floor: '1' is not a size" },
+		{ cmd_balloon, "balloon vm --auto --manual", "one at a time" },
+		{ cmd_balloon, "balloon vm 1M --auto", "one at a time" },
+		{ cmd_fork, "fork t --balloon none", "the devices of what it comes out of" },
+		{ cmd_restore, "restore s --balloon none", "the devices of what it comes out of" },
+		{ cmd_template, "template create t --from x --balloon none", "--image" },
+		{ cmd_template, "template inspect -o xml t", "xml" },
+		{ cmd_template, "template inspect -o text", "template: inspect: which" },
+		{ cmd_template, "template inspect t -o", "-o" },
+		{ cmd_template, "template inspect t --output xml", "xml" },
+		{ cmd_snapshot, "snapshot inspect s -x", "-x" },
+		{ cmd_park, "park --output xml vm", "xml" },
+		{ cmd_unpark, "unpark --output json", "which VM" },
+		{ cmd_balloon, "balloon", "which VM" },
+		{ cmd_balloon, "balloon a 1M 2M", "which VM" },
+		{ cmd_balloon, "balloon a 256", "unit" },
+		{ cmd_balloon, "balloon a 0M", "0M" },
+		{ cmd_balloon, "balloon a 100K", "100K: a balloon has whole MiB" },
+		{ cmd_balloon, "balloon a -1M", "-1" },
+		{ cmd_balloon, "balloon a 1M --hint", "one at a time" },
+		{ cmd_balloon, "balloon a --no-wait", "SIZE" },
+		{ cmd_balloon, "balloon a --hint --no-wait", "SIZE" },
+		{ cmd_balloon, "balloon a -o xml", "xml" },
 		{ cmd_disk, "disk create", "one file" },
 		{ cmd_disk, "disk create x", "--size" },
 		{ cmd_disk, "disk create x --size 1000", "unit" },
@@ -309,6 +357,11 @@ static void test_command__what_is_not_there_is_one_line_and_exit_1(void **state)
 		{ cmd_rm, "rm nothere" },
 		{ cmd_logs, "logs nothere" },
 		{ cmd_inspect, "inspect nothere" },
+		{ cmd_balloon, "balloon nothere" },
+		{ cmd_balloon, "balloon nothere 0" },
+		{ cmd_balloon, "balloon nothere 64M --no-wait" },
+		{ cmd_balloon, "balloon nothere --hint" },
+		{ cmd_template, "template inspect nothere" },
 		{ cmd_console, "console nothere" },
 		{ cmd_fork, "fork nothere" },
 		{ cmd_template, "template verify nothere" },
@@ -333,6 +386,33 @@ static void test_command__what_is_not_there_is_one_line_and_exit_1(void **state)
 	assert_non_null(strstr(said, "nothere"));
 }
 
+static void test_balloon_option__the_last_one_counts(void **state)
+{
+	struct balloon_option b = { 0 };
+	char none[] = "none", manual[] = "manual", other[] = "no",
+	     automatic[] = "auto,idle=9s,psi=7%";
+	struct err e;
+
+	(void)state;
+	assert_int_equal(balloon_option(&b, true, none, &e), 0);
+	assert_true(b.none);
+	assert_null(b.policy);
+	/* one that is refused changes nothing */
+	assert_int_equal(balloon_option(&b, true, other, &e), -EINVAL);
+	assert_true(b.none);
+	assert_int_equal(balloon_option(&b, false, manual, &e), 0);
+	assert_false(b.none);
+	assert_string_equal(json_string_value(json_object_get(b.policy, "mode")), "manual");
+	assert_int_equal(balloon_option(&b, false, automatic, &e), 0);
+	assert_string_equal(json_string_value(json_object_get(b.policy, "mode")), "auto");
+	assert_int_equal(json_integer_value(json_object_get(b.policy, "idle_s")), 9);
+	assert_int_equal(json_integer_value(json_object_get(b.policy, "psi_some")), 7);
+	balloon_option_fini(&b);
+	assert_null(b.policy);
+	/* nothing to say: nobody is asked */
+	assert_int_equal(balloon_option_apply(&b, NULL, &e), 0);
+}
+
 static void test_error__stays_on_one_line(void **state)
 {
 	char said[1024];
@@ -353,6 +433,69 @@ static void test_error__stays_on_one_line(void **state)
 	assert_string_equal(said, "clone: a guest said:   [2Jowned \n");
 	close(fd);
 	close(saved);
+}
+
+static void test_json__is_ascii_and_what_it_was(void **state)
+{
+	static const char key[] = "k\x7f\xc2\x9b", value[] = "\x1b[2J\x7f\xc2\x9b\xc3\xa4\"\\";
+	int fd = memfd_create("stdout", MFD_CLOEXEC), saved = dup(STDOUT_FILENO);
+	json_t *j = json_pack("{s:s}", key, value);
+	char said[256];
+	ssize_t n;
+
+	(void)state;
+	fflush(stdout);
+	dup2(fd, STDOUT_FILENO);
+	assert_int_equal(cli_print_json(json_incref(j)), CLI_OK);
+	dup2(saved, STDOUT_FILENO);
+	n = pread(fd, said, sizeof(said) - 1, 0);
+	assert_true(n > 0);
+	said[n] = '\0';
+	assert_string_equal(said, "{\n  \"k\\u007F\\u009B\": "
+				  "\"\\u001B[2J\\u007F\\u009B\\u00E4\\\"\\\\\"\n}\n");
+	json_decref(j);
+	j = json_loads(said, 0, NULL);
+	assert_string_equal(json_string_value(json_object_get(j, key)), value);
+	json_decref(j);
+	close(fd);
+	close(saved);
+}
+
+/* What bash offers after these words. */
+static char *offered(const char *words)
+{
+	const char *script = scratch_path(getenv("CLONE_STATE_DIR"), "completion");
+	char cmd[] = "completion", bash[] = "bash", *argv[] = { cmd, bash, NULL };
+	int fd = open(script, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600),
+	    saved = dup(STDOUT_FILENO);
+
+	fflush(stdout);
+	dup2(fd, STDOUT_FILENO);
+	assert_int_equal(cmd_completion(2, argv), CLI_OK);
+	dup2(saved, STDOUT_FILENO);
+	close(fd);
+	close(saved);
+	return scratch_sh("bash -c 'source %s; COMP_WORDS=(%s \"\"); "
+			  "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _clone; echo ${COMPREPLY[*]}'",
+			  script, words);
+}
+
+static void test_completion__offers_what_an_option_takes(void **state)
+{
+	static const char *const cases[][2] = {
+		{ "clone fork web --memory-quota", "none\n" },
+		{ "clone template create web --ksm", "none\n" },
+		{ "clone run --balloon", "none manual auto\n" },
+		{ "clone stats --output", "json text\n" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char *out = offered(cases[i][0]);
+
+		assert_string_equal(out, cases[i][1]);
+		free(out);
+	}
 }
 
 static int set_up(void **state)
@@ -382,6 +525,7 @@ static int tear_down(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_clean__leaves_text_in_one_line),
 		cmocka_unit_test(test_name__rules),
 		cmocka_unit_test(test_name__made_up_ones_are_names),
 		cmocka_unit_test(test_size__needs_a_unit),
@@ -390,7 +534,10 @@ int main(void)
 		cmocka_unit_test(test_format__sizes_and_ages),
 		cmocka_unit_test(test_command__a_senseless_command_line_is_one_line_and_exit_2),
 		cmocka_unit_test(test_command__what_is_not_there_is_one_line_and_exit_1),
+		cmocka_unit_test(test_balloon_option__the_last_one_counts),
 		cmocka_unit_test(test_error__stays_on_one_line),
+		cmocka_unit_test(test_json__is_ascii_and_what_it_was),
+		cmocka_unit_test(test_completion__offers_what_an_option_takes),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);

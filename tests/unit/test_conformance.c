@@ -17,9 +17,9 @@ static void prepare(struct conf *c)
 int main(void)
 {
 	static const struct conf_row *const rows[] = {
-		&conf_row_pci_host, &conf_row_power, &conf_row_serial, &conf_row_rtc,
-		&conf_row_vmgenid,  &conf_row_blk,   &conf_row_blk_ro, &conf_row_rng,
-		&conf_row_vsock,    &conf_row_net,
+		&conf_row_pci_host, &conf_row_power, &conf_row_serial,	&conf_row_rtc,
+		&conf_row_vmgenid,  &conf_row_blk,   &conf_row_blk_ro,	&conf_row_rng,
+		&conf_row_vsock,    &conf_row_net,   &conf_row_balloon,
 	};
 	const struct conf_env env = { .sys_fd = -1, .max_flips = 2000, .prepare = prepare };
 

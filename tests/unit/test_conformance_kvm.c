@@ -15,7 +15,7 @@
 static const struct conf_row *const rows[] = {
 	&conf_row_irqchip, &conf_row_vcpu,  &conf_row_clock,   &conf_row_pci_host, &conf_row_power,
 	&conf_row_serial,  &conf_row_rtc,   &conf_row_vmgenid, &conf_row_blk,	   &conf_row_blk_ro,
-	&conf_row_rng,	   &conf_row_vsock, &conf_row_net,
+	&conf_row_rng,	   &conf_row_vsock, &conf_row_net,     &conf_row_balloon,
 };
 
 /* MSI-X and interrupt lines end in chips, which are a device too. */

@@ -41,10 +41,15 @@ struct world {
 static json_int_t stat_of(const char *name, const char *key)
 {
 	cleanup_json json_t *reply = NULL;
+	char why[300] = "";
+	struct vmdir d;
 	struct err e;
 
-	if (tiny_vm_get(name, "/stats", &reply, &e))
-		fail_msg("%s: %s", name, e.msg);
+	if (tiny_vm_get(name, "/stats", &reply, &e)) {
+		if (!vmdir_open(PLACE_VM, name, &d, NULL))
+			vmdir_end_text(&d, why, sizeof(why));
+		fail_msg("%s: %s (%s)", name, e.msg, why);
+	}
 	return json_integer_value(json_object_get(json_object_get(reply, "vm"), key));
 }
 

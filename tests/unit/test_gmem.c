@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Guest memory: bounds, the hole, atomic ring indices, extents, template mappings, huge pages.
+ * Long, because gmem.h is one contract, and each sentence of it a row here.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -96,6 +97,7 @@ static void test_gmem__ring_index_must_be_aligned(void **state)
 static void test_gmem__writes_mark_dirty_once(void **state)
 {
 	struct gmem *gm = make(MIB(64));
+	uint64_t pages[256] = { 0 };
 	struct err e;
 	void *p;
 
@@ -112,6 +114,18 @@ static void test_gmem__writes_mark_dirty_once(void **state)
 	gmem_unpin(gm, MIB(1), 10, true);
 	assert_true(gmem_dirty_test(gm, MIB(1)));
 	assert_int_equal(gmem_pins(gm), 0);
+	/* all at once: added to what is there, and cleared */
+	pages[0] = 1;
+	assert_int_equal(gmem_write(gm, 8190, "abcd", 4), 0);
+	assert_int_equal(gmem_write(gm, MIB(64) - 1, "a", 1), 0);
+	gmem_dirty_add(gm, pages);
+	assert_int_equal(pages[0], 7);
+	assert_int_equal(pages[255], 1ull << 63);
+	for (unsigned int i = 1; i < 255; i++)
+		assert_int_equal(pages[i], 0);
+	pages[0] = 0;
+	gmem_dirty_add(gm, pages);
+	assert_int_equal(pages[0], 0);
 	gmem_destroy(gm);
 }
 
@@ -156,6 +170,40 @@ static void test_gmem__template_is_shared_and_never_written(void **state)
 	assert_int_equal(gmem_discard(gm, MIB(2), 4096), 0);
 	assert_int_equal(gmem_read(gm, MIB(2), buf, 4), 0);
 	assert_string_equal(buf, "one");
+	gmem_destroy(gm);
+	close(fd);
+}
+
+/* Of a range that is a template's in the middle: across it, and where zeroes were mapped over it.
+ */
+static void test_gmem__discarding_to_zero_leaves_a_templates_pages_as_they_are(void **state)
+{
+	const struct gmem_extent x = { MIB(2), 8 * 4096 }, z = { MIB(2) + 2 * 4096, 4096 };
+	int fd = memfd_create("ram", MFD_CLOEXEC);
+	struct gmem *gm = make(MIB(64));
+	struct err e;
+	uint64_t given = 1;
+	char buf[2];
+
+	(void)state;
+	assert_int_equal(ftruncate(fd, (off_t)MIB(64)), 0);
+	assert_int_equal(gmem_map_file(gm, fd, &x, 1, &e), 0);
+	assert_int_equal(gmem_map_zero(gm, &z, &e), 0);
+	for (uint64_t at = MIB(2) - 4096; at < MIB(2) + 10 * 4096; at += 4096)
+		assert_int_equal(gmem_write(gm, at, "x", 1), 0);
+	assert_int_equal(gmem_dirty_start(gm, &e), 0);
+	assert_int_equal(gmem_discard_zero(gm, MIB(2) - 4096, 10 * 4096, &given), 0);
+	assert_int_equal(given, 3 * 4096);
+	for (uint64_t at = MIB(2) - 4096, i = 0; i < 11; i++, at += 4096) {
+		bool zeroed = i == 0 || i == 3 || i == 9;
+
+		assert_int_equal(gmem_read(gm, at, buf, 1), 0);
+		assert_int_equal(buf[0], zeroed ? 0 : 'x');
+		assert_int_equal(gmem_dirty_test(gm, at), zeroed);
+	}
+	assert_int_equal(gmem_discard_zero(gm, MIB(2) + 1, 4096, &given), -EFAULT);
+	assert_int_equal(gmem_discard_zero(gm, MIB(64) - 4096, 8192, &given), -EFAULT);
+	assert_int_equal(given, 0);
 	gmem_destroy(gm);
 	close(fd);
 }
@@ -351,6 +399,7 @@ static void test_gmem_huge__blocks_leave_the_file_and_others_stay_in_it(void **s
 {
 	int fd;
 	struct gmem *gm = make_planned(&fd);
+	uint64_t given;
 
 	(void)state;
 	assert_int_equal(step_all(gm), 2);
@@ -361,6 +410,12 @@ static void test_gmem_huge__blocks_leave_the_file_and_others_stay_in_it(void **s
 	assert_int_equal(ram_word(gm, MOST), word_at(MOST));
 	assert_int_equal(ram_word(gm, layout[2].offset), word_at(layout[2].offset));
 	assert_memory_equal(gmem_at_offset(gm, QUARTER, 8), "changed", 8);
+	/* what is given back of a block falls to zero, and not to the file */
+	assert_int_equal(gmem_discard_zero(gm, WHOLE, MIB(2), &given), 0);
+	assert_int_equal(given, MIB(2));
+	assert_int_equal(ram_word(gm, WHOLE), 0);
+	assert_int_equal(gmem_discard_zero(gm, QUARTER, GMEM_PAGE, &given), 0);
+	assert_int_equal(given, 0);
 	gmem_destroy(gm);
 	close(fd);
 }
@@ -574,6 +629,8 @@ int main(void)
 		cmocka_unit_test(test_gmem__writes_mark_dirty_once),
 		cmocka_unit_test(test_gmem__pages_never_touched_are_known_to_be_zero),
 		cmocka_unit_test(test_gmem__template_is_shared_and_never_written),
+		cmocka_unit_test(
+			test_gmem__discarding_to_zero_leaves_a_templates_pages_as_they_are),
 		cmocka_unit_test(test_gmem__hostile_extents_are_refused),
 		cmocka_unit_test(test_gmem__fork_diverges_both_ways),
 		cmocka_unit_test(test_gmem_huge__a_child_says_no_to_more_of_them),

@@ -25,12 +25,14 @@
 #include "base/fd.h"
 #include "base/time.h"
 #include "base/util.h"
+#include "control/api.h"
 #include "control/client.h"
 #include "control/control.h"
 #include "control/http.h"
 #include "control/json.h"
 #include "control/sock.h"
 #include "event/loop.h"
+#include "guest/proto.h"
 #include "tests/lib/disk.h"
 #include "tests/lib/scratch.h"
 #include "vm/vm.h"
@@ -259,6 +261,84 @@ static void test_api__identity_can_be_set_before_the_start(void **state)
 	refused(w, "PUT", "/identity", "{\"name\":\"other\"}", "name");
 }
 
+static void test_api__a_balloon_is_configured_before_the_start(void **state)
+{
+	cleanup_json json_t *none = NULL, *b = NULL, *s = NULL, *h = NULL;
+	struct world *w = *state;
+	struct err e;
+
+	assert_int_equal(request(w, "GET", "/balloon", NULL, &none, &e), -EREMOTEIO);
+	assert_string_equal(e.msg,
+			    "VM web-1 has no balloon: it, or the template or snapshot that it came "
+			    "out of, was made without one; make that anew, with a balloon");
+	refused(w, "GET", "/balloon/statistics", NULL, "web-1 has no balloon");
+	refused(w, "GET", "/balloon/hinting/status", NULL, "web-1 has no balloon");
+	refused(w, "PATCH", "/balloon", "{\"amount_mib\":1}", "web-1 has no balloon");
+	ok(w, "PUT", "/balloon",
+	   "{\"amount_mib\":64,\"deflate_on_oom\":true,\"stats_polling_interval_s\":7,"
+	   "\"free_page_reporting\":true,\"free_page_hinting\":true}");
+	assert_int_equal(request(w, "GET", "/balloon", NULL, &b, &e), 0);
+	assert_int_equal(json_object_size(b), 5);
+	assert_int_equal(json_integer_value(json_object_get(b, "amount_mib")), 64);
+	assert_true(json_is_true(json_object_get(b, "deflate_on_oom")));
+	assert_int_equal(json_integer_value(json_object_get(b, "stats_polling_interval_s")), 7);
+	assert_true(json_is_true(json_object_get(b, "free_page_reporting")));
+	assert_true(json_is_true(json_object_get(b, "free_page_hinting")));
+	assert_int_equal(request(w, "GET", "/balloon/statistics", NULL, &s, &e), 0);
+	assert_true(json_is_false(json_object_get(s, "driver")));
+	assert_int_equal(json_integer_value(json_object_get(s, "target_mib")), 64);
+	assert_int_equal(json_integer_value(json_object_get(s, "target_pages")), 16384);
+	assert_int_equal(json_integer_value(json_object_get(s, "actual_bytes")), 0);
+	assert_int_equal(json_integer_value(json_object_get(s, "given_back_bytes")), 0);
+	assert_null(json_object_get(s, "free_memory"));
+	assert_null(json_object_get(s, "stats_age_ms"));
+	assert_int_equal(request(w, "GET", "/balloon/hinting/status", NULL, &h, &e), 0);
+	assert_true(json_is_false(json_object_get(h, "hinting")));
+	/* said again, it is as it was said last */
+	ok(w, "PUT", "/balloon", "{\"amount_mib\":0,\"deflate_on_oom\":false}");
+	json_decref(b);
+	b = NULL;
+	assert_int_equal(request(w, "GET", "/balloon", NULL, &b, &e), 0);
+	assert_int_equal(json_integer_value(json_object_get(b, "amount_mib")), 0);
+	assert_true(json_is_false(json_object_get(b, "deflate_on_oom")));
+	assert_int_equal(json_integer_value(json_object_get(b, "stats_polling_interval_s")), 0);
+}
+
+static void test_api__a_balloon_refuses_what_makes_no_sense(void **state)
+{
+	struct world *w = *state;
+
+	refused(w, "PUT", "/balloon", "{\"amount_mib\":0}", "deflate_on_oom");
+	refused(w, "PUT", "/balloon", "{\"deflate_on_oom\":true}", "amount_mib");
+	refused(w, "PUT", "/balloon", "{\"amount_mib\":1048577,\"deflate_on_oom\":true}",
+		"amount_mib");
+	refused(w, "PUT", "/balloon", "{\"amount_mib\":-1,\"deflate_on_oom\":true}", "amount_mib");
+	refused(w, "PUT", "/balloon", "{\"amount_mib\":1,\"deflate_on_oom\":1}", "deflate_on_oom");
+	refused(w, "PUT", "/balloon",
+		"{\"amount_mib\":1,\"deflate_on_oom\":true,\"stats_polling_interval_s\":86401}",
+		"stats_polling_interval_s");
+	refused(w, "PUT", "/balloon",
+		"{\"amount_mib\":1,\"deflate_on_oom\":true,\"free_page_reporting\":false}",
+		"free_page_reporting: every balloon offers it");
+	refused(w, "PUT", "/balloon",
+		"{\"amount_mib\":1,\"deflate_on_oom\":true,\"free_page_hinting\":false}",
+		"free_page_hinting: every balloon offers it");
+	refused(w, "PUT", "/balloon", "{\"amount_mib\":1,\"deflate_on_oom\":true,\"x\":1}",
+		"unknown field");
+	ok(w, "PUT", "/balloon", "{\"amount_mib\":0,\"deflate_on_oom\":true}");
+	refused(w, "PATCH", "/balloon", "{}", "amount_mib");
+	refused(w, "PATCH", "/balloon", "{\"amount_mib\":129}",
+		"amount_mib: 129 is more than the VM's memory, 128");
+	refused(w, "PATCH", "/balloon", "{\"amount_mib\":128}", "web-1 does not run");
+	refused(w, "PATCH", "/balloon", "{\"amount_mib\":1,\"deflate_on_oom\":true}",
+		"unknown field");
+	refused(w, "PATCH", "/balloon/statistics", "{}", "stats_polling_interval_s");
+	refused(w, "PATCH", "/balloon/statistics", "{\"stats_polling_interval_s\":1}",
+		"web-1 does not run");
+	refused(w, "PATCH", "/balloon/hinting/start", "{}", "web-1 does not run");
+	refused(w, "PATCH", "/balloon/hinting/start", "{\"x\":1}", "unknown field");
+}
+
 /* ---- strangers ---- */
 
 static int dial(struct world *w)
@@ -297,6 +377,44 @@ static void must_fault(struct world *w, const char *text, size_t n, const char *
 	    !strstr(a, says))
 		fail_msg("answer to %.60s: %s", text, a);
 	free(a);
+}
+
+static void test_metrics__are_text_of_the_right_type(void **state)
+{
+	struct world *w = *state;
+	static const char metrics[] = "GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n";
+	cleanup_free char *text = NULL;
+	const char *body, *length;
+
+	ok(w, "PUT", "/machine-config", "{\"vcpu_count\":3,\"mem_size_mib\":256}");
+	text = talk(w, metrics, strlen(metrics));
+	assert_non_null(strstr(text, "HTTP/1.1 200 OK\r\n"));
+	assert_non_null(
+		strstr(text, "\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
+	body = strstr(text, "\r\n\r\n");
+	length = strstr(text, "Content-Length: ");
+	assert_true(body && length);
+	assert_int_equal(strtoul(length + 16, NULL, 10), strlen(body + 4));
+	assert_non_null(strstr(body, "\nclone_vm_info{name=\"web-1\",state=\"Not started\","
+				     "version=\"" CLONE_VERSION "\"} 1\n"));
+	assert_non_null(strstr(body, "\n# TYPE clone_vm_ram_bytes gauge\n"
+				     "clone_vm_ram_bytes 268435456\n"));
+	assert_non_null(strstr(body, "\nclone_vm_vcpus 3\n"));
+	/* what is not there has no samples, and no families */
+	assert_null(strstr(body, "clone_disk"));
+	assert_null(strstr(body, "clone_balloon"));
+	assert_null(strstr(body, "clone_vcpu_seconds"));
+	refused(w, "PUT", "/metrics", "{}", "/metrics");
+}
+
+/* The others' answers are what they were. */
+static void test_metrics__are_the_only_text(void **state)
+{
+	struct world *w = *state;
+	static const char root[] = "GET / HTTP/1.1\r\nConnection: close\r\n\r\n";
+	cleanup_free char *text = talk(w, root, strlen(root));
+
+	assert_non_null(strstr(text, "\r\nContent-Type: application/json\r\n"));
 }
 
 static void test_stranger__malformed_requests_get_a_fault(void **state)
@@ -639,15 +757,52 @@ static void test_fds__malformed_messages_are_refused(void **state)
 
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
+/* A guest may say any number: none is shown as less than nothing. */
+static void test_api__a_report_of_the_guests_has_no_negative_numbers(void **state)
+{
+	cleanup_json json_t *all = NULL, *few = NULL;
+	struct proto_report most = { .last_exec_ms = 6,
+				     .more = true,
+				     .flags = PROTO_REPORT_PSI,
+				     .cpu_idle_ms = 17,
+				     .psi_some_us = 20,
+				     .psi_full_us = UINT64_MAX };
+	const char *key;
+	const json_t *v;
+
+	(void)state;
+	most.mem_total_bytes = most.cpu_busy_ms = most.uptime_ms = 1ull << 63;
+	all = api_report_json(&most);
+	assert_int_equal(json_object_size(all), 8 + 8 + 1);
+	assert_true(json_integer_value(json_object_get(all, "mem_total_bytes")) == INT64_MAX);
+	assert_true(json_integer_value(json_object_get(all, "cpu_busy_ms")) == INT64_MAX);
+	assert_true(json_integer_value(json_object_get(all, "uptime_ms")) == INT64_MAX);
+	assert_int_equal(json_integer_value(json_object_get(all, "last_exec_ms")), 6);
+	assert_int_equal(json_integer_value(json_object_get(all, "cpu_idle_ms")), 17);
+	v = json_object_get(all, "psi");
+	assert_int_equal(json_integer_value(json_object_get(v, "some_us")), 20);
+	assert_true(json_integer_value(json_object_get(v, "full_us")) == INT64_MAX);
+	json_object_foreach(all, key, v) assert_true(json_integer_value(v) >= 0);
+	most.more = false;
+	most.last_exec_ms = UINT64_MAX; /* never */
+	few = api_report_json(&most);
+	assert_int_equal(json_object_size(few), 7);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_api__a_report_of_the_guests_has_no_negative_numbers),
 		CASE(test_api__says_who_it_is),
 		CASE(test_api__machine_config_is_kept),
 		CASE(test_api__what_was_not_granted_is_refused),
 		CASE(test_api__unknown_resources_and_states_are_refused),
 		CASE(test_api__fork_checks_its_children),
 		CASE(test_api__identity_can_be_set_before_the_start),
+		CASE(test_api__a_balloon_is_configured_before_the_start),
+		CASE(test_api__a_balloon_refuses_what_makes_no_sense),
+		CASE(test_metrics__are_text_of_the_right_type),
+		CASE(test_metrics__are_the_only_text),
 		CASE(test_stranger__malformed_requests_get_a_fault),
 		CASE(test_stranger__bodies_that_are_no_json_get_a_fault),
 		CASE(test_stranger__a_fork_may_say_more_but_not_without_end),

@@ -23,21 +23,6 @@
 #include "image/store.h"
 #include "tests/lib/scratch.h"
 
-static int setup(void **state)
-{
-	char *dir = scratch_make();
-
-	setenv("CLONE_STATE_DIR", dir, 1);
-	*state = dir;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	scratch_remove(*state);
-	return 0;
-}
-
 static void write_parts(const struct stage *s)
 {
 	scratch_text(s->image, "rootfs.ext4", "root file system");
@@ -376,7 +361,7 @@ static void test_store__state_dir_must_be_absolute(void **state)
 	assert_int_equal(image_state_dir(buf, 3, &e), -ENAMETOOLONG);
 }
 
-#define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define CASE(f) cmocka_unit_test_setup_teardown(f, scratch_state_setup, scratch_state_teardown)
 
 int main(void)
 {

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -21,6 +22,7 @@
 #include "event/grants.h"
 #include "event/loop.h"
 #include "mem/gmem.h"
+#include "mem/gmem_out.h"
 #include "snapshot/format.h"
 #include "tests/inject/sweep.h"
 
@@ -54,6 +56,47 @@ static int gmem_run(void *arg, struct err *e)
 		ret = gmem_map_zero(gm, &zero, e);
 	gmem_destroy(gm);
 	return ret;
+}
+
+/* Pushed out and read back; whatever cannot be had, RAM is whole. */
+static int out_run(void *arg, struct err *e)
+{
+	const struct files *f = arg;
+	struct gmem_out *o = NULL;
+	struct gmem *gm;
+	char c = 0;
+	int ret = gmem_create(RAM_BYTES, &gm, e);
+
+	if (ret)
+		return ret;
+	gmem_write(gm, MIB(20), "x", 1);
+	assert_int_equal(ftruncate(f->state, 0), 0);
+	ret = gmem_out_begin(gm, f->state, f->ram, &o, e);
+	if (!ret)
+		while ((ret = gmem_out_step(o, e)) > 0)
+			;
+	if (!ret) {
+		gmem_out_discard(o);
+		ret = gmem_out_back(o, e);
+	}
+	gmem_out_end(o);
+	assert_int_equal(gmem_read(gm, MIB(20), &c, 1), 0);
+	assert_int_equal(c, 'x');
+	gmem_destroy(gm);
+	return ret;
+}
+
+static void test_inject__memory_pushed_out(void **state)
+{
+	static const struct sweep_op op = { .name = "gmem_out", .run = out_run, .min = 6 };
+	struct files f = { .ram = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC),
+			   .state = memfd_create("out", MFD_CLOEXEC) };
+
+	(void)state;
+	assert_true(f.ram >= 0 && f.state >= 0);
+	sweep(&op, &f);
+	close(f.ram);
+	close(f.state);
 }
 
 /* Two regions, one of them above the hole. */
@@ -216,6 +259,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_inject__guest_memory),
+		cmocka_unit_test(test_inject__memory_pushed_out),
 		cmocka_unit_test(test_inject__state_file),
 		cmocka_unit_test(test_inject__event_base),
 	};

@@ -22,16 +22,15 @@
 #include "base/time.h"
 #include "base/util.h"
 #include "control/json.h"
-#include "snapshot/format.h"
 #include "snapshot/ram.h"
+#include "tests/lib/must.h"
 #include "tests/lib/scratch.h"
 #include "tests/lib/tiny_kernel.h"
-#include "tests/lib/tiny_seed.h"
+#include "tests/lib/tiny_world.h"
 #include "vm/vm.h"
 
-#define LIMIT_NS (30 * NS_PER_SEC)
+#define LIMIT_NS (120 * NS_PER_SEC)
 #define FILES 5
-#define FILLED MIB(16) /* so much that a writer can be caught at it */
 #define DIED "snapshot: its writer died"
 #define CANCELED "snapshot: given up, as was asked for"
 #define GROWN                                                                                      \
@@ -45,12 +44,6 @@ struct world {
 	struct vmproc p;
 };
 
-static void must(int r, const struct err *e)
-{
-	if (r)
-		fail_msg("%s", e->msg);
-}
-
 static void turn(uint64_t until, const char *what)
 {
 	if (time_mono_ns() > until)
@@ -58,33 +51,7 @@ static void turn(uint64_t until, const char *what)
 	usleep(2000);
 }
 
-/* Fills FILLED bytes from 64 MiB on, then counts as tiny_kernel_counter does. */
-static int kernel(void)
-{
-	static const uint8_t code[] = {
-		0x48, 0xc7,	 0xc7, 0x00, 0x00, 0x00, 0x04, /* mov $0x4000000, %rdi */
-		0x48, 0xc7,	 0xc0, 0x78, 0x56, 0x34, 0x12, /* mov $0x12345678, %rax */
-		0xb9, 0x00,	 0x00, 0x20, 0x00,	       /* mov $FILLED / 8, %ecx */
-		0xf3, 0x48,	 0xab,			       /* rep stosq */
-		0x48, 0xc7,	 0xc3, 0x00, 0x00, 0x00, 0x02, /* mov $TINY_COUNTER_GPA, %rbx */
-		0x48, 0xff,	 0x03,			       /* again: incq (%rbx) */
-		0xe6, TINY_PORT,			       /* out %al, $TINY_PORT */
-		0xeb, 0xf9,				       /* jmp again */
-	};
-
-	return tiny_kernel_code(code, sizeof(code));
-}
-
 /* ---- the VM ---- */
-
-static json_t *get(struct vmproc *p, const char *path)
-{
-	json_t *reply = NULL;
-	struct err e;
-
-	must(vmproc_request(p, "GET", path, NULL, TINY_MS, &reply, &e), &e);
-	return reply;
-}
 
 static void put(struct vmproc *p, const char *method, const char *path, const char *key,
 		const char *value)
@@ -97,7 +64,7 @@ static void put(struct vmproc *p, const char *method, const char *path, const ch
 
 static json_int_t exits(struct vmproc *p)
 {
-	cleanup_json json_t *reply = get(p, "/stats");
+	cleanup_json json_t *reply = tiny_get(p, "/stats");
 
 	return json_integer_value(json_object_get(json_object_get(reply, "vm"), "exits_pio"));
 }
@@ -140,7 +107,7 @@ static int count_fds(struct vmproc *p)
 /* GET /snapshot says exactly these keys of a failure. */
 static void assert_failed(struct vmproc *p, const char *why)
 {
-	cleanup_json json_t *s = get(p, "/snapshot");
+	cleanup_json json_t *s = tiny_get(p, "/snapshot");
 
 	assert_string_equal(json_string_value(json_object_get(s, "state")), "failed");
 	assert_string_equal(json_string_value(json_object_get(s, "error")), why);
@@ -186,7 +153,7 @@ static pid_t catch_writer(struct world *w, long max_growth_bytes)
 		must(tiny_vm_save(&w->p, &s, &e), &e);
 		if (tiny_children(w->p.pid, &pid, 1) == 1 && is_writing(pid) &&
 		    !kill(pid, SIGSTOP)) {
-			cleanup_json json_t *now = get(&w->p, "/snapshot");
+			cleanup_json json_t *now = tiny_get(&w->p, "/snapshot");
 
 			if (!strcmp(json_string_value(json_object_get(now, "state")), "writing"))
 				return pid;
@@ -204,18 +171,8 @@ static pid_t catch_writer(struct world *w, long max_growth_bytes)
 
 static void open_layers(const struct tiny_snapshot *f, size_t n, struct ram_layer *l)
 {
-	for (size_t i = 0; i < n; i++) {
-		struct snap_file s;
-		struct ram_index ix;
-		struct rbuf r;
-		struct err e;
-
-		must(snap_open(f[i].state, &s, &e), &e);
-		must(snap_find(&s, "ram", "", RAM_RECORD_VERSION, &r, &e), &e);
-		must(ram_index_decode(&r, &ix, &e), &e);
-		must(ram_layer_open(&l[i], &ix, dup(f[i].ram), &e), &e);
-		snap_close(&s);
-	}
+	for (size_t i = 0; i < n; i++)
+		tiny_ram_open(&f[i], &l[i]);
 }
 
 static void close_layers(struct ram_layer *l, size_t n)
@@ -290,7 +247,7 @@ static void assert_goes_on(struct world *w, const struct tiny_snapshot *chain, s
 static void test_live__vm_counts_on_and_each_snapshot_is_later(void **state)
 {
 	struct world *w = *state;
-	cleanup_json json_t *none = get(&w->p, "/snapshot"), *done = NULL, *want = NULL;
+	cleanup_json json_t *none = tiny_get(&w->p, "/snapshot"), *done = NULL, *want = NULL;
 	uint64_t last = 0;
 
 	want = json_pack("{s:s}", "state", "none");
@@ -301,11 +258,11 @@ static void test_live__vm_counts_on_and_each_snapshot_is_later(void **state)
 		last = counter(w->f, 1);
 		assert_counts(&w->p);
 	}
-	done = get(&w->p, "/snapshot");
+	done = tiny_get(&w->p, "/snapshot");
 	assert_string_equal(json_string_value(json_object_get(done, "state")), "done");
 	assert_int_equal(json_integer_value(json_object_get(done, "number")), 3);
 	assert_true(json_integer_value(json_object_get(done, "stored_bytes")) >=
-		    (json_int_t)FILLED);
+		    (json_int_t)TINY_LARGE_BYTES);
 	assert_true(json_integer_value(json_object_get(done, "pause_ns")) >=
 		    json_integer_value(json_object_get(done, "fork_ns")));
 	assert_int_equal(json_object_size(done), 7);
@@ -348,9 +305,9 @@ static void test_live__paused_vm_stays_paused(void **state)
 	save(w, &w->p, 0, 0, false);
 	save(w, &w->p, 1, 1, false);
 	assert_int_equal(exits(&w->p), before);
-	root = get(&w->p, "/");
+	root = tiny_get(&w->p, "/");
 	assert_string_equal(json_string_value(json_object_get(root, "state")), "Paused");
-	done = get(&w->p, "/snapshot");
+	done = tiny_get(&w->p, "/snapshot");
 	assert_int_equal(json_integer_value(json_object_get(done, "pause_ns")), 0);
 	assert_int_equal(json_integer_value(json_object_get(done, "stored_bytes")), 0);
 	put(&w->p, "PATCH", "/vm", "state", "Resumed");
@@ -366,7 +323,7 @@ static void test_live__one_at_a_time_and_canceled_by_number(void **state)
 	json_int_t number;
 	struct err e;
 
-	now = get(&w->p, "/snapshot");
+	now = tiny_get(&w->p, "/snapshot");
 	number = json_integer_value(json_object_get(now, "number"));
 	assert_int_equal(json_integer_value(json_object_get(now, "total_bytes")), MIB(128));
 	assert_int_equal(json_object_size(now), 5);
@@ -397,7 +354,7 @@ static void test_live__growth_beyond_the_limit_gives_up(void **state)
 	uint64_t until = time_mono_ns() + LIMIT_NS;
 
 	for (bool over = !catch_writer(w, 4096); !over;) {
-		cleanup_json json_t *now = get(&w->p, "/snapshot");
+		cleanup_json json_t *now = tiny_get(&w->p, "/snapshot");
 
 		over = strcmp(json_string_value(json_object_get(now, "state")), "writing") != 0;
 		turn(until, "it is given up");
@@ -417,7 +374,7 @@ static void test_live__writers_death_is_no_harm(void **state)
 
 	kill(catch_writer(w, 0), SIGKILL);
 	while (!over) {
-		cleanup_json json_t *now = get(&w->p, "/snapshot");
+		cleanup_json json_t *now = tiny_get(&w->p, "/snapshot");
 
 		over = strcmp(json_string_value(json_object_get(now, "state")), "writing") != 0;
 		turn(until, "it is heard of");
@@ -495,7 +452,7 @@ static void test_live__forks_child_has_taken_none(void **state)
 	assert_true(c.ok);
 	json_decref(c.clocks);
 	must(vmproc_attach("child", -1, &child, &e), &e);
-	is = get(&child, "/snapshot");
+	is = tiny_get(&child, "/snapshot");
 	assert_true(json_equal(is, none));
 	save(w, &child, 1, 0, false);
 	assert_counts(&child);
@@ -523,7 +480,7 @@ static void test_live__fifty_leave_nothing(void **state)
 static int setup(void **state)
 {
 	struct world *w = calloc(1, sizeof(*w));
-	int fd = kernel();
+	int fd = tiny_kernel_large(); /* so much that a writer can be caught at it */
 	struct err e;
 
 	assert_non_null(w);
@@ -544,14 +501,7 @@ static int teardown(void **state)
 	struct world *w = *state;
 
 	vmproc_abort(&w->p);
-	for (;;) {
-		pid_t pid[16];
-
-		for (size_t n = tiny_children(getpid(), pid, 16); n;)
-			kill(pid[--n], SIGKILL);
-		if (waitpid(-1, NULL, 0) < 0 && errno == ECHILD)
-			break;
-	}
+	tiny_end_children();
 	for (size_t i = 0; i < FILES; i++)
 		tiny_snapshot_close(&w->f[i]);
 	scratch_remove(w->dir);

@@ -403,9 +403,8 @@ static void test_bridge__no_tags_of_guests(void **state)
 	a = netns_guest(&p);
 	send_frame(a, p.addr.mac, plain, sizeof(plain));
 	send_frame(a, p.addr.mac, tagged, sizeof(tagged));
+	assert_true(netns_until(0, "nft list counter bridge t plain | grep -q \"packets 1 \""));
 	usleep(200000);
-	assert_int_equal(netns_run(0, "nft list counter bridge t plain | grep -q \"packets 1 \""),
-			 0);
 	assert_int_equal(netns_run(0, "nft list counter bridge t tagged | grep -q \"packets 0 \""),
 			 0);
 	assert_int_equal(netns_run(0, "nft delete table bridge t"), 0);
@@ -431,11 +430,11 @@ static void test_bridge__no_server_among_guests(void **state)
 	a = netns_guest(&p);
 	s = netns_start(0, "socat -u UDP4-RECV:68 OPEN:%s,creat,append",
 			scratch_path(*state, "got"));
-	usleep(300000);
+	assert_true(netns_until(0, "ss -Hlun | grep -q \":68 \""));
 	assert_int_equal(netns_run(a, "echo from67 | socat -u - UDP4:10.5.0.1:68,bind=:67; "
 				      "echo from99 | socat -u - UDP4:10.5.0.1:68,bind=:99"),
 			 0);
-	usleep(200000);
+	assert_true(netns_until(0, "grep -q from99 %s", scratch_path(*state, "got")));
 	got = netns_out(0, "cat %s", scratch_path(*state, "got"));
 	assert_string_equal(got, "from99");
 	netns_kill(s);

@@ -196,7 +196,7 @@ static void test_pool__is_filled_in_the_background(void **state)
 	setenv("CLONE_TAP_POOL", "3", 1);
 	netns_attach(&nw, "a", NULL, 0, &p);
 	network_refill_later("n");
-	for (i = 0; i < 200 && netns_waiting(&nw) != 3; i++)
+	for (i = 0; i < 3000 && netns_waiting(&nw) != 3; i++)
 		usleep(20000);
 	assert_int_equal(netns_waiting(&nw), 3);
 	setenv("CLONE_TAP_POOL", "0", 1);
@@ -262,7 +262,7 @@ static void test_attach__two_processes_at_once_with_a_pool(void **state)
 	kill(pid[2], SIGKILL);
 	waitpid(pid[2], NULL, 0);
 	/* what it had started and not yet become another program had its leases open too */
-	for (int i = 0; i < 100 && netns_on_it(&nw) != 100; i++)
+	for (int i = 0; i < 3000 && netns_on_it(&nw) != 100; i++)
 		usleep(20000);
 	assert_int_equal(netns_on_it(&nw), 100);
 	for (size_t i = 0; i < 2; i++) {

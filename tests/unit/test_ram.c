@@ -236,6 +236,41 @@ static void test_ram__a_layer_holds_only_what_differs(void **state)
 	gmem_destroy(gm);
 }
 
+/* The base holds what a page was; it has fallen to its template's, or to zero, since. */
+static void test_ram__what_was_discarded_is_stored_as_what_it_fell_to(void **state)
+{
+	(void)state;
+	for (int filed = 0; filed < 2; filed++) {
+		struct gmem *gm = make(), *live, *got;
+		struct ram_layer chain[3];
+
+		first(gm);
+		chain[0] = store(gm, RAM_RAW, NULL, 0);
+		live = filed ? load(chain, 1) : make();
+		fill(live, MIB(5), MIB(1), 7);
+		fill(live, MIB(40), 128 << 10, 9);
+		chain[1] = store(live, RAM_RAW, chain, 1);
+		assert_int_equal(gmem_discard(live, MIB(5), MIB(1) / 2), 0);
+		assert_int_equal(gmem_discard(live, MIB(40), 64 << 10), 0);
+		chain[2] = store(live, RAM_ZSTD, chain, 2);
+		assert_int_equal(ram_index_data(&chain[2].ix), filed ? MIB(1) / 2 : 0);
+		got = load(chain, 3);
+		same_ram(got, live);
+		for (uint64_t at = MIB(5); at < MIB(5) + MIB(1) / 2; at += GMEM_PAGE) {
+			const void *p = gmem_at_offset(got, at, GMEM_PAGE);
+
+			assert_true(filed ? !memcmp(p, gmem_at_offset(gm, at, GMEM_PAGE), GMEM_PAGE)
+					  : gmem_page_is_zero(p));
+		}
+		assert_true(gmem_page_is_zero(gmem_at_offset(got, MIB(40), GMEM_PAGE)));
+		gmem_destroy(got);
+		gmem_destroy(live);
+		gmem_destroy(gm);
+		for (size_t i = 0; i < ARRAY_SIZE(chain); i++)
+			ram_layer_close(&chain[i]);
+	}
+}
+
 static void test_ram__a_frozen_child_writes_what_was_and_gives_back(void **state)
 {
 	struct gmem *gm = make(), *want = make(), *got;
@@ -425,6 +460,7 @@ int main(void)
 		cmocka_unit_test(test_ram__a_chain_and_a_flat_file_give_the_same_bytes),
 		cmocka_unit_test(test_ram__scattered_pages_have_coarse_extents),
 		cmocka_unit_test(test_ram__a_layer_holds_only_what_differs),
+		cmocka_unit_test(test_ram__what_was_discarded_is_stored_as_what_it_fell_to),
 		cmocka_unit_test(test_ram__a_frozen_child_writes_what_was_and_gives_back),
 		cmocka_unit_test(test_ram__holes_are_not_stored),
 		cmocka_unit_test(test_ram__a_damaged_index_is_refused),

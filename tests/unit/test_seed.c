@@ -3,7 +3,7 @@
  * A seed and its spare children (src/fork/spare.c): real processes, jailed, with real KVM and a
  * guest of a few instructions. As root, since a seed gives each child a uid of its own. This
  * program is its own VM process, and the reaper of what a dead seed leaves: it sees how spares
- * exit.
+ * exit. Long, because all of it needs the same seed, its sockets and this reaper.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,13 +25,15 @@
 
 #include "base/time.h"
 #include "base/util.h"
+#include "control/client.h"
 #include "control/json.h"
 #include "snapshot/snapshot.h"
+#include "tests/lib/must.h"
 #include "tests/lib/scratch.h"
 #include "tests/lib/tiny_seed.h"
 #include "vm/vm.h"
 
-#define LIMIT_NS (30 * NS_PER_SEC)
+#define LIMIT_NS (120 * NS_PER_SEC)
 #define PIDS_MAX (VM_SPARES_MAX + 16)
 #define SEEDS_MAX 2
 #define NOT_A_SEED "spares, huge_pages and working_set are a seed's"
@@ -322,6 +324,44 @@ static void test_spare__siblings_share_no_identity(void **state)
 		json_decref(id[i]);
 }
 
+static void put_policy(struct tiny_seed *seed, const char *mode, int idle_s)
+{
+	cleanup_json json_t *body = json_pack("{s:s, s:i}", "mode", mode, "idle_s", idle_s);
+	struct err e;
+
+	must(vmproc_request(&seed->proc, "PUT", "/balloon/policy", body, TINY_MS, NULL, &e), &e);
+}
+
+static void assert_policy(const char *name, const char *mode, int idle_s)
+{
+	cleanup_json json_t *is = get(name, "/balloon/policy");
+
+	assert_string_equal(json_string_value(json_object_get(is, "mode")), mode);
+	assert_int_equal(json_integer_value(json_object_get(is, "idle_s")), idle_s);
+}
+
+/* Which may have changed since the spare was forked, either way. */
+static void test_spare__child_has_the_policy_that_its_seed_has_now(void **state)
+{
+	struct tiny_seed *seed = start_seed(*state, "seed", 1);
+	struct child c[4];
+	struct pids p;
+
+	fork_first(seed, c);
+	p = wait_spares(seed, c, 1, 1);
+	put_policy(seed, "auto", 7);
+	fork_children(seed, c + 1, 1, &p);
+	assert_true(c[1].spare);
+	assert_policy("c1", "auto", 7);
+	p = wait_spares(seed, c, 2, 1);
+	put_policy(seed, "manual", 9);
+	fork_children(seed, c + 2, 1, &p);
+	assert_true(c[2].spare);
+	assert_policy("c2", "manual", 9);
+	assert_policy("c1", "auto", 7);
+	assert_policy("c0", "manual", 30);
+}
+
 static void test_spare__ends_with_its_seed_and_children_do_not(void **state)
 {
 	struct child c[4];
@@ -575,17 +615,42 @@ static int end_world(void **state)
 
 #define SEED_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+/* To make what many children need takes longer than a seed lingers, where the host is busy. */
+static void test_seed__lives_while_somebody_prepares_a_fork(void **state)
+{
+	const struct world *w = *state;
+	struct tiny_seed seed = { .live = false };
+	struct err e;
+	int prepares, pidfd;
+
+	must(vmproc_start(PLACE_SEED, "lingers", 500, -1, &seed.proc, &e), &e);
+	must(tiny_seed_load(&seed, &w->snapshot, 0, false, &e), &e);
+	prepares = client_fdsock(seed.proc.dir.fd, &e);
+	pidfd = (int)syscall(SYS_pidfd_open, seed.proc.pid, 0);
+	assert_true(prepares >= 0);
+	client_close(seed.proc.api);
+	seed.proc.api = NULL;
+	close(take_fd(&seed.proc.fdsock));
+	assert_false(has_ended(pidfd, 2 * NS_PER_SEC));
+	close(prepares);
+	assert_true(has_ended(pidfd, LIMIT_NS));
+	close(pidfd);
+	vmproc_abort(&seed.proc);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		SEED_TEST(test_spare__forks_take_spares_before_fork2),
 		SEED_TEST(test_spare__child_is_jailed_like_a_forked_one),
 		SEED_TEST(test_spare__siblings_share_no_identity),
+		SEED_TEST(test_spare__child_has_the_policy_that_its_seed_has_now),
 		SEED_TEST(test_spare__ends_with_its_seed_and_children_do_not),
 		SEED_TEST(test_spare__dead_one_is_not_used),
 		SEED_TEST(test_spare__death_on_the_way_is_no_childs_death),
 		SEED_TEST(test_seed__children_share_the_huge_pages_it_made),
 		SEED_TEST(test_seed__of_no_spares_keeps_none),
+		SEED_TEST(test_seed__lives_while_somebody_prepares_a_fork),
 		SEED_TEST(test_seed__bad_requests_are_refused_by_name),
 	};
 

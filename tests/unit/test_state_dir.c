@@ -22,6 +22,7 @@
 
 #include "base/time.h"
 #include "base/util.h"
+#include "cli/launch.h"
 #include "cli/procid.h"
 #include "cli/state.h"
 #include "cli/view.h"
@@ -274,9 +275,9 @@ static void test_state__a_dead_vm_is_seen_with_its_end(void **state)
 {
 	cleanup_json json_t *v = NULL;
 	struct vmdir d = create("web");
+	char why[300];
 	struct err e;
 
-	(void)state;
 	publish(&d, false);
 	v = view_vm(&d, &e);
 	assert_string_equal(json_string_value(json_object_get(v, "state")), "exited");
@@ -285,7 +286,16 @@ static void test_state__a_dead_vm_is_seen_with_its_end(void **state)
 	scratch_text(*state, "vms/web/exit.json",
 		     "{\"reason\":\"panic\",\"detail\":\"Oops\\u001b[2J\"}");
 	v = view_vm(&d, &e);
-	assert_string_equal(json_string_value(json_object_get(v, "end")), "panic: Oops?[2J");
+	assert_string_equal(json_string_value(json_object_get(v, "end")), "panic: Oops [2J");
+	/* what `clone run` prints of it, and of a log */
+	vmdir_end_text(&d, why, sizeof(why));
+	assert_string_equal(why, "panic: Oops [2J");
+	assert_int_equal(unlinkat(d.fd, "exit.json", 0), 0);
+	scratch_text(*state, "vms/web/vmm.log",
+		     "first\nlast \x1b]0;x\a \xc2\x9b"
+		     "2J\n");
+	vmdir_end_text(&d, why, sizeof(why));
+	assert_string_equal(why, "it was killed: last  ]0;x    2J");
 	vmdir_close(&d);
 }
 

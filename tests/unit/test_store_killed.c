@@ -23,18 +23,13 @@
 #include "base/fd.h"
 #include "base/util.h"
 #include "template/template.h"
+#include "tests/lib/must.h"
 #include "tests/lib/scratch.h"
 
 #define RAM_BYTES (1u << 20)
 #define CALLS_MAX 2000
 
 static char *dir;
-
-static void must(int ret, const struct err *e)
-{
-	if (ret)
-		fail_msg("%s", e->msg);
-}
 
 static void write_part(struct template_stage *s, const char *name)
 {

@@ -29,17 +29,8 @@
 
 static int setup(void **state)
 {
-	char *dir = scratch_make();
-
-	setenv("CLONE_STATE_DIR", dir, 1);
-	scratch_text(dir, "base.img", "the shared base of a disk");
-	*state = dir;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	scratch_remove(*state);
+	scratch_state_setup(state);
+	scratch_text(*state, "base.img", "the shared base of a disk");
 	return 0;
 }
 
@@ -449,7 +440,7 @@ static void test_digest__does_not_depend_on_holes(void **state)
 	close(fd);
 }
 
-#define CASE(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+#define CASE(fn) cmocka_unit_test_setup_teardown(fn, setup, scratch_state_teardown)
 
 /* Publishes one that stands on another of its own store (NULL: on nothing). */
 static int publish_on(enum store where, const char *name, const char *dir, enum store on,

@@ -35,24 +35,6 @@ struct rig {
 	struct vdriver d;
 };
 
-/* All 4 GiB, identity, in 2 MiB pages. */
-static gpa_t page_tables(struct fake_machine *fm)
-{
-	gpa_t t = fm_alloc(fm, 6 * 4096ull, 4096);
-	uint64_t e = (t + 4096) | 3;
-
-	gmem_write(fm->m.mem, t, &e, 8);
-	for (uint64_t i = 0; i < 4; i++) {
-		e = (t + 8192 + 4096 * i) | 3;
-		gmem_write(fm->m.mem, t + 4096 + 8 * i, &e, 8);
-	}
-	for (uint64_t i = 0; i < 2048; i++) {
-		e = i << 21 | 0x83;
-		gmem_write(fm->m.mem, t + 8192 + 8 * i, &e, 8);
-	}
-	return t;
-}
-
 /* Enables the APIC; then for ever: ring the doorbell at `bell` with 0, write the port. */
 static gpa_t program(struct fake_machine *fm, uint64_t bell)
 {
@@ -88,7 +70,7 @@ static int up(void **state)
 	r.cpu = container_of(fm_add(&r.fm, &dev_vcpu_class, "vcpu0", &cpu), struct dev_vcpu, d);
 	r.n = (struct null_virtio *)fm_add(&r.fm, &null_virtio_class, "null", NULL);
 	vd_probe(&r.d, &r.fm, NULL_VIRTIO_ID);
-	b.cr3 = page_tables(&r.fm);
+	b.cr3 = fm_page_tables(&r.fm);
 	b.rip = program(&r.fm, r.d.notify);
 	assert_int_equal(kvm_supported_cpuid(r.fm.m.kvm, &host, &e), 0);
 	dev_vcpu_boot(&r.cpu->d, &host, &b);

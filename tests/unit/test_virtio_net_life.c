@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <event2/event.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #include "base/util.h"
 #include "event/fdtab.h"
 #include "event/grants.h"
+#include "event/loop.h"
 #include "tests/lib/kvm_model.h"
 #include "tests/lib/vnic.h"
 
@@ -79,6 +81,63 @@ static void test_vnet__what_waits_while_the_vm_stands_still_is_served_after(void
 	assert_true(vnic_took_seed(g, 0, 150, 1, 2));
 	assert_true(vnic_took_seed(g, 0, 60, 2, 1));
 	assert_int_equal(vnic_of(g)->dropped, 0);
+}
+
+static unsigned int wakes;
+
+static void on_wake(struct machine *m, const char *why)
+{
+	(void)m;
+	assert_string_equal(why, "network");
+	wakes++;
+}
+
+static void test_vnet__a_frame_wakes_who_is_watched_and_is_not_lost(void **state)
+{
+	struct vnic_rig *g = *state;
+
+	wakes = 0;
+	g->fm.m.wake = on_wake;
+	vnic_offer(g, 0, 1000);
+	vnic_offer(g, 0, 1000);
+	vnic_settle(g);
+	fm_quiesce(&g->fm);
+	vnic_put_seed(g, 0, 60, 1);
+	vnic_settle(g);
+	assert_int_equal(wakes, 0); /* a pause is a pause */
+	virtio_net_watch(g->dev, true);
+	vnic_settle(g);
+	assert_int_equal(wakes, 1);
+	vnic_put_seed(g, 0, 70, 2);
+	vnic_settle(g);
+	assert_int_equal(wakes, 1); /* once, also when nobody got up */
+	virtio_net_watch(g->dev, true);
+	virtio_net_watch(g->dev, false);
+	vnic_settle(g);
+	assert_int_equal(wakes, 1);
+	assert_int_equal(vd_used_idx(&g->d, 0), 0);
+	fm_resume(&g->fm);
+	vnic_settle(g);
+	assert_true(vnic_took_seed(g, 0, 60, 1, 1));
+	assert_true(vnic_took_seed(g, 0, 70, 2, 1));
+	assert_int_equal(vnic_of(g)->dropped, 0);
+}
+
+static void test_vnet__nobody_is_woken_for_a_guest_that_does_not_hear(void **state)
+{
+	struct vnic_rig *g = *state;
+
+	wakes = 0;
+	g->fm.m.wake = on_wake;
+	vd_set_status(&g->d, 0); /* no driver */
+	vnic_settle(g);
+	fm_quiesce(&g->fm);
+	virtio_net_watch(g->dev, true);
+	vnic_put_seed(g, 0, 60, 1);
+	vnic_settle(g);
+	assert_int_equal(wakes, 0);
+	virtio_net_watch(g->dev, false);
+	fm_resume(&g->fm);
 }
 
 /* ---- resets ---- */
@@ -207,12 +266,69 @@ static void test_vnet__a_copy_is_cut_off_until_it_is_connected(void **state)
 	fm_resume(&g->fm);
 }
 
+/* In a while in which it stands still: timers that are set, and whatever else is waited for. */
+static int awaited(struct vnic_rig *g)
+{
+	vnic_settle(g);
+	usleep(200 * 1000);
+	vnic_settle(g);
+	return event_base_get_num_events(loop_base(g->fm.m.loop), EVENT_BASE_COUNT_ADDED);
+}
+
+static void acknowledge(struct vnic_rig *g)
+{
+	assert_int_equal(vnic_command(g, CTRL, VIRTIO_NET_CTRL_ANNOUNCE,
+				      VIRTIO_NET_CTRL_ANNOUNCE_ACK, NULL, 0),
+			 VIRTIO_NET_OK);
+}
+
+/* However long it stands still nobody looks whether it goes on, and then its rounds come. */
+static void test_vnet__announcements_wait_for_a_machine_that_stands_still(void **state)
+{
+	struct vnic_rig *g = *state;
+	static struct vnic_rig h;
+	int none;
+
+	fm_quiesce(&g->fm);
+	vnic_copy(g, &h, &copy);
+	fm_resume(&h.fm);
+	virtio_net_connect(h.dev);
+	acknowledge(&h); /* which it may whenever it likes; its queue is watched then */
+	fm_quiesce(&h.fm);
+	none = awaited(&h); /* it has not looked at its link */
+	fm_resume(&h.fm);
+	assert_int_equal(link_status(&h), VIRTIO_NET_S_LINK_UP);
+	for (unsigned int i = 0; i < 2; i++) {
+		fm_quiesce(&h.fm);
+		assert_int_equal(awaited(&h), none);
+		assert_int_equal(awaited(&h), none);
+		fm_resume(&h.fm);
+		assert_true(fm_until(&h.fm, is_asked, &h));
+		acknowledge(&h);
+	}
+	assert_true(fm_until(&h.fm, is_asked, &h)); /* and on by themselves */
+	assert_in_range(vnic_of(&h)->rounds, 0, 1);
+	vnic_end(&h);
+	fm_resume(&g->fm);
+}
+
+/* The n packets that were sent before are done with, and none has left; what is sent now does. */
+static void only_new_ones_leave(struct vnic_rig *h, unsigned int n)
+{
+	uint8_t p[100];
+
+	assert_int_equal(vnic_sent(h, 0), n);
+	assert_int_equal(vnic_got(h, 0, p, sizeof(p)), -1);
+	vnic_send(h, 0, 100, 301);
+	vnic_settle(h);
+	assert_true(vnic_got_seed(h, 0, 100, 301));
+}
+
 /* What its parent's programs had sent is as much as a ring holds, and it is connected at once. */
 static void test_vnet__connecting_sends_nothing_that_was_sent_before(void **state)
 {
 	struct vnic_rig *g = *state;
 	static struct vnic_rig h;
-	uint8_t p[100];
 
 	fm_quiesce(&g->fm);
 	for (unsigned int i = 0; i < 250; i++)
@@ -221,11 +337,7 @@ static void test_vnet__connecting_sends_nothing_that_was_sent_before(void **stat
 	fm_resume(&h.fm);
 	virtio_net_connect(h.dev);
 	vnic_settle(&h);
-	assert_int_equal(vnic_sent(&h, 0), 250);
-	assert_int_equal(vnic_got(&h, 0, p, sizeof(p)), -1);
-	vnic_send(&h, 0, 100, 301);
-	vnic_settle(&h);
-	assert_true(vnic_got_seed(&h, 0, 100, 301));
+	only_new_ones_leave(&h, 250);
 	vnic_end(&h);
 	fm_resume(&g->fm);
 }
@@ -246,6 +358,29 @@ static void test_vnet__a_copy_without_a_driver_has_its_link_and_its_mac(void **s
 	vnic_send(&h, 0, 100, 1);
 	vnic_settle(&h);
 	assert_true(vnic_got_seed(&h, 0, 100, 1));
+	vnic_end(&h);
+	fm_resume(&g->fm);
+}
+
+/* Its guest may learn who it is and be parked before that is known: its rings are not looked at
+ * then, and what was sent before is dropped all the same. */
+static void test_vnet__connecting_one_that_stands_still_waits_until_it_goes_on(void **state)
+{
+	struct vnic_rig *g = *state;
+	static struct vnic_rig h;
+
+	fm_quiesce(&g->fm);
+	vnic_copy(g, &h, &copy);
+	fm_resume(&h.fm);
+	for (unsigned int i = 0; i < 30; i++)
+		vnic_send(&h, 0, 100, i);
+	fm_quiesce(&h.fm);
+	virtio_net_connect(h.dev);
+	assert_int_equal(vd_used_idx(&h.d, 1), 0);
+	assert_false(vnic_of(&h)->state.status & VIRTIO_NET_S_LINK_UP);
+	fm_resume(&h.fm);
+	assert_true(link_status(&h) & VIRTIO_NET_S_LINK_UP);
+	only_new_ones_leave(&h, 30);
 	vnic_end(&h);
 	fm_resume(&g->fm);
 }
@@ -341,10 +476,14 @@ int main(void)
 #define T(t) cmocka_unit_test_setup_teardown(t, vnic_up, vnic_down)
 	const struct CMUnitTest tests[] = {
 		T(test_vnet__what_waits_while_the_vm_stands_still_is_served_after),
+		T(test_vnet__a_frame_wakes_who_is_watched_and_is_not_lost),
+		T(test_vnet__nobody_is_woken_for_a_guest_that_does_not_hear),
 		T(test_vnet__a_new_driver_does_not_get_its_predecessors_packet),
 		T(test_vnet__the_drivers_reset_forgets_what_it_said),
 		T(test_vnet__a_copy_is_cut_off_until_it_is_connected),
+		T(test_vnet__announcements_wait_for_a_machine_that_stands_still),
 		T(test_vnet__connecting_sends_nothing_that_was_sent_before),
+		T(test_vnet__connecting_one_that_stands_still_waits_until_it_goes_on),
 		T(test_vnet__a_copy_without_a_driver_has_its_link_and_its_mac),
 		T(test_vnet__a_fork_under_load_loses_and_doubles_nothing),
 		T(test_vnet__a_tap_that_is_gone_keeps_nobody_busy),

@@ -342,6 +342,16 @@ static void test_vhost__writes_that_are_tracked_are_ours(void **state)
 	fm_resume(&g->fm);
 	assert_string_equal(backend(g), "vhost");
 	traffic(g, 0, 5);
+	/* and of a machine that runs */
+	assert_int_equal(gmem_dirty_start(g->fm.m.mem, &e), 0);
+	virtio_net_update(g->dev);
+	assert_string_equal(backend(g), "user");
+	traffic(g, 0, 5);
+	assert_true(gmem_dirty_test(g->fm.m.mem, g->d.q[0].used));
+	gmem_dirty_stop(g->fm.m.mem);
+	virtio_net_update(g->dev);
+	assert_string_equal(backend(g), "vhost");
+	traffic(g, 0, 5);
 }
 
 static uint8_t set_pairs(struct vnic_rig *g, uint8_t n)

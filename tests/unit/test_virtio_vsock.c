@@ -286,6 +286,86 @@ static int fork_child(struct vg *g, int old, uint32_t port, int *ready)
 	return reset_passes(g, "child.sock", ready);
 }
 
+static unsigned int wakes;
+
+static void on_wake(struct machine *m, const char *why)
+{
+	(void)m;
+	assert_string_equal(why, "vsock");
+	wakes++;
+}
+
+static void test_vsock__host_wakes_who_stands_still_and_nothing_is_lost(void **state)
+{
+	struct vg *g = *state;
+	uint32_t port;
+	int fd = stream(g, "vsock.sock", 52, &port), call;
+
+	wakes = 0;
+	g->fm.m.wake = on_wake;
+	assert_true(vg_quiet(g));
+	fm_quiesce(&g->fm);
+	assert_true(vg_quiet(g));
+	assert_int_equal(wakes, 0);
+	/* a call that says nothing yet is not for the guest */
+	call = vg_dial("vsock.sock", "");
+	assert_true(vg_quiet(g));
+	assert_int_equal(wakes, 0);
+	assert_int_equal(write(call, "CONNECT 77\n", 11), 11);
+	assert_true(vg_quiet(g));
+	assert_int_equal(wakes, 1);
+	assert_int_equal(write(fd, "in", 2), 2);
+	assert_true(vg_quiet(g));
+	assert_int_equal(wakes, 2);
+	fm_resume(&g->fm);
+	vg_expect(g, VSOCK_OP_REQUEST, &h, data);
+	assert_int_equal(h.dst_port, 77);
+	vg_expect(g, VSOCK_OP_RW, &h, data);
+	assert_int_equal(h.len, 2);
+	assert_memory_equal(data, "in", 2);
+	assert_int_equal(wakes, 2); /* who runs is not woken */
+	close(fd);
+	close(call);
+}
+
+static void test_vsock__ends_of_connections_wake_nobody(void **state)
+{
+	struct vg *g = *state;
+	uint32_t port;
+	int fd = stream(g, "vsock.sock", 52, &port);
+
+	wakes = 0;
+	g->fm.m.wake = on_wake;
+	fm_quiesce(&g->fm);
+	close(fd);
+	assert_true(vg_quiet(g));
+	assert_int_equal(wakes, 0);
+	assert_false(virtio_vsock_waits(g->dev));
+	fm_resume(&g->fm);
+	vg_expect(g, VSOCK_OP_SHUTDOWN, &h, data);
+}
+
+static void test_vsock__what_the_guest_had_no_room_for_waits_when_it_stops(void **state)
+{
+	struct vg *g = *state;
+	uint32_t port;
+	int fd = stream(g, "vsock.sock", 52, &port);
+
+	for (unsigned int i = 0; i < VG_RX_BUFS; i++) { /* its buffers are given back by nobody */
+		assert_int_equal(write(fd, "x", 1), 1);
+		fm_spin(&g->fm);
+	}
+	fm_quiesce(&g->fm);
+	assert_false(virtio_vsock_waits(g->dev));
+	fm_resume(&g->fm);
+	assert_int_equal(write(fd, "x", 1), 1);
+	fm_spin(&g->fm);
+	fm_quiesce(&g->fm);
+	assert_true(virtio_vsock_waits(g->dev));
+	fm_resume(&g->fm);
+	close(fd);
+}
+
 static void test_vsock__fork_resets_the_child_and_not_the_parent(void **state)
 {
 	struct vg *g = *state;
@@ -471,6 +551,9 @@ int main(void)
 		T(test_vsock__rx_buffer_without_room_breaks_the_device),
 		cmocka_unit_test_setup_teardown(test_vsock__boot_owes_no_reset, up_without_driver,
 						down),
+		T(test_vsock__host_wakes_who_stands_still_and_nothing_is_lost),
+		T(test_vsock__ends_of_connections_wake_nobody),
+		T(test_vsock__what_the_guest_had_no_room_for_waits_when_it_stops),
 		T(test_vsock__fork_resets_the_child_and_not_the_parent),
 		T(test_vsock__restore_of_the_same_machine_owes_a_reset),
 		T(test_vsock__restore_as_another_machine_owes_a_reset),

@@ -19,9 +19,11 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/time.h"
 #include "base/util.h"
 #include "event/fdtab.h"
 #include "tests/lib/vsock_rig.h"
+#include "vsock/mux.h"
 
 static struct vr_pkt p;
 
@@ -442,6 +444,121 @@ static void test_mux__streams_of_this_process_need_no_socket(void **state)
 	close(out);
 }
 
+/* As if the time of whoever waits for the guest's answer were over. */
+static void connect_expires(struct vr *r)
+{
+	struct stream *s = TAILQ_FIRST(&r->m->expire[EXPIRE_CONNECT]);
+	uint64_t end = time_mono_ns() + 60 * NS_PER_SEC;
+
+	assert_non_null(s);
+	s->deadline_ns = 1;
+	r->m->timer_ns = 1;
+	loop_set_timer(r->m->timer, 1);
+	while (r->m->timer_ns == 1) {
+		assert_true(time_mono_ns() < end);
+		vr_spin(r);
+	}
+}
+
+static void test_mux__who_asks_in_this_process_decides_how_long_it_waits(void **state)
+{
+	struct vr *r = *state;
+	int mine, other;
+	char c;
+
+	assert_int_equal(vsock_mux_connect(r->m, 1024, &mine, NULL), 0);
+	vr_expect(r, &p, VSOCK_OP_REQUEST);
+	connect_expires(r);
+	vr_expect_none(r);
+	assert_int_equal(read(mine, &c, 1), -1);
+	assert_int_equal(errno, EAGAIN);
+	vr_send(r, VSOCK_OP_RESPONSE, p.h.src_port, 1024, 0, NULL, 0);
+	assert_int_equal(write(mine, "x", 1), 1);
+	vr_expect(r, &p, VSOCK_OP_RW);
+	close(mine);
+	vr_expect(r, &p, VSOCK_OP_SHUTDOWN);
+	vr_send(r, VSOCK_OP_RST, p.h.src_port, 1024, 0, NULL, 0);
+	assert_int_equal(vsock_mux_count(r->m), 0);
+
+	/* It went meanwhile: then the time is over. */
+	assert_int_equal(vsock_mux_connect(r->m, 1024, &mine, NULL), 0);
+	vr_expect(r, &p, VSOCK_OP_REQUEST);
+	close(mine);
+	connect_expires(r);
+	vr_expect(r, &p, VSOCK_OP_RST);
+	assert_int_equal(vsock_mux_count(r->m), 0);
+
+	/* A program outside is told. */
+	other = vr_dial("CONNECT 1024\n");
+	vr_expect(r, &p, VSOCK_OP_REQUEST);
+	connect_expires(r);
+	vr_expect(r, &p, VSOCK_OP_RST);
+	assert_true(vr_closed(r, other));
+	close(other);
+}
+
+static void test_mux__a_guest_that_takes_nothing_keeps_no_streams(void **state)
+{
+	struct vr *r = *state;
+	int mine;
+
+	assert_int_equal(vsock_mux_connect(r->m, 1024, &mine, NULL), 0);
+	close(mine); /* its caller's time was over */
+	connect_expires(r);
+	assert_int_equal(vsock_mux_count(r->m), 0);
+	vr_expect_none(r); /* of what it never heard of it need not hear the end */
+}
+
+static void test_mux__what_a_host_program_waits_for_is_no_tidying_up(void **state)
+{
+	struct vr *r = *state;
+	static uint8_t b[VSOCK_PKT_MAX];
+	uint32_t port, other;
+	int fd = vr_stream(r, 52, &port), gone = vr_stream(r, 53, &other), mine;
+
+	assert_false(vsock_mux_waits(r->m));
+	/* bytes, until the guest has them */
+	assert_int_equal(write(fd, b, 10), 10);
+	vr_spin(r);
+	assert_true(vsock_mux_waits(r->m));
+	vr_expect(r, &p, VSOCK_OP_RW);
+	assert_false(vsock_mux_waits(r->m));
+	/* ... also such that nobody has read yet, because the loop is not asked after a full read
+	 */
+	assert_int_equal(write(fd, b, sizeof(b)), sizeof(b));
+	vr_spin(r);
+	assert_true(vr_take(r, &p, sizeof(b)));
+	assert_int_equal(p.h.len, sizeof(b));
+	assert_false(vsock_mux_waits(r->m));
+	assert_int_equal(write(fd, b, 1), 1);
+	assert_true(vsock_mux_waits(r->m));
+	vr_expect(r, &p, VSOCK_OP_RW);
+	/* what both have left is only tidied up */
+	close(gone);
+	vr_spin(r);
+	assert_true(vsock_mux_pending(r->m));
+	assert_false(vsock_mux_waits(r->m));
+	vr_expect(r, &p, VSOCK_OP_SHUTDOWN);
+	vr_send(r, VSOCK_OP_RW, 1, 2, 0, b, 1);
+	assert_true(vsock_mux_pending(r->m));
+	assert_false(vsock_mux_waits(r->m));
+	vr_expect(r, &p, VSOCK_OP_RST);
+	/* the end of what is sent, for which there may be an answer */
+	assert_int_equal(shutdown(fd, SHUT_WR), 0);
+	vr_spin(r);
+	assert_true(vsock_mux_waits(r->m));
+	vr_expect(r, &p, VSOCK_OP_SHUTDOWN);
+	assert_false(vsock_mux_waits(r->m));
+	/* a connection, until it is answered or nobody wants it any more */
+	assert_int_equal(vsock_mux_connect(r->m, 1024, &mine, NULL), 0);
+	assert_true(vsock_mux_waits(r->m));
+	vr_expect(r, &p, VSOCK_OP_REQUEST);
+	assert_true(vsock_mux_waits(r->m));
+	close(mine);
+	assert_false(vsock_mux_waits(r->m));
+	close(fd);
+}
+
 static void test_mux__streams_take_turns(void **state)
 {
 	struct vr *r = *state;
@@ -665,6 +782,9 @@ int main(void)
 		T(test_mux__host_that_gives_up_before_the_answer_is_forgotten),
 		T(test_mux__guest_reaches_host_listeners_by_port),
 		T(test_mux__streams_of_this_process_need_no_socket),
+		T(test_mux__who_asks_in_this_process_decides_how_long_it_waits),
+		T(test_mux__a_guest_that_takes_nothing_keeps_no_streams),
+		T(test_mux__what_a_host_program_waits_for_is_no_tidying_up),
 		T(test_mux__streams_take_turns),
 		T(test_mux__a_thousand_streams_are_kept_apart),
 		T(test_mux__beyond_the_limit_hosts_wait_their_turn),
