@@ -241,6 +241,8 @@ def spin(w, vm):
 
 
 def notes(w, vm):
+    """What a process that was told to stop has noted, once it has stopped."""
+    w.sh(vm, "until grep -q '^State:.S' /proc/$(cat /run/spin.pid)/status; do usleep 10000; done")
     raw = w.must("exec", vm, "--", "cat", "/run/spin").raw
     return {n: (ns, value) for n, ns, value in struct.iter_unpack("<QQQ", raw) if n}
 
@@ -248,9 +250,7 @@ def notes(w, vm):
 def twins(parent, child):
     """(draws after the fork that were equal, nanoseconds of the child until the first that was not)."""
     last = max(n for n in child if parent.get(n) == child[n])
-    own = sorted(n for n in child if n > last)
-    if not own:  # it was stopped before it came to draw
-        return 0, 0
+    own = sorted(n for n in child if n > last)  # one at least is of after the hook's signal, as rngspin promises
     equal = [n for n in own if n in parent and parent[n][1] == child[n][1]]
     same(equal, own[:len(equal)], "draws that were equal after one that was not")
     check(len(equal) < len(own), "all that the fork drew before its hooks was its parent's")

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A process of a guest that a fork finds at work: draws random numbers without a pause and notes
- * each with its time, in a ring that is a file. SIGUSR1 stops it (what it noted stays), SIGUSR2
- * lets it go on. What two machines noted after the last note that they share is what they drew as
- * twins: tests/system/test_reconcile.py reads that. A static program without libraries.
+ * each with its time, in a ring that is a file. SIGUSR1 stops it, but only when it has drawn once
+ * more since (what it noted stays): however little it ran before, its last number is one of after
+ * the signal. It sleeps then. SIGUSR2 lets it go on. What two machines noted after the last note
+ * that they share is what they drew as twins: tests/system/test_reconcile.py reads that. A static
+ * program without libraries.
  *
  *     rngspin FILE     writes its pid to FILE.pid when it is at work
  */
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,28 +63,41 @@ static int say_pid(const char *path)
 	return !f || fprintf(f, "%d\n", getpid()) < 0 || fclose(f);
 }
 
+/* Returns when SIGUSR2 has come; a signal that comes as it looks is not lost. */
+static void wait_while_stopped(void)
+{
+	sigset_t both, before;
+
+	sigemptyset(&both);
+	sigaddset(&both, SIGUSR1);
+	sigaddset(&both, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &both, &before);
+	while (stopped)
+		sigsuspend(&before);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+}
+
 int main(int argc, char **argv)
 {
 	struct note *ring = argc == 2 ? ring_open(argv[1]) : NULL;
-	sigset_t none;
 
 	if (!ring)
 		return 2;
-	sigemptyset(&none);
 	signal(SIGUSR1, on_signal);
 	signal(SIGUSR2, on_signal);
 	if (say_pid(argv[1]))
 		return 1;
 	for (uint64_t n = 1;; n++) {
 		struct note *at = &ring[n % RING];
+		bool told = stopped; /* before this number is drawn */
 		uint64_t value;
 
-		while (stopped)
-			sigsuspend(&none);
 		if (getrandom(&value, sizeof(value), 0) != sizeof(value))
 			return 1;
 		at->value = value;
 		at->mono_ns = mono_ns();
 		at->n = n;
+		if (told)
+			wait_while_stopped();
 	}
 }
