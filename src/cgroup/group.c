@@ -26,7 +26,7 @@
 /* In the last 1/16 the kernel makes it wait, longer the nearer it is: some seconds in all, in which
  * its owner can see the event and act. */
 #define SLOW_SHARE 16
-#define REMOVE_NS (2000 * NS_PER_MS) /* a VM of many GiB is a while in dying */
+#define REMOVE_NS (20 * NS_PER_SEC) /* a VM of many GiB is a while in dying */
 
 uint64_t cgroup_max_bytes(uint64_t quota_bytes, uint64_t guest_bytes)
 {

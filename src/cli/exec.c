@@ -21,14 +21,13 @@
 #include "cli/cli.h"
 #include "cli/exec_connect.h"
 #include "cli/execio.h"
+#include "cli/launch.h"
 #include "cli/term.h"
 #include "guest/proto.h"
 
 #define RX_BYTES (1u << 20)
 #define IN_CHUNK 32768u
-#define LATE_MS                                                                                    \
-	5000u /* beyond the command's own time-out we give the guest this long to say so           \
-	       */
+#define LATE_MS 15000u /* the guest has so long beyond the command's time-out to say so */
 
 struct session {
 	const struct exec_args *a;
@@ -196,6 +195,15 @@ static int on_exit_frame(struct session *s, const struct proto_frame *f, struct 
 	return 0;
 }
 
+/* Until when we wait for the end of the command if it starts so many ms from now; 0: for ever. */
+static uint64_t deadline_ns(const struct exec_args *a, uint64_t start_ms)
+{
+	if (!a->timeout_ms)
+		return 0;
+	return time_mono_ns() +
+	       (start_ms + a->timeout_ms + PROTO_KILL_GRACE_MS + LATE_MS) * NS_PER_MS;
+}
+
 static int on_frame(struct session *s, const struct proto_frame *f, struct err *e)
 {
 	uint32_t v;
@@ -205,6 +213,7 @@ static int on_frame(struct session *s, const struct proto_frame *f, struct err *
 		if (s->started || !proto_get_one_u32(f->payload, &v))
 			break;
 		s->started = true;
+		s->deadline_ns = deadline_ns(s->a, 0);
 		return 0;
 	case PROTO_STDERR:
 		if (s->started && s->a->stderr_text) {
@@ -369,9 +378,7 @@ int exec_run(const struct vmdir *d, const struct exec_args *a, struct err *e)
 	r = s.rx ? send_exec(&s, gen, e) : err_set(e, ENOMEM, "exec: out of memory");
 	if (a->stderr_text)
 		a->stderr_text[0] = '\0';
-	if (a->timeout_ms)
-		s.deadline_ns = time_mono_ns() +
-				(a->timeout_ms + PROTO_KILL_GRACE_MS + LATE_MS) * NS_PER_MS;
+	s.deadline_ns = deadline_ns(a, LAUNCH_MS);
 	if (a->tty && s.in_open)
 		term_raw(&t, a->in_fd);
 	if (!r)

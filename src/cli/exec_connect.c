@@ -79,10 +79,11 @@ static ssize_t recv_line(int sock, char *buf, size_t cap)
 	return n < 0 ? -errno : n;
 }
 
-/* "CONNECT port\n", then one line of answer; the agent says nothing before we do. */
-static int dial(const struct vmdir *d, int sock, int signal_fd, struct err *e)
+/* "CONNECT port\n", then one line of answer, for which the guest's kernel is needed; the agent says
+ * nothing before we do. */
+static int dial(const struct vmdir *d, int sock, uint64_t timeout_ms, int signal_fd, struct err *e)
 {
-	uint64_t deadline = time_mono_ns() + LAUNCH_MS * NS_PER_MS;
+	uint64_t deadline = time_mono_ns() + MAX(timeout_ms, LAUNCH_MS) * NS_PER_MS;
 	char line[64];
 	size_t n = 0;
 	int len = snprintf(line, sizeof(line), "CONNECT %u\n", PROTO_AGENT_PORT);
@@ -134,6 +135,6 @@ int exec_connect(const struct vmdir *d, uint64_t timeout_ms, int signal_fd, uint
 	sock = sock_connect(d->fd, "vsock.sock", SOCK_STREAM, e);
 	if (sock < 0)
 		return err_wrap(e, sock, "%s", d->name);
-	r = dial(d, sock, signal_fd, e);
+	r = dial(d, sock, timeout_ms, signal_fd, e);
 	return r ? r : take_fd(&sock);
 }

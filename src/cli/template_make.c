@@ -23,7 +23,7 @@
 #include "control/json.h"
 
 #define REPORTED_MS 60000
-#define SETTLE_EXTRA_MS 60000 /* the agent's own work after the guest is idle */
+#define SETTLE_EXTRA_MS 330000 /* the agent's own work after the guest is idle, and the answer */
 
 struct maker {
 	const struct template_make *m;

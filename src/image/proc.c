@@ -63,8 +63,8 @@ int proc_have(const char *program, const char *package, struct err *e)
 	return err_set(e, ENOENT, "%s is not installed: apt-get install %s", program, package);
 }
 
-static void child_exec(const char *path, const struct proc *p, char *const *env, int in, int out,
-		       int err_fd)
+static void child_exec(pid_t parent, const char *path, const struct proc *p, char *const *env,
+		       int in, int out, int err_fd)
 {
 	sigset_t none;
 	unsigned first = 3;
@@ -73,6 +73,8 @@ static void child_exec(const char *path, const struct proc *p, char *const *env,
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	if (getppid() != parent) /* it died before we asked to be told */
+		_exit(125);
 	if (p->own_mounts &&
 	    (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL)))
 		_exit(125);
@@ -125,6 +127,7 @@ static int start(const struct proc *p, int out_w, int err_w, pid_t *pid, struct 
 	cleanup_close int in = open_input(p->input);
 	const char *env[ENV_MAX];
 	char path[PATH_MAX];
+	pid_t self = getpid();
 
 	if (find_program(p->argv[0], path, sizeof(path)))
 		return err_set(e, ENOENT, "%s is not installed", p->argv[0]);
@@ -135,7 +138,7 @@ static int start(const struct proc *p, int out_w, int err_w, pid_t *pid, struct 
 	if (*pid < 0)
 		return err_sys(e, errno, "start %s", p->argv[0]);
 	if (!*pid)
-		child_exec(path, p, (char *const *)(uintptr_t)env, in, out_w, err_w);
+		child_exec(self, path, p, (char *const *)(uintptr_t)env, in, out_w, err_w);
 	return 0;
 }
 
@@ -233,8 +236,8 @@ static int drain(int fd, pid_t pid, int (*take)(void *, const char *, size_t), v
 				return r;
 			if (n > 0 && !r)
 				r = take(arg, buf, (size_t)n);
-		} else if (pfd[1].revents) {
-			return r;
+		} else if (pfd[1].revents && poll(pfd, 1, 0) <= 0) {
+			return r; /* looked again: its last words may have come before its end */
 		}
 	}
 }

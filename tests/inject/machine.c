@@ -235,7 +235,7 @@ void machine_must_go_on(struct vm *vm)
 	uint64_t before = machine_counter(vm);
 
 	pthread_mutex_unlock(&vm->lock);
-	for (int i = 0; i < 20000 && machine_counter(vm) == before; i++)
+	for (int i = 0; i < 240000 && machine_counter(vm) == before; i++)
 		usleep(500);
 	pthread_mutex_lock(&vm->lock);
 	if (machine_counter(vm) == before)

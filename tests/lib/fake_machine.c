@@ -297,7 +297,7 @@ void fm_spin(struct fake_machine *fm)
 bool fm_until(struct fake_machine *fm, bool (*done)(void *arg), void *arg)
 {
 	const struct timespec nap = { .tv_nsec = 50000 };
-	uint64_t end = time_mono_ns() + 5 * NS_PER_SEC;
+	uint64_t end = time_mono_ns() + 300 * NS_PER_SEC; /* a flush waits for the disk */
 
 	for (;;) {
 		fm_spin(fm);

@@ -83,7 +83,7 @@ gpa_t fm_page_tables(struct fake_machine *fm);
 
 /* Runs what is due in the event loop; does not wait. */
 void fm_spin(struct fake_machine *fm);
-/* Runs the loop until done(arg) or 5 s have passed; says which. */
+/* Runs the loop until done(arg) or five minutes have passed; says which. */
 bool fm_until(struct fake_machine *fm, bool (*done)(void *arg), void *arg);
 
 /* Open descriptors of this process, stdio included. */

@@ -17,7 +17,7 @@
 #include "cli/forkreq.h"
 #include "cli/launch.h"
 
-#define TINY_MS 30000 /* for any one request */
+#define TINY_MS 300000 /* for any one request: parking waits for the disk */
 
 /*
  * A guest with a block for a seed to make huge (descriptor as tiny_kernel.h): fills it with one

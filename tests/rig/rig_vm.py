@@ -23,7 +23,7 @@ import rig_build
 import rig_sync
 from rig_build import REPO, RigError, say
 
-START_LIMIT_S = 90
+START_LIMIT_S = 300
 PR_SET_PDEATHSIG = 1
 # With tsc=reliable (RIG_TSC) guests have a stable TSC too; the emulated host has twice locked up with it.
 CMDLINE = (f"console=ttyS0 quiet panic=-1 mitigations=off tsc={os.environ.get('RIG_TSC', 'unstable')} "

@@ -65,14 +65,27 @@ class World:
             raise Failed(f"clone {' '.join(args)}: exit {result.code}\n{result.out}{result.err}")
         return result
 
-    def must(self, *args, **kw):
-        return self.clone(*args, ok=True, **kw)
+    def must(self, *args, timeout=WAIT, **kw):
+        """What must succeed has as long as we wait, not as long as people would."""
+        patience = f"{WAIT - 60}s"
+        if args[0] in ("fork", "restore", "stop") or args[0] == "run" and "-d" in args and "--no-wait" not in args:
+            timeout = max(timeout, WAIT)
+            if "--timeout" not in args:
+                args = (args[0], "--timeout", patience, *args[1:])
+        if args[0] == "exec" and "--wait" not in args:
+            args = (args[0], "--wait", patience, *args[1:])
+        return self.clone(*args, ok=True, timeout=timeout, **kw)
 
     def popen(self, *args, **kw):
         return subprocess.Popen([CLONE, *args], env=self.env, **kw)
 
     def inspect(self, vm):
-        return json.loads(self.must("inspect", vm).out)
+        """Asked again while it is too busy to say how it is: `clone inspect` gives it 3 s."""
+        end = time.monotonic() + WAIT
+        while True:
+            got = json.loads(self.must("inspect", vm).out)
+            if got["state"] == "exited" or {"stats", "events"} <= got.keys() or time.monotonic() > end:
+                return got
 
     def sh(self, vm, script, *opts, **kw):
         """Output of a shell script in a guest, which must succeed."""
@@ -89,7 +102,12 @@ class World:
         check(re.search(says, lines[0]), f"clone {' '.join(args)} said {lines[0]!r}, not {says!r}")
 
     def names(self):
-        return {vm["name"]: vm for vm in json.loads(self.must("ls", "-a", "-o", "json").out)}
+        """All VMs; again while one is too busy to say how it is within the 3 s that it has."""
+        end = time.monotonic() + WAIT
+        while True:
+            vms = {vm["name"]: vm for vm in json.loads(self.must("ls", "-a", "-o", "json").out)}
+            if all(vm["state"] != "unresponsive" for vm in vms.values()) or time.monotonic() > end:
+                return vms
 
     def pid(self, vm):
         return json.loads(self.must("inspect", vm).out)["pid"]
@@ -105,10 +123,10 @@ class World:
 
     def template(self, name="bbt", image="bb", memory="128M", cpus="1", warm=()):
         def make():
-            args = ["template", "create", name, "--image", image, "--memory", memory, "--cpus", cpus]
+            args = ["template", "create", name, "--image", image, "--memory", memory, "--cpus", cpus, "--timeout", "900s"]
             for cmd in warm:
                 args += ["--warm", cmd]
-            self.must(*args, timeout=600)
+            self.must(*args, timeout=3000)
             return name
         return self.fixture(f"template {name}", make)
 

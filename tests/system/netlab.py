@@ -52,7 +52,7 @@ class Outside:
         self.spawn("python3", "-m", "http.server", "--directory", f"{self.base}/www", "80", stderr=self.log,
                    env=dict(os.environ, PYTHONUNBUFFERED="1"))
         self.spawn(PEER, "serve", "5000")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while inside(NS, PEER, "rr", "127.0.0.1", "5000", "0.01", ok=False).returncode or \
                 inside(NS, "curl", "-sf", f"http://{OUT4}/hello", ok=False).returncode:
             check(time.monotonic() < deadline, "the servers outside do not come up")
@@ -112,7 +112,7 @@ def ip6(w, vm):
 
 
 def backend(w, vm):
-    return json.loads(w.must("inspect", vm).out)["stats"]["networks"][0]["backend"]
+    return w.inspect(vm)["stats"]["networks"][0]["backend"]
 
 
 def give_peer(w, vm, serve=True):
@@ -135,8 +135,9 @@ def peer(*args, ns=None):
     return json.loads(out)
 
 
-def pings(host, count=2):
-    return run("ping", "-q", "-c", str(count), "-W", "10", "-i", "0.2", host, ok=False).returncode == 0
+def pings(host, count=2, wait=120):
+    """An answer that comes costs no waiting."""
+    return run("ping", "-q", "-c", str(count), "-W", str(wait), "-i", "0.2", host, ok=False, timeout=wait + 60).returncode == 0
 
 
 def host_state():

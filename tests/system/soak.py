@@ -82,6 +82,18 @@ def one_round(w, vm, i, written):
     w.must("rm", "-f", kid)
 
 
+def refilling():
+    """Does a command's helper still make TAPs for those to come?"""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                if b"\0network\0refill\0" in f.read():
+                    return True
+        except OSError:
+            continue
+    return False
+
+
 def soak(w, rounds, say):
     vm = "soak"
     w.must("run", "-d", "--name", vm, "--image", "bb", "--memory", "128M", timeout=600)
@@ -95,10 +107,11 @@ def soak(w, rounds, say):
         one_round(w, vm, i, written)
         if i % max(rounds // 10, 1):
             continue
+        until(lambda: not refilling(), "the pool of TAPs is full")
         if first:
             # a child's death is told to its parent in its own time
             until(lambda: all(sample(w, pid)[k] <= first[k] for k in STEADY),
-                  f"after {i} forks: {first} again", 60)
+                  f"after {i} forks: {first} again")
         now = sample(w, pid)
         if not first:
             say("   forks " + " ".join(f"{k:>10}" for k in now))

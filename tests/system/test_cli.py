@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 
-from harness import IMAGES, ROOT, check, same
+from harness import IMAGES, ROOT, check, same, until
 
 
 def nothing_left(w, before):
@@ -179,5 +179,5 @@ def test_console__shows_the_guest_and_is_logged(w):
     w.must("run", "-d", "--name", "con", "--image", "bb", "--memory", "128M", "--append", "loglevel=7")
     check("Linux version" in w.must("logs", "con").out, "the kernel's first line is not in the log")
     w.sh("con", "echo said-by-the-guest > /dev/console")
-    check("said-by-the-guest" in w.must("logs", "con").out, "the console's last line is not in the log")
+    until(lambda: "said-by-the-guest" in w.must("logs", "con").out, "the console's last line in the log")
     w.drop("con")

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 
-from harness import IMAGES, check, kill_pid, same, until
+from harness import IMAGES, WAIT, check, kill_pid, same, until
 
 MIB = 1 << 20
 
@@ -223,7 +223,7 @@ def test_disk__kill_9_loses_nothing_that_was_synced(w):
                 break
         for line in writer.stdout:
             acked = int(line)
-        writer.wait(60)
+        writer.wait(WAIT)
         w.drop("kill")
         done = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", disk], check=False, capture_output=True)
         check(done.returncode in (0, 3), f"after kill {turn}: {done.stdout}{done.stderr}")

@@ -102,7 +102,7 @@ def test_exec__a_long_stdout_comes_through_intact(w):
 
 
 def test_exec__sixty_four_at_once(w):
-    procs = [w.popen("exec", vm(w), "--", "/bin/sh", "-c", f"echo {i}; exit {i}",
+    procs = [w.popen("exec", "--wait", "300s", vm(w), "--", "/bin/sh", "-c", f"echo {i}; exit {i}",
                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) for i in range(64)]
     for i, p in enumerate(procs):
         out, _ = p.communicate(timeout=WAIT)

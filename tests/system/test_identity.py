@@ -30,7 +30,7 @@ AccuracySec=100ms
 """
 CRON_JOB = """[Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'n=$(cat /run/cron); echo $((n+1)) >/run/cron'
+ExecStart=/bin/sh -c 'n=$(cat /run/cron); echo $((n+1)) 1<>/run/cron'
 """
 STRICT = """[Unit]
 PartOf=clone-fork.target
@@ -73,8 +73,9 @@ class Family:
         self.w = w
         w.must("fork", t, "-n", "2", "--name", "f", "--timeout", "400s", timeout=600)
         self.dir = {vm: json.loads(w.must("inspect", vm).out)["directory"] for vm in ("f-1", "f-2")}
-        self.facts = {"first": self.look("f-1", "report", "scan", "fresh"), "second": self.look("f-2", "report", "fresh"),
-                      "template": json.loads(w.must("exec", "f-1", "--", "cat", "/root/then").out)}
+        then = json.loads(w.must("exec", "f-1", "--", "cat", "/root/then").out)
+        self.facts = {"template": then, "first": self.look("f-1", "report", "scan", "fresh", ran=then["cron"]),
+                      "second": self.look("f-2", "report", "fresh")}
         w.sh("f-2", put("/etc/systemd/system/strict.service", STRICT) + "; systemctl daemon-reload; systemctl enable -q strict")
         self.strict = w.clone("fork", "f-2", "--name", "never", "--timeout", "400s", timeout=600)
         self.after_strict = ("never" in w.names(), w.sh("f-2", "hostname"))
@@ -84,7 +85,9 @@ class Family:
                      (("first", "f-1"), ("kid-1", "k-1"), ("kid-2", "k-2"))}
         w.drop("f-1", "k-1", "k-2")
 
-    def look(self, vm, *verbs):
+    def look(self, vm, *verbs, ran=-1):
+        """Once the timer's job has run more often than `ran`."""
+        self.w.sh(vm, f"until [ $(cat /run/cron) -gt {ran} ]; do sleep 1; done")
         facts = json.loads(self.w.must("exec", vm, "--", "python3", "/root/facts.py", *verbs).out)
         nic = json.loads(self.w.must("inspect", vm).out)["networks"][0]
         facts["given"] = (nic["mac"], sorted(nic["address"][key].split("/")[0] for key in ("ipv4", "ipv6")))
@@ -105,10 +108,11 @@ class Family:
                 conn.settimeout(WAIT)
                 self.w.must("fork", "f-1", "-n", "2", "--name", "k", "--timeout", "400s", timeout=600)
                 self.w.sh("f-1", "echo parent >/root/mark; echo parent >/tmp/mark")
-                self.facts["kid-1"] = self.look("k-1", "report", "say", "scan", "fresh")
-                self.facts["kid-2"] = self.look("k-2", "report", "say", "fresh")
+                ran = self.facts["before"]["cron"]
+                self.facts["kid-1"] = self.look("k-1", "report", "say", "scan", "fresh", ran=ran)
+                self.facts["kid-2"] = self.look("k-2", "report", "say", "fresh", ran=ran)
                 asked = time.time()
-                self.facts["parent"] = self.look("f-1", "report", "say", "fresh")
+                self.facts["parent"] = self.look("f-1", "report", "say", "fresh", ran=ran)
                 self.off = (asked, self.facts["parent"]["real"], time.time())
                 self.heard = conn.recv(1)
 

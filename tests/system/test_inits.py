@@ -45,7 +45,7 @@ def forked(w, image, pid1):
                 check(told[0].startswith("template-") and told[1] not in ids, f"{vm}: its parent is {told}")
     same(len(set(ids)), 5, f"different machine-ids of {ids}")
     for vm in ("init-1", "tinit-1"):
-        w.must("stop", "--timeout", "300s", vm)
+        w.must("stop", vm)
         same(ended(w, vm), "poweroff", "how the fork ended")
     for vm in ("init-2", "tinit-2", image):
         same(w.sh(vm, "hostname"), vm, "those that go on")
@@ -71,6 +71,6 @@ def test_inits__none_but_clone_init(w):
          ["barer", "barer", "33", NOTE, "fork", "bare"], "who the fork is")
     same(w.sh("bare", "hostname; ls /run/hooks 2>/dev/null; true"), "bare", "the parent")
     for vm in ("barer", "bare"):
-        w.must("stop", "--timeout", "120s", vm)
+        w.must("stop", vm)
         same(ended(w, vm), "poweroff", f"how {vm} ended")
     w.drop("bare", "barer")

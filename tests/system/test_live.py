@@ -39,7 +39,7 @@ def run(w, name, image="bb", memory="256M", cpus=1):
 
 
 def fork(w, what, prefix, n=1, *more):
-    w.must("fork", what, "-n", str(n), "--name", prefix, "--timeout", "300s", *more, timeout=600)
+    w.must("fork", what, "-n", str(n), "--name", prefix, "--timeout", "300s", *more, timeout=1800)
     return [prefix] if n == 1 else [f"{prefix}-{i}" for i in range(1, n + 1)]
 
 
@@ -151,8 +151,8 @@ def test_live__of_a_paused_vm(w):
 def test_live__a_paused_child_may_wait_longer_than_its_fork(w):
     vm = run(w, "patient")
     load(w, vm)
-    w.must("fork", vm, "--name", "patient-kid", "--paused", "--timeout", "20s")
-    time.sleep(26)  # its guest has these 20 s from its resuming on; whoever forked it has long been answered
+    w.must("fork", vm, "--name", "patient-kid", "--paused", "--timeout", "60s")
+    time.sleep(66)  # its guest has these 60 s from its resuming on; whoever forked it has long been answered
     same(state(w, "patient-kid"), "paused", "the child, after the time-out of its fork")
     w.must("resume", "patient-kid")
     works(w, "patient-kid")

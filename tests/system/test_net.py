@@ -28,9 +28,9 @@ def test_net__a_guest_reaches_the_outside_and_is_seen_as_the_host(w):
     same(backend(w, "n1"), "vhost", "who moves the packets")
     same(w.sh("n1", f"wget -q -O - http://{OUT4}/hello"), "hello from outside", "a page")
     check(HOST4 in out.clients() and out.clients() <= {HOST4, OUT4}, f"the web server saw {out.clients()}")
-    w.sh("n1", f"ping -c 2 -W 10 {OUT4} && ping -c 2 -W 10 {OUT6}")
+    w.sh("n1", f"ping -c 2 -W 120 {OUT4} && ping -c 2 -W 120 {OUT6}")
     # it asks for an IPv6 address, too, which there is not
-    check("198.51.100.7" in w.sh("n1", "nslookup answer.test; true").split(), "a name was not resolved")
+    until(lambda: "198.51.100.7" in w.sh("n1", "nslookup answer.test; true").split(), "a name resolved")
     w.drop("n1")
 
 
@@ -54,8 +54,8 @@ def test_net__a_guest_reaches_neither_host_nor_guests_nor_metadata(w):
         network(w, "open", "--allow", "peers,host,metadata")
         guest(w, "n4", net="open")
         guest(w, "n5", net="open")
-        w.sh("n4", f"ping -c 2 -W 10 {ip4(w, 'n5')} && ping -c 2 -W 10 {ip6(w, 'n5')}")
-        w.sh("n4", f"nc -w 10 {HOST4} {port} -e /bin/true")
+        w.sh("n4", f"ping -c 2 -W 120 {ip4(w, 'n5')} && ping -c 2 -W 120 {ip6(w, 'n5')}")
+        w.sh("n4", f"nc -w 120 {HOST4} {port} -e /bin/true")
         same(w.sh("n4", f"wget -q -O - http://{METADATA}/hello"), "hello from outside", "metadata, allowed")
         fails(w, "n4", f"ping -c 1 -W 3 {ip4(w, 'n3')}")  # of another network
     w.drop("n2", "n3", "n4", "n5")
@@ -64,8 +64,14 @@ def test_net__a_guest_reaches_neither_host_nor_guests_nor_metadata(w):
 def test_net__a_forged_address_gets_nowhere(w):
     guest(w, "n6", net=network(w))
     mine, gateway = ip4(w, "n6"), nic(w, "n6")["address"]["gateway4"]
-    before = run("ip", "neigh", "show", "dev", nic(w, "n6")["tap"]).stdout
-    w.sh("n6", f"ping -c 1 -W 10 {OUT4}")
+
+    def neighbours():
+        """All but the guest's own link-local address, which its router solicitations tell when they come; and whose MACs there are."""
+        lines = run("ip", "neigh", "show", "dev", nic(w, "n6")["tap"]).stdout.splitlines()
+        return [l for l in lines if not l.startswith("fe80")], {l.split()[2] for l in lines if l.split()[1:2] == ["lladdr"]}
+
+    before = neighbours()
+    w.sh("n6", f"ping -c 1 -W 120 {OUT4}")
     forged = mine.rsplit(".", 1)[0] + ".201"
     w.sh("n6", f"ip addr add {forged}/20 dev eth0")
     fails(w, "n6", f"ping -c 2 -W 2 -I {forged} {OUT4}")
@@ -73,10 +79,10 @@ def test_net__a_forged_address_gets_nowhere(w):
     w.sh("n6", f"arping -q -U -c 2 -I eth0 {gateway}; arping -q -U -c 2 -I eth0 {forged}; true")
     w.sh("n6", f"ip addr del {forged}/20 dev eth0; ip link set eth0 address 02:de:ad:be:ef:01")
     fails(w, "n6", f"ping -c 2 -W 2 {OUT4}")
-    same(run("ip", "neigh", "show", "dev", nic(w, "n6")["tap"]).stdout, before, "the host's neighbours")
+    same(neighbours(), before, "the host's neighbours")
     dropped = json.loads(run("nft", "-j", "list", "counter", "inet", "clone", "spoofed").stdout)
     check(dropped["nftables"][1]["counter"]["packets"] >= 4, f"counted: {dropped}")
-    w.sh("n6", f"ip link set eth0 address {nic(w, 'n6')['mac']}; ping -c 2 -W 10 {OUT4}")
+    w.sh("n6", f"ip link set eth0 address {nic(w, 'n6')['mac']}; ping -c 2 -W 120 {OUT4}")
     w.drop("n6")
 
 
@@ -85,8 +91,8 @@ def test_net__published_ports_lead_to_their_guest_only(w):
     guest(w, "n7", "-p", "18080:80", "-p", "15353:53/udp")
     w.sh("n7", "mkdir -p /www && echo published > /www/index.html && httpd -p 80 -h /www")
     for host, ns in ((HOST4, NS), (HOST4, None), ("127.0.0.1", None)):
-        got = (inside(NS, "curl", "-s", "-m", "20", f"http://{host}:18080/") if ns else
-               run("curl", "-s", "-m", "20", f"http://{host}:18080/")).stdout
+        got = (inside(NS, "curl", "-s", "-m", "300", f"http://{host}:18080/") if ns else
+               run("curl", "-s", "-m", "300", f"http://{host}:18080/")).stdout
         same(got, "published\n", f"the page by {host} from {ns or 'the host'}")
     # the guest's own port is not open to the outside
     inside(NS, "ip", "route", "replace", f"{ip4(w, 'n7')}/32", "via", HOST4)
@@ -109,11 +115,11 @@ def test_net__a_dhcp_client_gets_the_address_that_the_host_expects(w):
     guest(w, "n8", net=network(w))
     w.sh("n8", "ip addr flush dev eth0; ip route flush dev eth0; true")
     fails(w, "n8", f"ping -c 1 -W 2 {OUT4}")
-    w.sh("n8", "udhcpc -i eth0 -n -q -f -t 10")
+    w.sh("n8", "udhcpc -i eth0 -n -q -f -t 60")
     check(f"inet {ip4(w, 'n8')}/" in w.sh("n8", "ip addr show eth0"), "DHCP gave another address")
-    w.sh("n8", f"ping -c 2 -W 10 {OUT4}")
+    w.sh("n8", f"ping -c 2 -W 120 {OUT4}")
     # one that asks for another one is told no, and takes what is its own
-    w.sh("n8", "ip addr flush dev eth0; udhcpc -i eth0 -n -q -f -t 10 -r 10.77.0.250")
+    w.sh("n8", "ip addr flush dev eth0; udhcpc -i eth0 -n -q -f -t 60 -r 10.77.0.250")
     check(f"inet {ip4(w, 'n8')}/" in w.sh("n8", "ip addr show eth0"), "DHCP gave what was asked for")
     w.drop("n8")
 
@@ -137,14 +143,14 @@ def test_net__a_bridges_own_dhcp_serves_its_guests(w):
         guest(w, "b1", net="lan")
         guest(w, "b2", net="lan")
         for vm in ("b1", "b2"):
-            w.sh(vm, "udhcpc -i eth0 -n -q -f -t 20 && ping -c 2 -W 10 198.18.0.1")
+            w.sh(vm, "udhcpc -i eth0 -n -q -f -t 60 && ping -c 2 -W 120 198.18.0.1")
         addr = w.sh("b2", "ip -4 -o addr show eth0").split()[3].split("/")[0]
         fails(w, "b1", f"ping -c 2 -W 2 {addr}")  # ports are isolated
         w.sh("b1", "ip link set eth0 address 02:de:ad:be:ef:02")
         fails(w, "b1", "ping -c 2 -W 2 198.18.0.1")
         # a fork has a MAC of its own there, and the LAN's server gives it an address of its own
         w.must("fork", "b2", "--name", "b3")
-        w.sh("b3", "udhcpc -i eth0 -n -q -f -t 20 && ping -c 2 -W 10 198.18.0.1")
+        w.sh("b3", "udhcpc -i eth0 -n -q -f -t 60 && ping -c 2 -W 120 198.18.0.1")
         other = w.sh("b3", "ip -4 -o addr show eth0").split()[3].split("/")[0]
         check(other != addr, f"both are {addr}")
         w.drop("b1", "b2", "b3")
@@ -164,7 +170,7 @@ def test_net__an_isolated_network_leads_nowhere_but_from_the_host(w):
     w.sh("i1", "mkdir -p /www && echo alone > /www/index.html && httpd -p 80 -h /www")
     fails(w, "i1", f"ping -c 1 -W 3 {OUT4}")
     check(pings(ip4(w, "i1")), "the host does not reach it")
-    same(inside(NS, "curl", "-s", "-m", "20", f"http://{HOST4}:18082/").stdout, "alone\n", "its published port")
+    same(inside(NS, "curl", "-s", "-m", "300", f"http://{HOST4}:18082/").stdout, "alone\n", "its published port")
     w.drop("i1")
     w.must("network", "rm", "alone")
 
@@ -198,10 +204,12 @@ def test_net__limits_hold_both_ways_and_through_a_fork(w):
     w.must("fork", "l1", "--name", "l2")
     for vm in ("l1", "l2"):
         for mode, most in (("send", 2 << 20), ("recv", 1 << 20)):
-            got = peer(mode, ip4(w, vm), "5000", "3", "1")
-            # a bucket may be given at once, and headers count
-            check("error" not in got and got["bytes"] <= most * (got["seconds"] + 1.5), f"{vm} {mode}: {got}")
-            check(got["bytes"] > most / 4, f"{vm} {mode}: nearly nothing got through: {got}")
+            def moved(vm=vm, mode=mode, most=most):
+                got = peer(mode, ip4(w, vm), "5000", "3", "1")
+                # a bucket may be given at once, and headers count
+                check("error" not in got and got["bytes"] <= most * (got["seconds"] + 1.5), f"{vm} {mode}: {got}")
+                return got["bytes"] > most / 4
+            until(moved, f"{vm} {mode}: more than nearly nothing gets through")
     w.drop("l1", "l2")
 
 
@@ -234,7 +242,7 @@ def test_net__nothing_is_left_whatever_ends(w):
     check(any(l.startswith("clone-") for l in host_state()["links"]), "no TAP, though VMs run")
     for vm in ("c1", "c3-1", "c3-2"):
         kill_pid(w.pid(vm))
-    w.must("stop", "--timeout", "30s", "c2")
+    w.must("stop", "c2")
     w.must("kill", "c3-3")
     w.must("rm", "-f", "c3-4")
     # a foreground VM, and one whose start fails half-way
@@ -244,7 +252,7 @@ def test_net__nothing_is_left_whatever_ends(w):
     w.refused("run", "-d", "--kernel", "/etc/passwd", "--memory", "128M", "--network", "net", says="kernel|bzImage|ELF")
     w.close_seeds()
     w.must("rm", "--all")
-    until(lambda: w.must("ls") and host_state() == before, f"the host as it was: {before}, now {host_state()}", 60)
+    until(lambda: w.must("ls") and host_state() == before, f"the host as it was: {before}, now {host_state()}")
     w.must("template", "rm", template)
 
 
@@ -270,13 +278,12 @@ table inet mine { chain in { type filter hook input priority filter; policy acce
 
         before = theirs()
         guest(w, "d1")
-        w.sh("d1", f"ping -c 2 -W 10 {OUT4}")  # although their policy is to drop
+        w.sh("d1", f"ping -c 2 -W 120 {OUT4}")  # although their policy is to drop
         same(theirs(), before, "their tables, with a VM")
         w.drop("d1")
         w.close_seeds()
-        w.must("ls")
-        full = run("nft", "list", "ruleset").stdout
-        check("clone" not in full.replace("clone-", ""), f"left: {full}")
+        until(lambda: w.must("ls") and "clone" not in run("nft", "list", "ruleset").stdout.replace("clone-", ""),
+              "the end of our rules, when the seeds have died")
         same(theirs(), before, "their tables, afterwards")
     finally:
         for t in ("ip filter", "ip nat", "inet mine"):
@@ -312,7 +319,7 @@ def test_net__what_cannot_be_is_said_and_nothing_is_made(w):
     # an address and a MAC of the user's choice
     guest(w, "own", "--ip", subnet.rsplit(".", 1)[0] + ".77", "--mac", "02:aa:bb:cc:dd:ee")
     same((ip4(w, "own").rsplit(".", 1)[1], nic(w, "own")["mac"]), ("77", "02:aa:bb:cc:dd:ee"), "what was asked for")
-    w.sh("own", f"ping -c 2 -W 10 {OUT4}")
+    w.sh("own", f"ping -c 2 -W 120 {OUT4}")
     w.drop("own")
     # nobody who may not
     done = subprocess.run(["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", w.program, "run", "-d",

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import struct
 import subprocess
 import threading
@@ -12,7 +13,7 @@ import time
 
 import test_identity
 from harness import CLONE, IMAGES, WAIT, World, check, kill_pid, same, until
-from test_fork import COUNTER, progress
+from test_fork import COUNTER, debian, progress
 
 EXT4_IOC_SHUTDOWN = 0x8004587D
 NO_LOG_FLUSH = struct.pack("I", 2)  # what was not written yet is lost, as by a power cut
@@ -195,16 +196,38 @@ def children(pid):
     return [int(p) for p in out.stdout.split()]
 
 
-def writer(w, vm):
-    """The frozen child, while it writes."""
-    found = []
-    until(lambda: found.extend(children(w.pid(vm))) or found, "the writer appears")
-    return found[0]
-
-
 def begin(w, vm, name, env=None):
     return subprocess.Popen([CLONE, "snapshot", vm, name], env=env or w.env, stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def stopped(pid):
+    """None: it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as f:
+            state = f.read().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state in "ZX" else state == "T"
+
+
+def caught(w, vm, name, delay=0):
+    """A snapshot that is being written: whoever asked, and its writer, the frozen child. It has been stopped, or what follows
+    might not find it at work; killing it, or its VM, works all the same."""
+    pid = w.pid(vm)
+    while True:
+        p, found = begin(w, vm, name), []
+        until(lambda: found.extend(children(pid)) or found or p.poll() is not None, "the writer appears")
+        time.sleep(delay)
+        if found:
+            kill_pid(found[0], signal.SIGSTOP)
+            until(lambda: stopped(found[0]) is not False, "the writer stops")
+            if stopped(found[0]):
+                return p, found[0]
+        p.communicate(timeout=WAIT)  # it was faster than we are
+        if p.returncode == 0:
+            forget(w, name)
+        delay /= 2
 
 
 def staged(w):
@@ -215,16 +238,15 @@ def test_snapshot__killed_at_any_point_is_no_snapshot_and_no_harm(w):
     boot(w, "kl", memory="256M")
     w.sh("kl", "dd if=/dev/urandom of=/run/m/x bs=1M count=64 2>/dev/null")
     # the writer
-    p = begin(w, "kl", "k1")
-    kill_pid(writer(w, "kl"))
+    p, writer = caught(w, "kl", "k1")
+    kill_pid(writer)
     out, err = p.communicate(timeout=WAIT)
     same((p.returncode, out), (1, b""), "exit when the writer dies")
     check(b"its writer died" in err and err.count(b"\n") == 1, f"what is said: {err!r}")
     same((staged(w), sorted(saved(w))), ([], []), "what is left")
     progress(w, "kl")
     # two at once: one is told so
-    p = begin(w, "kl", "k1")
-    writer(w, "kl")
+    p, _ = caught(w, "kl", "k1")
     w.refused("snapshot", "kl", "k2", says="one is being written")
     # interrupted: it is given up, by the one who asked
     p.terminate()
@@ -233,18 +255,16 @@ def test_snapshot__killed_at_any_point_is_no_snapshot_and_no_harm(w):
     same((staged(w), sorted(saved(w))), ([], []), "what is left")
     # whoever asked, killed: the next command cleans up
     for delay in (0, 0.2, 0.6):
-        p = begin(w, "kl", "k1")
-        writer(w, "kl")
-        time.sleep(delay)
+        p, writer = caught(w, "kl", "k1", delay)
         p.kill()
         p.communicate()
+        kill_pid(writer, signal.SIGCONT)
         same(sorted(saved(w)), [], "snapshots")
         until(lambda: not children(w.pid("kl")), "the writer ends")
     progress(w, "kl")
     snapshot(w, "kl", "k1")
     # the VM itself
-    p = begin(w, "kl", "k2")
-    writer(w, "kl")
+    p, _ = caught(w, "kl", "k2")
     kill_pid(w.pid("kl"))
     out, err = p.communicate(timeout=WAIT)
     check(p.returncode == 1 and err.count(b"\n") == 1, f"exit {p.returncode}, {err!r}")
@@ -302,6 +322,11 @@ def test_snapshot__a_power_cut_leaves_the_old_or_the_new(w):
         finally:
             os.close(fd)
 
+    def let_go():
+        """When its last writer has ended: mounted while it lives, it would be the same, dead, file system."""
+        until(lambda: subprocess.run(["umount", at], stderr=subprocess.DEVNULL, check=False).returncode == 0,
+              "the disk is let go of")
+
     mount()
     try:
         there = small_world(w, at)
@@ -311,7 +336,7 @@ def test_snapshot__a_power_cut_leaves_the_old_or_the_new(w):
             os.symlink(f"{w.state}/{other}", f"{at}/{other}")
         snapshot(there, "pc", "old")
         cut()  # at once after success: it is all there
-        subprocess.run(["umount", "-l", at], check=True)
+        let_go()
         mount()
         there.must("snapshot", "verify", "old")
         for i, delay in enumerate((0.1, 0.5, 1.0, 1.6, 2.3)):
@@ -320,7 +345,7 @@ def test_snapshot__a_power_cut_leaves_the_old_or_the_new(w):
             timer.start()
             p.communicate(timeout=WAIT)
             timer.join()
-            subprocess.run(["umount", "-l", at], check=True)
+            let_go()
             mount()
             names = sorted(saved(there))
             check("old" in names and set(names) <= {"old", f"n{i}"}, f"after a power cut: {names}")
@@ -341,8 +366,7 @@ def test_snapshot__a_power_cut_leaves_the_old_or_the_new(w):
 def test_snapshot__the_vms_end_meanwhile_is_said(w):
     boot(w, "en", memory="256M")
     w.sh("en", "dd if=/dev/urandom of=/run/m/x bs=1M count=64 2>/dev/null")
-    p = begin(w, "en", "x1")
-    writer(w, "en")
+    p, _ = caught(w, "en", "x1")
     w.must("kill", "en")
     _, err = p.communicate(timeout=WAIT)
     check(p.returncode == 1 and b"ended" in err and err.count(b"\n") == 1, f"exit {p.returncode}, {err!r}")
@@ -405,7 +429,7 @@ def test_template__layers_share_what_they_stand_on(w):
 
 
 def test_snapshot__of_debian_under_systemd(w):
-    w.must("fork", w.template("deb", image="debian", memory="512M"), "--name", "dsn", timeout=600)
+    w.must("fork", debian(w), "--name", "dsn", timeout=600)
     w.sh("dsn", "systemd-run -q --unit=ticker /bin/sh -c"
                 " 'i=0; while :; do i=$((i+1)); echo $i > /run/tick; sleep 0.2; done'")
     until(lambda: w.sh("dsn", "cat /run/tick 2>/dev/null || true"), "the unit runs")

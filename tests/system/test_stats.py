@@ -61,6 +61,7 @@ def test_stats__what_a_templates_fork_writes_is_its_own(w):
     t = w.template()
     names = [f"cost-{i}" for i in range(1, 5)]
     w.must("fork", t, "-n", "4", "--name", "cost", timeout=600)
+    same([vm["kind"] for vm in stats(w)["vms"] if vm["name"] == t], ["seed"], "the template's seed")  # a minute later it ends
     before = quiet(w, names)
     for name in names:
         vm = before[name]
@@ -78,7 +79,6 @@ def test_stats__what_a_templates_fork_writes_is_its_own(w):
         # what it took for the file may have been its own already, free and not yet given back
         check(want <= is_now <= was + want + WRITTEN // 10,
               f"{name}: unique was {was / MIB:.1f} MiB, is {is_now / MIB:.1f} MiB; {names[0]} wrote 32")
-    same([vm["kind"] for vm in after.values() if vm["name"] == t], ["seed"], "the template's seed")
     w.drop(*names)
 
 
@@ -90,8 +90,9 @@ def test_stats__a_templates_file_is_counted_once(w):
     files = [f for f in s["templates"] if f"/templates/{t}/" in f["path"]]
     same(len(files), 1, f"files of {t} in {s['templates']}")
     check(files[0]["processes"] >= 4, f"three forks and a seed map it: {files}")
-    check(max(by_name(s)[n]["template_bytes"] for n in names) <= files[0]["mapped_bytes"] <= files[0]["cached_bytes"],
-          f"mapped and cached: {files}")
+    moved = s["moved_bytes"]  # since: they have just begun, and two walks see different mappings
+    check(max(by_name(s)[n]["template_bytes"] for n in names) - moved <= files[0]["mapped_bytes"] <= files[0]["cached_bytes"] + moved,
+          f"mapped and cached: {files}, moved meanwhile {moved}")
     check(abs(sum(vm["template_share_bytes"] for vm in s["vms"]) - s["total"]["template_bytes"]) <= 4096,
           "shares of templates make their sum")
     w.drop(*names)
@@ -121,10 +122,14 @@ def unavailable(s):
 
 
 def anon_by_kernel(s):
+    """None: one of them has ended since, as a seed does that nobody needs."""
     n = 0
     for vm in s["vms"]:
-        with open(f"/proc/{vm['pid']}/smaps_rollup", encoding="ascii") as f:
-            n += sum(int(line.split()[1]) << 10 for line in f if line.startswith("Pss_Anon:"))
+        try:
+            with open(f"/proc/{vm['pid']}/smaps_rollup", encoding="ascii") as f:
+                n += sum(int(line.split()[1]) << 10 for line in f if line.startswith("Pss_Anon:"))
+        except (FileNotFoundError, ProcessLookupError):
+            return None
     return n
 
 
@@ -153,7 +158,8 @@ def test_stats__sums_are_what_is_not_available(w):
     off = unavailable(after) - unavailable(before) - named
     check(abs(off) <= bound, f"{off / MIB:.2f} MiB of the change have no name, {bound / MIB:.2f} are allowed")
     # the kernel's own division of the same memory
-    other = anon_by_kernel(after)
+    while (other := anon_by_kernel(after)) is None:
+        after = stats(w)
     check(abs(other - after["total"]["anonymous_bytes"]) <= after["moved_bytes"] + 2 * MIB,
           f"Pss_Anon of all {other}, ours {after['total']['anonymous_bytes']}")
     w.drop("first", *names)
@@ -169,13 +175,19 @@ def test_stats__of_what_is_not_there(w):
 def test_stats__table_is_what_json_says(w):
     w.must("run", "-d", "--name", "tab", "--image", "bb", "--memory", "128M", timeout=600)
     quiet(w, ["tab"])
-    vm = by_name(stats(w, "tab"))["tab"]
-    lines = w.must("stats", "tab").out.splitlines()
+    keys, seen = ("memory_bytes", "unique_bytes"), []
+
+    def stands_still():
+        vm, out, then = by_name(stats(w, "tab"))["tab"], w.must("stats", "tab").out, by_name(stats(w, "tab"))["tab"]
+        seen[:] = [vm, out.splitlines()]
+        return all(abs(then[k] - vm[k]) <= MIB // 4 for k in keys)
+    until(stands_still, "two readings of the same")
+    vm, lines = seen
     same(lines[0].split(), ["NAME", "(MiB)", "KIND", "MEMORY", "UNIQUE", "TEMPLATE", "RELATIVES", "KSM", "ZERO", "TABLES",
                             "VMM", "KERNEL"], "the head")
     cells = lines[1].split()
     same(cells[:2], ["tab", "vm"], "the row")
-    for cell, key in zip(cells[2:4], ("memory_bytes", "unique_bytes")):
+    for cell, key in zip(cells[2:4], keys):
         check(abs(float(cell) - vm[key] / MIB) < 1, f"{key}: {cell} MiB, {vm[key]} bytes")
     same(len(lines), 3, "lines: of one VM no sums")
     check(re.fullmatch(r"method pagemap, moved \d+\.\d MiB meanwhile, measured in \d+ ms", lines[2]), lines[2])

@@ -111,6 +111,20 @@ static void measure(struct account *a, bool frames)
 		fail_msg("%s", e.msg);
 }
 
+/* Not while the kernel moves pages: one in the midst of that is shown as swapped. */
+static void measure_still(struct account *a)
+{
+	uint64_t swap, until = time_mono_ns() + 60 * NS_PER_SEC;
+
+	do {
+		measure(a, true);
+		swap = 0;
+		for (size_t i = 0; i < a->nr_procs; i++)
+			if (!a->procs[i].gone && !a->procs[i].why[0])
+				swap += a->procs[i].fig.swap;
+	} while (a->frames && (a->moved || swap) && time_mono_ns() < until);
+}
+
 static bool privileged(void)
 {
 	return geteuid() == 0;
@@ -141,7 +155,7 @@ static void test_real__family_has_exactly_what_it_wrote(void **state)
 	add(&a, getpid());
 	add(&a, one);
 	add(&a, two);
-	measure(&a, true);
+	measure_still(&a);
 	assert_int_equal(a.frames, privileged());
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(a.procs[i].fig.ram, RAM);
@@ -239,7 +253,7 @@ static void test_real__template_is_counted_once(void **state)
 	two = child(gm, reads_the_template);
 	add(&a, one);
 	add(&a, two);
-	measure(&a, true);
+	measure_still(&a);
 	assert_int_equal(a.nr_files, 1);
 	assert_string_equal(a.files[0].path, path);
 	assert_int_equal(a.files[0].users, 2);
@@ -295,7 +309,7 @@ static void test_real__file_without_end_is_looked_at_where_it_is_mapped(void **s
 	assert_int_equal(gmem_map_file(gm, fd, &x, 1, &e), 0);
 	one = child(gm, reads_the_template);
 	add(&a, one);
-	measure(&a, true);
+	measure_still(&a);
 	assert_int_equal(a.nr_files, 1);
 	assert_int_equal(a.files[0].begin, 0);
 	assert_int_equal(a.files[0].end, RAM);
@@ -310,11 +324,11 @@ static void test_real__file_without_end_is_looked_at_where_it_is_mapped(void **s
 	end(one);
 	one = child(gm, reads_the_template);
 	add(&a, one);
-	measure(&a, true);
+	measure_still(&a);
 	assert_int_equal(a.files[0].end, GMEM_MAX_BYTES + MIB(32));
 	assert_true(a.files[0].cached == ACCOUNT_UNKNOWN);
 	assert_int_equal(a.procs[0].fig.unique, a.frames ? PAGES(16) : a.procs[0].fig.unique);
-	assert_true(time_mono_ns() - begin < 20 * NS_PER_SEC);
+	assert_true(time_mono_ns() - begin < 120 * NS_PER_SEC); /* to its end would be hours */
 	end(one);
 	account_fini(&a);
 	gmem_destroy(gm);
@@ -348,7 +362,10 @@ static void test_real__one_that_cannot_be_read_spoils_no_others_figures(void **s
 	add_made_up(&a, dir, "liar", "hello\n");
 	add(&a, one);
 	for (int frames = 0; frames < 2; frames++) {
-		measure(&a, frames);
+		if (frames)
+			measure_still(&a);
+		else
+			measure(&a, false);
 		assert_string_equal(a.procs[0].why, "smaps: it does not begin with a mapping");
 		assert_false(a.procs[0].gone);
 		assert_true(a.procs[0].fig.ram == ACCOUNT_UNKNOWN &&
@@ -419,7 +436,7 @@ static void test_real__one_that_has_ended_is_gone(void **state)
 	add(&a, getpid());
 	add(&a, one);
 	end(one);
-	measure(&a, true);
+	measure_still(&a);
 	assert_true(a.procs[1].gone);
 	assert_false(a.procs[0].gone);
 	assert_int_equal(a.procs[0].fig.unique, PAGES(50));
@@ -485,7 +502,7 @@ static void test_real__merged_pages_are_told_apart(void **state)
 		 time_mono_ns() < until);
 	if (can) { /* what stands still can be counted */
 		ksm_set("run", "0", NULL, 0);
-		measure(&a, true);
+		measure_still(&a);
 	}
 	for (int i = 0; i < 2 && can; i++) {
 		assert_int_equal(a.procs[i].fig.ksm, PAGES(40));
@@ -526,10 +543,10 @@ static uint64_t books_off(uint64_t *error)
  * driver's pages meanwhile, which have no name: one of a few tries is undisturbed. */
 static void test_real__hosts_sum_holds_when_memory_is_taken(void **state)
 {
-	uint64_t least = UINT64_MAX, error = 0;
+	uint64_t least = UINT64_MAX, error = 0, until = time_mono_ns() + 120 * NS_PER_SEC;
 
 	(void)state;
-	for (int i = 0; i < 20 && least > error; i++) {
+	for (bool first = true; first || (least > error && time_mono_ns() < until); first = false) {
 		uint64_t off = books_off(&error);
 
 		least = MIN(least, off);

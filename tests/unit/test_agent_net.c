@@ -395,7 +395,7 @@ static void assert_lives(const struct pair *p)
 	struct pollfd in = { .fd = p->ours, .events = POLLIN };
 
 	assert_int_equal(send(p->theirs, "x", 1, MSG_NOSIGNAL), 1);
-	assert_int_equal(poll(&in, 1, 10000), 1);
+	assert_int_equal(poll(&in, 1, 60000), 1);
 	assert_int_equal(received(p->ours), 'x');
 }
 

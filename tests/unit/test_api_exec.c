@@ -113,7 +113,7 @@ static void guest_sends(struct rig *r, const void *b, size_t n)
 static void next_packet(struct rig *r, enum vsock_op op)
 {
 	do {
-		assert_true(vg_take(&r->g, 5 * NS_PER_SEC, &h, data));
+		assert_true(vg_take(&r->g, 60 * NS_PER_SEC, &h, data));
 	} while (h.op == VSOCK_OP_CREDIT_UPDATE ||
 		 (h.op == VSOCK_OP_SHUTDOWN && op != VSOCK_OP_SHUTDOWN));
 	assert_int_equal(h.op, op);

@@ -19,13 +19,14 @@
 
 #define PARTIES 4
 #define ROUNDS 300
-#define PAUSE_MS 20000
+#define PAUSE_MS 60000
 
 struct world {
 	struct barrier *b;
 	unsigned int running; /* parties that may still do something to others */
 	unsigned int sent;    /* what they did */
 	bool quit;
+	bool hold; /* who is `held` does not park meanwhile */
 };
 
 struct party {
@@ -33,6 +34,7 @@ struct party {
 	struct world *w;
 	pthread_t tid;
 	unsigned int slow_us;
+	bool held;
 	unsigned int saves, seen, ran_while_saving;
 };
 
@@ -50,6 +52,8 @@ static void parking(struct barrier_party *p)
 {
 	struct party *me = of(p);
 
+	while (me->held && __atomic_load_n(&me->w->hold, __ATOMIC_ACQUIRE))
+		usleep(1000);
 	if (me->slow_us)
 		usleep(me->slow_us);
 	__atomic_add_fetch(&me->w->sent, 1, __ATOMIC_SEQ_CST); /* the last that it does */
@@ -155,14 +159,15 @@ static void test_barrier__who_sleeps_through_the_end_of_a_pause_saves_again(void
 
 static void test_barrier__a_pause_that_failed_leaves_nothing_paused(void **state)
 {
-	struct party v[2] = { { .slow_us = 300000 }, { .slow_us = 0 } };
-	struct world w = { 0 };
+	struct party v[2] = { { .slow_us = 300000, .held = true }, { .slow_us = 0 } };
+	struct world w = { .hold = true };
 	struct err e;
 
 	(void)state;
 	start(&w, v, ARRAY_SIZE(v));
 	assert_int_equal(barrier_pause(w.b, 20, &e), -ETIMEDOUT);
 	assert_false(barrier_wanted(w.b));
+	__atomic_store_n(&w.hold, false, __ATOMIC_RELEASE);
 	assert_int_equal(barrier_pause(w.b, PAUSE_MS, &e), 0);
 	assert_int_equal(v[0].saves, 1);
 	assert_int_equal(v[1].ran_while_saving, 0);

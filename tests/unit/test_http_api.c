@@ -88,7 +88,7 @@ static int request(struct world *w, const char *method, const char *path, const 
 {
 	cleanup_json json_t *j = body ? json_loads(body, 0, NULL) : NULL;
 
-	return client_request(w->c, method, path, j, 10000, reply, e);
+	return client_request(w->c, method, path, j, 120000, reply, e);
 }
 
 /* The server must have survived the test and end when it is told to. */
@@ -362,7 +362,7 @@ static char *talk(struct world *w, const char *text, size_t n)
 		n -= (size_t)r;
 	}
 	shutdown(fd, SHUT_WR);
-	while (!sock_wait(fd, POLLIN, time_mono_ns() + 20 * NS_PER_SEC, -1) &&
+	while (!sock_wait(fd, POLLIN, time_mono_ns() + 120 * NS_PER_SEC, -1) &&
 	       (r = recv(fd, answer + got, 65535 - got, 0)) > 0)
 		got += (size_t)r;
 	close(fd);
@@ -513,12 +513,12 @@ static void test_stranger__continue_is_said_when_it_is_expected(void **state)
 	ssize_t n;
 
 	dprintf(fd, "PUT /entropy HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
-	assert_int_equal(sock_wait(fd, POLLIN, time_mono_ns() + 10 * NS_PER_SEC, -1), 0);
+	assert_int_equal(sock_wait(fd, POLLIN, time_mono_ns() + 120 * NS_PER_SEC, -1), 0);
 	n = recv(fd, buf, sizeof(buf) - 1, 0);
 	assert_int_equal(n, 25);
 	assert_memory_equal(buf, "HTTP/1.1 100 Continue\r\n\r\n", 25);
 	dprintf(fd, "{}");
-	assert_int_equal(sock_wait(fd, POLLIN, time_mono_ns() + 10 * NS_PER_SEC, -1), 0);
+	assert_int_equal(sock_wait(fd, POLLIN, time_mono_ns() + 120 * NS_PER_SEC, -1), 0);
 	n = recv(fd, buf, sizeof(buf) - 1, 0);
 	assert_true(n > 13);
 	assert_memory_equal(buf, "HTTP/1.1 204 ", 13);
@@ -544,7 +544,7 @@ static void test_stranger__more_connections_than_allowed_wait_their_turn(void **
 	p = (struct pollfd){ .fd = last, .events = POLLIN };
 	assert_int_equal(poll(&p, 1, 300), 0);
 	close(fds[0]);
-	assert_int_equal(poll(&p, 1, 10000), 1);
+	assert_int_equal(poll(&p, 1, 120000), 1);
 	assert_true(recv(last, buf, sizeof(buf), 0) > 0);
 	close(last);
 	for (int i = 1; i < HTTP_CONNS_MAX - 1; i++)
@@ -675,7 +675,7 @@ static void test_fds__not_taken_is_dropped_with_the_connection(void **state)
 	assert_int_equal(poll(&poll_end, 1, 200), 0);
 	close(s);
 	/* the last writer has gone: the server closed what it held */
-	assert_int_equal(poll(&poll_end, 1, 10000), 1);
+	assert_int_equal(poll(&poll_end, 1, 120000), 1);
 	assert_true(poll_end.revents & POLLHUP);
 	close(p[0]);
 }
@@ -703,7 +703,7 @@ static void test_fds__anothers_of_the_same_name_stay(void **state)
 	close(a);
 	/* the server has seen the first one's end */
 	poll_end = (struct pollfd){ .fd = p[0], .events = POLLIN };
-	assert_int_equal(poll(&poll_end, 1, 10000), 1);
+	assert_int_equal(poll(&poll_end, 1, 120000), 1);
 	ok(w, "PUT", "/drives/two",
 	   "{\"drive_id\":\"two\",\"path_on_host\":\"data\",\"is_root_device\":false}");
 	close(b);
@@ -717,7 +717,7 @@ static void exchange(int s, const char *text, const int *fds, size_t n, const ch
 	ssize_t got;
 
 	assert_int_equal(fd_send(s, text, strlen(text), fds, n), 0);
-	assert_int_equal(sock_wait(s, POLLIN, time_mono_ns() + 10 * NS_PER_SEC, -1), 0);
+	assert_int_equal(sock_wait(s, POLLIN, time_mono_ns() + 120 * NS_PER_SEC, -1), 0);
 	got = recv(s, buf, sizeof(buf) - 1, 0);
 	assert_true(got > 0);
 	if (!strstr(buf, says))

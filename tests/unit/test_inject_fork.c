@@ -29,7 +29,7 @@
 
 #define CHILDREN 2
 #define TICK_NS (2 * NS_PER_MS)
-#define PATIENCE_TICKS 5000
+#define PATIENCE_TICKS 75000 /* longer than a fork may take */
 
 /* What the children say for themselves. */
 struct shared {
@@ -101,7 +101,7 @@ static void ask(struct ctx *c)
 				      .done = on_forked,
 				      .arg = c,
 				      .wait = true,
-				      .timeout_ms = 8000 };
+				      .timeout_ms = 120000 };
 
 	memset(spec, 0, sizeof(spec));
 	for (size_t i = 0; i < c->n; i++)

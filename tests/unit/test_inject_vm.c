@@ -322,7 +322,7 @@ static void live_tick(void *arg)
 		loop_stop(c->vm->m.loop);
 		return;
 	}
-	if (++c->ticks == 5000)
+	if (++c->ticks == 60000)
 		sweep_fail(c->ended || c->done ? "a child is still there" : "it never ends");
 	loop_set_timer(c->timer, 2 * NS_PER_MS);
 }

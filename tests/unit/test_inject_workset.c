@@ -33,7 +33,7 @@
 #include "tests/lib/tiny_kernel.h"
 
 #define TICK_NS (5 * NS_PER_MS)
-#define PATIENCE_TICKS 4000
+#define PATIENCE_TICKS 30000
 #define PAGE_EXCLUSIVE (1ull << 56) /* of /proc/PID/pagemap: mapped by nobody else */
 #define PAGE_PRESENT (1ull << 63)
 
@@ -92,7 +92,7 @@ static void ask(struct ctx *c, const char *name)
 				      .done = on_forked,
 				      .arg = c,
 				      .wait = true,
-				      .timeout_ms = 8000 };
+				      .timeout_ms = 120000 };
 	char prefix[VM_NAME_MAX + 16];
 	struct err e;
 

@@ -69,7 +69,7 @@ static bool has(struct rig *r, unsigned int vector)
 /* Does it come? The kernel may take a moment. */
 static bool arrives(struct rig *r, unsigned int vector)
 {
-	for (unsigned int i = 0; i < 2000; i++) {
+	for (unsigned int i = 0; i < 120000; i++) {
 		if (has(r, vector)) {
 			clear(r);
 			return true;

@@ -141,6 +141,15 @@ static bool is_writing(pid_t pid)
 	return !strcmp(name, "snapshot\n");
 }
 
+/* It runs no more: stopped, or ended. */
+static bool is_still(pid_t pid)
+{
+	cleanup_free char *s =
+		scratch_sh("sed 's/.*) //' /proc/%d/stat 2>/dev/null | cut -c1", pid);
+
+	return !*s || strchr("TZX", *s);
+}
+
 /* Begins one and stops its writer at work. One that was done sooner is begun again. */
 static pid_t catch_writer(struct world *w, long max_growth_bytes)
 {
@@ -153,8 +162,11 @@ static pid_t catch_writer(struct world *w, long max_growth_bytes)
 		must(tiny_vm_save(&w->p, &s, &e), &e);
 		if (tiny_children(w->p.pid, &pid, 1) == 1 && is_writing(pid) &&
 		    !kill(pid, SIGSTOP)) {
-			cleanup_json json_t *now = tiny_get(&w->p, "/snapshot");
+			cleanup_json json_t *now = NULL;
 
+			while (!is_still(pid))
+				turn(until, "the writer stops");
+			now = tiny_get(&w->p, "/snapshot");
 			if (!strcmp(json_string_value(json_object_get(now, "state")), "writing"))
 				return pid;
 			/* it had just been given up, or it has said its last word */

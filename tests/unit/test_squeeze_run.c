@@ -13,7 +13,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/time.h"
@@ -190,6 +192,14 @@ static void policy(struct rig *r, bool on)
 	assert_int_equal(vm_set_policy(&r->vm, on, &quick, &e), 0);
 }
 
+/* A second may not be quite over when a timer of a second is. */
+static void report_once_idle(struct rig *r, uint64_t available_bytes)
+{
+	do
+		report(r, available_bytes);
+	while (r->vm.squeeze.s.last.why == SQUEEZE_WHY_IDLE);
+}
+
 /* To the floor of 16 MiB. */
 static void squeeze(struct rig *r)
 {
@@ -197,7 +207,7 @@ static void squeeze(struct rig *r)
 	policy(r, true);
 	report(r, MIB(40));
 	assert_int_equal(target(r), 0);
-	report(r, MIB(40));
+	report_once_idle(r, MIB(40));
 	assert_int_equal(target(r), MIB(24));
 	driver_has(r, MIB(24));
 }
@@ -226,6 +236,18 @@ static void test_squeeze_run__an_idle_guest_is_squeezed_until_it_is_switched_off
 	assert_int_equal(target(r), MIB(24)); /* it stays as it is */
 }
 
+/* While it is not 0, time is that, and a little more with each look at it. */
+static uint64_t stands_ns;
+
+int clock_gettime(clockid_t id, struct timespec *t)
+{
+	if (!stands_ns || id == CLOCK_REALTIME)
+		return (int)syscall(SYS_clock_gettime, id, t);
+	stands_ns += 1000;
+	*t = (struct timespec){ (time_t)(stands_ns / NS_PER_SEC), (long)(stands_ns % NS_PER_SEC) };
+	return 0;
+}
+
 static void test_squeeze_run__a_guest_that_speaks_up_gets_memory_and_its_owner_is_told(void **state)
 {
 	struct rig *r = *state;
@@ -233,6 +255,7 @@ static void test_squeeze_run__a_guest_that_speaks_up_gets_memory_and_its_owner_i
 
 	squeeze(r);
 	report(r, MIB(16)); /* what the balloon itself made it wait for is over */
+	stands_ns = time_mono_ns();
 	speak_up(r);
 	after = target(r);
 	assert_int_equal(after, MIB(24) - MIB(8)); /* to the high mark, 24 */
@@ -241,6 +264,7 @@ static void test_squeeze_run__a_guest_that_speaks_up_gets_memory_and_its_owner_i
 	assert_string_equal(r->vm.notices.n[0].detail, "pressure: the guest has 8 of 24 MiB back");
 	driver_has(r, after);
 	speak_up(r); /* within a tenth of a second: it need not be looked at */
+	stands_ns = 0;
 	assert_int_equal(target(r), after);
 	assert_int_equal(r->vm.squeeze.s.gave_back, 1);
 }
@@ -308,7 +332,7 @@ static void test_squeeze_run__a_child_keeps_the_settings_and_begins_anew(void **
 	report(r, MIB(20));
 	assert_int_equal(r->vm.squeeze.s.last.why, SQUEEZE_WHY_FIRST);
 	assert_int_equal(target(r), MIB(24));
-	report(r, MIB(20));
+	report_once_idle(r, MIB(20));
 	assert_int_equal(target(r), MIB(28));
 }
 

@@ -164,7 +164,7 @@ static void test_state__alive_is_who_holds_the_lock(void **state)
 	assert_int_equal(vmdir_remove(&other, &e), -EBUSY);
 	assert_int_equal(vmdir_wait_end(&other, 100, -1, &e), -ETIMEDOUT);
 	end(&h, SIGKILL);
-	assert_int_equal(vmdir_wait_end(&other, 10000, -1, &e), 0);
+	assert_int_equal(vmdir_wait_end(&other, 60000, -1, &e), 0);
 	assert_false(vmdir_alive(&other));
 	assert_int_equal(vmdir_remove(&other, &e), 0);
 	vmdir_close(&other);
@@ -224,7 +224,7 @@ static void test_state__the_end_is_seen_when_it_happens(void **state)
 		kill(h.pid, SIGKILL);
 		_exit(0);
 	}
-	assert_int_equal(vmdir_wait_end(&d, 20000, -1, &e), 0);
+	assert_int_equal(vmdir_wait_end(&d, 60000, -1, &e), 0);
 	assert_false(vmdir_alive(&d));
 	waitpid(killer, NULL, 0);
 	end(&h, 0);
@@ -381,7 +381,7 @@ static void test_state__a_pid_alone_is_not_believed(void **state)
 	if (d.uid)
 		assert_int_equal(procid_kill(&d, &e), -ESRCH);
 	assert_int_equal(json_write_file(d.fd, "vm.json", 0600, info, &e), 0);
-	for (int i = 0; i < 1000 && procid_kill(&d, &e); i++)
+	for (int i = 0; i < 6000 && procid_kill(&d, &e); i++)
 		usleep(10000); /* until it runs as the VM's user */
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 	assert_int_equal(procid_pid(info), 0);

@@ -287,7 +287,7 @@ static void test_hostile__slow_handshake_is_closed_in_time(void **state)
 	while (vsock_mux_count(r->m) > 1) {
 		usleep(1000);
 		vr_spin(r);
-		assert_true(time_mono_ns() - start < 5 * NS_PER_SEC);
+		assert_true(time_mono_ns() - start < 60 * NS_PER_SEC);
 	}
 	took = time_mono_ns() - start;
 	assert_true(took >= VSOCK_LINE_MS * NS_PER_MS - 10 * NS_PER_MS);

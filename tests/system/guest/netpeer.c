@@ -8,7 +8,7 @@
  * - send|recv HOST PORT SECONDS STREAMS
  * - udp HOST PORT SECONDS SIZE: datagrams there; what arrived is asked for afterwards
  * - hold HOST PORT SECONDS: a stream of numbers there and back, each checked: the longest time
- *   without one
+ *   without one; SIGTERM ends it sooner
  * - first HOST PORT SECONDS: tries until a connection answers
  *
  * Prints one JSON object. An error is "error" in it, and exit 1.
@@ -244,13 +244,23 @@ static int udp(const char *host, const char *port, double seconds, size_t size)
 	return 0;
 }
 
+static volatile sig_atomic_t enough;
+
+static void on_term(int sig)
+{
+	(void)sig;
+	enough = 1;
+}
+
 static int hold(const char *host, const char *port, double seconds)
 {
 	int fd = dial(host, port, 'E');
 	uint64_t t0 = now_ns(), end = t0 + (uint64_t)(seconds * 1e9), t = t0, worst = 0, at = 0;
+	struct sigaction sa = { .sa_handler = on_term, .sa_flags = SA_RESTART };
 	uint64_t n = 0;
 
-	while (t < end || n < HOLD_LEAST) {
+	sigaction(SIGTERM, &sa, NULL); /* restarted: no read is cut short */
+	while ((t < end && !enough) || n < HOLD_LEAST) {
 		uint64_t back = 0, before = t;
 		size_t have = 0;
 
@@ -289,7 +299,7 @@ static int first(const char *host, const char *port, double seconds)
 
 	while (now_ns() < end) {
 		int fd = socket(AF_INET, SOCK_STREAM, 0);
-		struct timeval tv = { .tv_sec = 1 };
+		struct timeval tv = { .tv_sec = 1 + tries };
 		char c = 'E';
 
 		tries++;
